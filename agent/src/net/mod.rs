@@ -1,0 +1,1 @@
+//! What the node's network looks like.
