@@ -1,0 +1,130 @@
+//! Which compiler builds the eBPF crate, and how.
+//!
+//! Two ways work. Way A: a pinned nightly of rustup with `rust-src`, which builds `core` itself. Way B: Debian's
+//! `rustc-web` with its prebuilt `core` for BPF. Both link with bpf-linker, whose LLVM must be the compiler's or newer.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{cmd, paths};
+
+pub(crate) const TARGET: &str = "bpfel-unknown-none";
+pub(crate) const PACKAGE: &str = "ferrogate-datapath-ebpf";
+/// The binary target of [`PACKAGE`].
+const BINARY: &str = "ferrogate";
+/// LLVM 22, as rustc 1.96 and bpf-linker with `llvm-22` have.
+pub(crate) const NIGHTLY: &str = "nightly-2026-05-20";
+pub(crate) const LINKER_VERSION: &str = "0.13.0";
+
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+const DEBIAN_CORE: &str = "/usr/lib/rustlib/bpfel-unknown-none/lib";
+
+/// A compiler that can build for BPF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Compiler {
+    /// rustup's pinned nightly with `-Z build-std=core`.
+    Nightly,
+    /// Debian's rustc with its prebuilt `core`.
+    Debian,
+}
+
+impl Compiler {
+    /// The one to use, if any is installed. Debian's goes first: it needs no second `core` in each clean build.
+    pub(crate) fn detect() -> Option<Self> {
+        if Path::new(DEBIAN_RUSTC).exists() && Path::new(DEBIAN_CORE).exists() {
+            return Some(Self::Debian);
+        }
+        nightly_sysroot().filter(|root| root.join("lib/rustlib/src/rust/library/core").exists()).map(|_| Self::Nightly)
+    }
+
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Nightly => format!("rustup's {NIGHTLY} with rust-src"),
+            Self::Debian => "Debian's rustc-web".to_owned(),
+        }
+    }
+
+    /// `cargo <subcommand>` for the eBPF crate: compiler, linker, flags and target directory set.
+    pub(crate) fn cargo(self, subcommand: &str) -> Command {
+        let mut cmd = match self {
+            Self::Debian => {
+                let mut cmd = cmd::cargo();
+                cmd.arg(subcommand).env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+                cmd
+            }
+            Self::Nightly => {
+                let mut cmd = Command::new("rustup");
+                // What rustup's proxy set for the stable cargo that runs this must not decide the nightly's compiler.
+                for name in ["CARGO_TARGET_DIR", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC", "CARGO"] {
+                    cmd.env_remove(name);
+                }
+                cmd.current_dir(paths::root()).args(["run", NIGHTLY, "cargo", subcommand, "-Z", "build-std=core"]);
+                cmd
+            }
+        };
+        cmd.args(["--release", "--target", TARGET, "--package", PACKAGE, "--target-dir"]).arg(paths::bpf_build());
+        cmd.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", paths::bpf_linker());
+        // v3 has atomics with fetch; --btf keeps the types that maps and log messages need.
+        let flags = ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+        cmd.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+        cmd
+    }
+}
+
+fn nightly_sysroot() -> Option<PathBuf> {
+    let mut rustc = Command::new("rustup");
+    rustc.env_remove("RUSTUP_TOOLCHAIN").env("RUSTUP_AUTO_INSTALL", "0");
+    cmd::output(rustc.args(["run", NIGHTLY, "rustc", "--print", "sysroot"])).ok().map(PathBuf::from)
+}
+
+/// Builds the eBPF object to `target/bpf/ferrogate.o`. The file is replaced only when its bytes change, so that the
+/// agent, which embeds it, is rebuilt only then.
+pub(crate) fn build() -> Result<()> {
+    let Some(compiler) = Compiler::detect() else {
+        bail!("no compiler for eBPF is installed: run `cargo xtask setup`");
+    };
+    if !cmd::is_executable(&paths::bpf_linker()) {
+        bail!("{} is missing: run `cargo xtask setup`", paths::bpf_linker().display());
+    }
+    cmd::run(&mut compiler.cargo("build"))?;
+    let built = paths::bpf_build().join(TARGET).join("release").join(BINARY);
+    let object = fs::read(&built).with_context(|| format!("cannot read the eBPF object {}", built.display()))?;
+    if replace_if_changed(&paths::bpf_object(), &object)? {
+        println!("eBPF object: {} ({} bytes, by {})", paths::bpf_object().display(), object.len(), compiler.name());
+    }
+    Ok(())
+}
+
+/// Writes `bytes` to `file` by a rename, unless they are there already. Returns whether it wrote.
+fn replace_if_changed(file: &Path, bytes: &[u8]) -> Result<bool> {
+    if fs::read(file).is_ok_and(|old| old == bytes) {
+        return Ok(false);
+    }
+    let dir = file.parent().context("a file has a directory")?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let new = file.with_extension("new");
+    fs::write(&new, bytes).with_context(|| format!("cannot write {}", new.display()))?;
+    fs::rename(&new, file).with_context(|| format!("cannot replace {}", file.display()))?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unchanged_object_keeps_its_file() {
+        let dir = std::env::temp_dir().join(format!("fg-xtask-{}", std::process::id()));
+        let file = dir.join("object.o");
+        assert!(replace_if_changed(&file, b"one").unwrap());
+        let written = fs::metadata(&file).unwrap().modified().unwrap();
+        assert!(!replace_if_changed(&file, b"one").unwrap());
+        assert_eq!(fs::metadata(&file).unwrap().modified().unwrap(), written);
+        assert!(replace_if_changed(&file, b"two").unwrap());
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+        fs::remove_dir_all(&dir).unwrap();
+    }
+}
