@@ -1,0 +1,28 @@
+//! What the agent tells the datapath about the node.
+
+use bytemuck::{Pod, Zeroable};
+
+/// The one element of the `CONFIG` array.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Config {
+    /// Cookie of the node's own network namespace (`SO_NETNS_COOKIE`): tells its processes from those in pods.
+    pub netns_cookie: u64,
+    /// Bits of [`config_flags`].
+    pub flags: u32,
+    /// Lowest and highest NodePort in use, host order; 0 and 0 when there is none: cuts look-ups for all other packets.
+    pub node_port_min: u16,
+    pub node_port_max: u16,
+    /// First port of the SNAT range and number of its ports, host order.
+    pub snat_port_base: u16,
+    pub snat_port_count: u16,
+    pub reserved: u32,
+}
+
+/// Bits of [`Config::flags`].
+pub mod config_flags {
+    /// `--external-cluster-ip`: ClusterIPs answer clients outside the cluster too.
+    pub const EXTERNAL_CLUSTER_IP: u32 = 1;
+    /// `--snat always`: every outside client of policy Cluster is masqueraded, as kube-proxy does.
+    pub const SNAT_ALWAYS: u32 = 1 << 1;
+}

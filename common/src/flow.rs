@@ -1,0 +1,92 @@
+//! Flows: which connection goes to which backend, and how its replies are translated back.
+
+use crate::{Address, Port};
+use bytemuck::{Pod, Zeroable};
+
+/// Which way a packet goes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client, as it enters: `{client -> frontend}`.
+    Forward = 0,
+    /// Towards the client, as it leaves: `{backend -> client}`.
+    Reply = 1,
+}
+
+/// Key of `FLOWS`, `HALF_OPEN` and `SNAT_FLOWS`: a packet's addresses before translation, and its direction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Tuple {
+    pub source: Address,
+    pub destination: Address,
+    pub source_port: Port,
+    pub destination_port: Port,
+    /// An IP protocol number.
+    pub protocol: u8,
+    /// A [`Direction`]; part of the key, so that a hook that looks for requests never meets a reply's entry.
+    pub direction: u8,
+    pub reserved: u16,
+}
+
+/// Value of `FLOWS` and `HALF_OPEN`, for either direction.
+///
+/// It carries addresses itself and not only a backend's index, so that TCP connections stay with a terminating or removed
+/// backend until they end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Flow {
+    /// Forward: the backend, the new destination. Reply: the frontend, the new source.
+    pub address: Address,
+    /// The port that goes with `address`.
+    pub port: Port,
+    /// Forward, with [`flow_flags::SNAT`]: the new source port. Else 0.
+    pub source_port: Port,
+    /// Index into `BACKENDS`.
+    pub backend: u32,
+    /// The backend's generation when the flow was made.
+    pub generation: u32,
+    /// Last packet, in ticks ([`crate::TICK_SHIFT`]); at most one tick late.
+    pub seen: u32,
+    /// Index into `SOURCES` of the new source address, with [`flow_flags::SNAT`].
+    pub source: u16,
+    /// Bits of [`flow_flags`].
+    pub flags: u8,
+    pub reserved: u8,
+}
+
+/// Value of `SNAT_FLOWS`: a reply to a flow whose source was changed too. Its key's destination port is in the SNAT range.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct SnatFlow {
+    /// The client: the new destination.
+    pub client: Address,
+    /// The frontend: the new source.
+    pub frontend: Address,
+    pub client_port: Port,
+    pub frontend_port: Port,
+    /// Last packet, in ticks ([`crate::TICK_SHIFT`]); at most one tick late.
+    pub seen: u32,
+    /// Index into `BACKENDS`.
+    pub backend: u32,
+    /// Bits of [`flow_flags`].
+    pub flags: u8,
+    pub reserved: [u8; 3],
+}
+
+/// Bits of [`Flow::flags`] and [`SnatFlow::flags`].
+pub mod flow_flags {
+    /// The source is changed as well as the destination.
+    pub const SNAT: u8 = 1;
+    /// Transit: client and backend are both off this node; the packet is sent on by us, not by the host's stack.
+    pub const TRANSIT: u8 = 1 << 1;
+    /// Hairpin: client and backend are one pod; the packet goes back out of the interface it came in by.
+    pub const HAIRPIN: u8 = 1 << 2;
+    /// The client is a process of this node whose packets the node edge translates.
+    pub const NODE: u8 = 1 << 3;
+    /// Only the client's port was changed (two flows would have been one tuple): replies are restored at the client's edge.
+    pub const PORT_ONLY: u8 = 1 << 4;
+    /// A TCP FIN or RST was seen: the next SYN of the same tuple is a new connection.
+    pub const CLOSING: u8 = 1 << 5;
+    /// A packet came back from the backend.
+    pub const REPLIED: u8 = 1 << 6;
+}

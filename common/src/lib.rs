@@ -1,0 +1,36 @@
+//! The ABI between the eBPF programs and user space.
+//!
+//! Every map key and value is a plain C structure without padding that both sides read and write byte for byte. A change
+//! to any layout, map name or meaning here needs a new [`ABI_VERSION`]: the agent pins its maps below a directory of that
+//! number, so that programs never meet maps of another layout.
+//!
+//! Values that travel on the wire in network order ([`Address`], [`Port`]) are types of their own; every plain integer is
+//! in host order.
+#![no_std]
+
+mod address;
+mod backend;
+mod config;
+mod flow;
+mod frontend;
+mod interface;
+pub mod maps;
+mod reason;
+mod service;
+mod socket;
+
+pub use address::{Address, Port, Protocol};
+pub use backend::{Backend, backend_flags};
+pub use config::{Config, config_flags};
+pub use flow::{Direction, Flow, SnatFlow, Tuple, flow_flags};
+pub use frontend::{Frontend, FrontendKey, FrontendKind};
+pub use interface::{Interface, NodeAddress, interface_flags};
+pub use reason::Reason;
+pub use service::{BackendSet, Service, SlotRange, service_flags};
+pub use socket::{SocketPair, SocketPairKey, SocketState};
+
+/// Version of everything in this crate that both sides must agree on.
+pub const ABI_VERSION: u32 = 1;
+
+/// Flow time stamps count units of 2^30 ns (1.07 s) of the boot clock: a shift where seconds would need a division.
+pub const TICK_SHIFT: u32 = 30;

@@ -1,0 +1,65 @@
+//! Why a packet got its verdict: one list for the programs' counters, metric labels and documents.
+
+use core::fmt;
+
+macro_rules! reasons {
+    ($($name:ident = $number:literal, $label:literal, $drop:literal, $doc:literal;)*) => {
+        /// Why the datapath did what it did with a packet or a socket call. The number is the index into `REASONS`.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        #[repr(u8)]
+        pub enum Reason {
+            $(#[doc = $doc] $name = $number,)*
+        }
+
+        impl Reason {
+            /// All reasons, in order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// Name in metrics and output.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+
+            /// One sentence for documents.
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$name => $doc,)* }
+            }
+
+            /// Whether the packet (or the call) got no further.
+            pub const fn is_drop(self) -> bool {
+                match self { $(Self::$name => $drop,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    NotService = 0, "not_service", false, "Not to or from a Service: passed on unchanged.";
+    NotIp = 1, "not_ip", false, "Neither IPv4 nor IPv6, or a protocol that no Service can have: passed on unchanged.";
+    Malformed = 2, "malformed", false, "Headers cut short or contradicting each other: passed on unchanged, for the stack to judge.";
+    Fragment = 3, "fragment", false, "A later fragment, which has no ports: passed on unchanged.";
+    Translated = 4, "translated", false, "A packet of a known flow, translated towards its backend.";
+    NewFlow = 5, "new_flow", false, "The first packet of a flow, translated towards the backend chosen for it.";
+    Reply = 6, "reply", false, "A reply, translated back for its client.";
+    NoEndpoints = 7, "no_endpoints", true, "The Service has no usable endpoint: refused (TCP RST, ICMP port unreachable, ECONNREFUSED).";
+    NoLocalEndpoints = 8, "no_local_endpoints", true, "Policy Local, and no usable endpoint on this node: dropped.";
+    ExternalClusterIp = 9, "external_cluster_ip", true, "A ClusterIP used from outside the cluster: dropped.";
+    NoFlow = 10, "no_flow", true, "TCP without SYN and without a flow, to a Service: refused (TCP RST).";
+    NoSnatPort = 11, "no_snat_port", true, "No free port in the SNAT range for this client and backend: dropped.";
+    NoSource = 12, "no_source", true, "No source address known for the interface the flow would leave by: dropped.";
+    NoRoute = 13, "no_route", true, "No route to the backend or client of a flow that we send on ourselves: dropped.";
+    FlowTable = 14, "flow_table", true, "The flow could not be stored: dropped.";
+    HopLimit = 15, "hop_limit", true, "TTL or hop limit used up where we route: answered with ICMP time exceeded.";
+    TooBig = 16, "too_big", true, "Larger than the way out allows: answered with ICMP fragmentation needed or packet too big.";
+    StaleService = 17, "stale_service", true, "The tables changed under the look-up (a frontend or backend that is gone): dropped, the sender tries again.";
+    LoopbackSource = 18, "loopback_from_wire", true, "A packet from the wire to or from a loopback address: dropped.";
+    SocketTranslated = 19, "socket_translated", false, "A socket call, sent to a backend.";
+    SocketReply = 20, "socket_reply", false, "A peer's address, translated back for the process.";
+    LeftToTcx = 21, "left_to_tcx", false, "XDP left the packet to the tcx program behind it.";
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}

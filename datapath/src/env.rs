@@ -1,0 +1,138 @@
+//! What the pipeline needs from its surroundings: the kernel's maps and helpers, or a host's stand-ins.
+
+use bytemuck::Pod;
+use ferrogate_common::{
+    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, Tuple,
+};
+
+/// A packet, from its link-layer header on. Offsets count from there.
+pub trait Packet {
+    /// Reads a `T`; `None` where the packet is too short.
+    fn load<T: Pod>(&self, at: usize) -> Option<T>;
+
+    /// Writes a `T` over what is there; `None` where the packet is too short or can't be written.
+    fn store<T: Pod>(&mut self, at: usize, value: T) -> Option<()>;
+
+    /// Length in bytes, link-layer header included.
+    fn len(&self) -> usize;
+
+    /// Whether there is nothing.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds `addresses` and `rest` (differences, see [`crate::checksum`]) to the transport checksum at `at`.
+    ///
+    /// `addresses` is what changed in the pseudo header, `rest` what changed in the segment itself: a sender that leaves the
+    /// checksum to its device has only summed the pseudo header so far. `optional`: 0 means "no checksum" (UDP over IPv4).
+    fn update_transport_checksum(&mut self, at: usize, addresses: u32, rest: u32, optional: bool) -> Option<()>;
+
+    /// Writes a new transport checksum at `at`: `full` is its value, `pseudo` the sum of the pseudo header alone, for
+    /// packets whose checksum the device completes.
+    fn set_transport_checksum(&mut self, at: usize, full: u16, pseudo: u16) -> Option<()>;
+
+    /// Cuts the packet to `keep` bytes, then opens a gap of `gap` bytes at `at`. What the gap holds is undefined.
+    fn reshape(&mut self, keep: usize, at: usize, gap: usize) -> Option<()>;
+
+    /// Bytes of link-layer header in front of the IP header: 14 or 0.
+    fn link_header(&self) -> usize;
+
+    /// ifindex of the interface the packet came in by or goes out of.
+    fn ifindex(&self) -> u32;
+
+    /// Whether a process of this node sent it (and it was not forwarded).
+    fn is_from_this_node(&self) -> bool;
+}
+
+/// Which of the two flow tables.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowTable {
+    /// `FLOWS`.
+    Established,
+    /// `HALF_OPEN`.
+    HalfOpen,
+}
+
+/// Outcome of an insertion that must not replace anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Insert {
+    Done,
+    /// The key was there already.
+    Exists,
+    /// No room, or the table was busy.
+    Failed,
+}
+
+/// The maps. Look-ups return copies: an entry of an LRU map can change while it is looked at.
+pub trait Tables {
+    fn config(&self) -> Config;
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
+    fn is_node_address(&self, address: &Address) -> bool;
+    fn service(&self, id: u32) -> Option<Service>;
+    /// The service's cursor, and moves it on.
+    fn next_cursor(&mut self, service: u32) -> u32;
+    /// The backend id in a slot.
+    fn slot(&self, index: u32) -> Option<u32>;
+    fn backend(&self, id: u32) -> Option<Backend>;
+    /// The generation of a backend alone: read on every packet.
+    fn generation(&self, id: u32) -> u32;
+    fn source(&self, index: u16) -> Option<Address>;
+    fn interface(&self, ifindex: u32) -> Option<Interface>;
+
+    fn flow(&self, table: FlowTable, key: &Tuple) -> Option<Flow>;
+    /// Inserts or replaces; false where it could not.
+    fn put_flow(&mut self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool;
+    fn insert_flow(&mut self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert;
+    fn remove_flow(&mut self, table: FlowTable, key: &Tuple);
+    /// Sets an entry's time stamp and adds flags, in place; false where there is no such entry.
+    fn mark_flow(&mut self, table: FlowTable, key: &Tuple, seen: u32, flags: u8) -> bool;
+
+    fn snat_flow(&self, key: &Tuple) -> Option<SnatFlow>;
+    fn insert_snat_flow(&mut self, key: &Tuple, flow: &SnatFlow) -> Insert;
+    fn mark_snat_flow(&mut self, key: &Tuple, seen: u32) -> bool;
+
+    /// Counts a packet or call by its outcome.
+    fn count(&mut self, reason: Reason);
+    /// Counts a new connection of a service.
+    fn count_connection(&mut self, service: u32);
+}
+
+/// The boot clock.
+pub trait Clock {
+    /// Ticks of 2^[`ferrogate_common::TICK_SHIFT`] ns.
+    fn ticks(&self) -> u32;
+}
+
+/// Where a packet that we send on ourselves goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Route {
+    pub ifindex: u32,
+    /// The neighbour: a gateway or the destination itself.
+    pub next_hop: Address,
+    /// Link-layer addresses, all zero where the neighbour isn't resolved yet.
+    pub destination_mac: [u16; 3],
+    pub source_mac: [u16; 3],
+}
+
+/// Outcome of a route look-up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Routed {
+    To(Route),
+    /// The packet is larger than the way out allows; bytes of IP packet that fit.
+    TooBig(u16),
+    /// Nowhere, or to this node itself.
+    Nowhere,
+    /// There is a way, but this hook can't take it (XDP: no frames can be sent out there).
+    NotFromHere,
+}
+
+/// The routing table.
+pub trait Fib {
+    /// Where a packet that came in by `ifindex` goes; `length` is that of the IP packet, 0: don't check.
+    fn route(&self, ifindex: u32, source: &Address, destination: &Address, protocol: u8, length: u16) -> Routed;
+}
+
+/// All of it.
+pub trait Env: Packet + Tables + Clock + Fib {}
+
+impl<T: Packet + Tables + Clock + Fib> Env for T {}

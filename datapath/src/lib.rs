@@ -1,0 +1,28 @@
+//! The packet pipeline: what happens to a packet or a socket call at each edge.
+//!
+//! Pure code, generic over where packets, tables, routes and time come from ([`Env`], [`SocketEnv`]). The same functions are
+//! compiled into the eBPF programs and into host programs (tests, simulator), so what is tested is what is loaded.
+//!
+//! Read [`pipeline`] first: the stages in order. Then one file a stage: [`parse`], [`flow`], [`select`], [`snat`],
+//! [`translate`], [`reject`]; [`socket`] is the socket edge.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod checksum;
+mod env;
+mod flow;
+mod headers;
+#[cfg(feature = "host")]
+pub mod host;
+mod parse;
+mod pipeline;
+mod reject;
+mod select;
+mod snat;
+mod socket;
+mod translate;
+
+pub use env::{Clock, Env, Fib, FlowTable, Insert, Packet, Route, Routed, Tables};
+pub use headers::{EthernetHeader, Ipv4Header, Ipv6Header};
+pub use pipeline::{Edge, Verdict, enter, leave};
+pub use socket::{SocketCall, SocketEnv, SocketVerdict, connect, restore_peer, sendmsg};

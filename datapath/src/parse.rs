@@ -1,0 +1,139 @@
+//! Stage 1: from bytes to a [`Headers`].
+
+use crate::env::Packet;
+use crate::headers::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4Header, Ipv6Header, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN,
+};
+use bytemuck::Zeroable;
+use ferrogate_common::{Address, Direction, Port, Protocol, Reason, Tuple};
+
+/// What the later stages need of a TCP or UDP packet.
+pub(crate) struct Headers {
+    /// As found in the packet; direction Forward.
+    pub(crate) tuple: Tuple,
+    /// Offset of the IP header.
+    pub(crate) l3: usize,
+    /// Offset of the transport header.
+    pub(crate) l4: usize,
+    pub(crate) v6: bool,
+    /// TTL or hop limit.
+    pub(crate) hop_limit: u8,
+    /// TCP flags; 0 for UDP.
+    pub(crate) tcp_flags: u8,
+    /// Length of the IP packet as its header says, host order.
+    pub(crate) length: u16,
+}
+
+impl Headers {
+    #[inline(always)]
+    pub(crate) fn is_tcp(&self) -> bool {
+        self.tuple.protocol == Protocol::Tcp as u8
+    }
+
+    /// A TCP segment that opens a connection.
+    #[inline(always)]
+    pub(crate) fn is_syn(&self) -> bool {
+        self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
+    }
+
+    /// A TCP segment that ends one.
+    #[inline(always)]
+    pub(crate) fn is_closing(&self) -> bool {
+        self.tcp_flags & (TCP_FIN | TCP_RST) != 0
+    }
+
+    /// Offset of the transport checksum.
+    #[inline(always)]
+    pub(crate) fn checksum_offset(&self) -> usize {
+        self.l4 + if self.is_tcp() { 16 } else { 6 }
+    }
+}
+
+/// Parses a packet; the reason why it is none of ours otherwise.
+#[inline(always)]
+pub(crate) fn parse<P: Packet>(packet: &P) -> Result<Headers, Reason> {
+    let l3 = packet.link_header();
+    if l3 == 0 {
+        let version: u8 = packet.load(0).ok_or(Reason::Malformed)?;
+        return match version >> 4 {
+            4 => parse_v4(packet, l3),
+            6 => parse_v6(packet, l3),
+            _ => Err(Reason::NotIp),
+        };
+    }
+    let ethertype: u16 = packet.load(12).ok_or(Reason::Malformed)?;
+    match u16::from_be(ethertype) {
+        ETHERTYPE_IPV4 => parse_v4(packet, l3),
+        ETHERTYPE_IPV6 => parse_v6(packet, l3),
+        _ => Err(Reason::NotIp),
+    }
+}
+
+#[inline(always)]
+fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Reason> {
+    let ip: Ipv4Header = packet.load(l3).ok_or(Reason::Malformed)?;
+    let ihl = (ip.version_ihl & 0x0f) as usize * 4;
+    if ip.version_ihl >> 4 != 4 || ihl < 20 {
+        return Err(Reason::Malformed);
+    }
+    // More fragments to come, or not the first.
+    if u16::from_be(ip.fragment) & 0x3fff != 0 {
+        return Err(Reason::Fragment);
+    }
+    let mut headers = Headers {
+        tuple: Tuple::zeroed(),
+        l3,
+        l4: l3 + ihl,
+        v6: false,
+        hop_limit: ip.ttl,
+        tcp_flags: 0,
+        length: u16::from_be(ip.total_length),
+    };
+    headers.tuple.source = Address::from_v4_word(ip.source);
+    headers.tuple.destination = Address::from_v4_word(ip.destination);
+    transport(packet, &mut headers, ip.protocol)?;
+    Ok(headers)
+}
+
+#[inline(always)]
+fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Reason> {
+    let ip: Ipv6Header = packet.load(l3).ok_or(Reason::Malformed)?;
+    if ip.version_class >> 4 != 6 {
+        return Err(Reason::Malformed);
+    }
+    let source = Address::from_words(ip.source);
+    let destination = Address::from_words(ip.destination);
+    // On the wire a v4-mapped address means nothing, and here it would alias an IPv4 frontend.
+    if source.is_v4() || destination.is_v4() {
+        return Err(Reason::NotService);
+    }
+    let mut headers = Headers {
+        tuple: Tuple::zeroed(),
+        l3,
+        l4: l3 + 40,
+        v6: true,
+        hop_limit: ip.hop_limit,
+        tcp_flags: 0,
+        length: u16::from_be(ip.payload_length).saturating_add(40),
+    };
+    headers.tuple.source = source;
+    headers.tuple.destination = destination;
+    transport(packet, &mut headers, ip.next_header)?;
+    Ok(headers)
+}
+
+/// Ports and TCP flags.
+#[inline(always)]
+fn transport<P: Packet>(packet: &P, headers: &mut Headers, protocol: u8) -> Result<(), Reason> {
+    if protocol == Protocol::Tcp as u8 {
+        headers.tcp_flags = packet.load(headers.l4 + 13).ok_or(Reason::Malformed)?;
+    } else if protocol != Protocol::Udp as u8 {
+        return Err(Reason::NotIp);
+    }
+    let ports: [u16; 2] = packet.load(headers.l4).ok_or(Reason::Malformed)?;
+    headers.tuple.source_port = Port::from_be(ports[0]);
+    headers.tuple.destination_port = Port::from_be(ports[1]);
+    headers.tuple.protocol = protocol;
+    headers.tuple.direction = Direction::Forward as u8;
+    Ok(())
+}
