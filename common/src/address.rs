@@ -19,8 +19,11 @@ pub struct Address {
 const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 impl Address {
-    /// `::`, which no packet is ever sent to: stands for "any node address" in a NodePort's [`crate::FrontendKey`].
+    /// `::`, which no packet is ever sent to: stands for "any IPv6 node address" in a NodePort's [`crate::FrontendKey`].
     pub const UNSPECIFIED: Self = Self { words: [0; 4] };
+
+    /// `0.0.0.0`, the same for IPv4: the two families of a NodePort have backends of their own.
+    pub const UNSPECIFIED_V4: Self = Self::from_v4_word(0);
 
     /// From the four bytes of an IPv4 header, read as one native word.
     #[inline(always)]
@@ -52,6 +55,12 @@ impl Address {
     #[inline(always)]
     pub const fn is_v4(&self) -> bool {
         self.words[0] == 0 && self.words[1] == 0 && self.words[2] == MAPPED
+    }
+
+    /// The address that stands for "any node address" of this one's family: the NodePort look-up for a packet to `self`.
+    #[inline(always)]
+    pub const fn unspecified(&self) -> Self {
+        if self.is_v4() { Self::UNSPECIFIED_V4 } else { Self::UNSPECIFIED }
     }
 
     /// The 16 bytes in network order.

@@ -19,7 +19,9 @@ pub struct Backend {
     pub generation: u32,
     /// Index into `SERVICES` of the service this backend belongs to.
     pub service: u32,
-    pub reserved: u32,
+    /// The generation that the entry's present or last use has; stays when `generation` goes to 0, so that an agent that
+    /// starts over the same maps never gives one generation out twice. The datapath has no use for it.
+    pub last_generation: u32,
 }
 
 /// Bits of [`Backend::flags`].

@@ -7,7 +7,8 @@ use bytemuck::{Pod, Zeroable};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct FrontendKey {
-    /// The Service's address, or [`Address::UNSPECIFIED`] for a NodePort on every address in `NODE_ADDRESSES`.
+    /// The Service's address, or [`Address::unspecified`] of its family for a NodePort on every address in
+    /// `NODE_ADDRESSES`.
     pub address: Address,
     pub port: Port,
     /// An IP protocol number ([`Protocol`]).

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-/// Element of the `SERVICES` array: one Service port (`namespace/name:port`).
+/// Element of the `SERVICES` array: one Service port (`namespace/name:port`) in one address family.
 ///
 /// `range` is read by one load and written by one aligned 8-byte store through the array's mapping, so that all frontends
 /// of a service go from its old to its new backends at one instant.
