@@ -1,0 +1,1 @@
+//! Kubernetes objects in, an ordered plan of table writes out.
