@@ -37,7 +37,9 @@ impl Compiler {
         if Path::new(DEBIAN_RUSTC).exists() && Path::new(DEBIAN_CORE).exists() {
             return Some(Self::Debian);
         }
-        nightly_sysroot().filter(|root| root.join("lib/rustlib/src/rust/library/core").exists()).map(|_| Self::Nightly)
+        nightly_sysroot()
+            .filter(|root| root.join("lib/rustlib/src/rust/library/core").exists())
+            .map(|_| Self::Nightly)
     }
 
     pub(crate) fn name(self) -> String {
@@ -47,12 +49,30 @@ impl Compiler {
         }
     }
 
+    /// `cargo clippy` of the eBPF crate, by the clippy that belongs to this compiler.
+    pub(crate) fn clippy(self) -> Result<Command> {
+        if self == Self::Nightly {
+            return Ok(self.cargo("clippy"));
+        }
+        if !debian_clippy().exists() {
+            bail!("{} is missing: run `cargo xtask setup`", debian_clippy().display());
+        }
+        Ok(self.cargo("clippy"))
+    }
+
     /// `cargo <subcommand>` for the eBPF crate: compiler, linker, flags and target directory set.
-    pub(crate) fn cargo(self, subcommand: &str) -> Command {
+    fn cargo(self, subcommand: &str) -> Command {
         let mut cmd = match self {
             Self::Debian => {
-                let mut cmd = cmd::cargo();
-                cmd.arg(subcommand).env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
+                // cargo-clippy starts the cargo that $CARGO names, and the clippy-driver that lies beside itself.
+                let mut cmd = if subcommand == "clippy" {
+                    cmd::cargo_named(debian_clippy())
+                } else {
+                    cmd::cargo()
+                };
+                cmd.arg(subcommand)
+                    .env("RUSTC", DEBIAN_RUSTC)
+                    .env("RUSTC_BOOTSTRAP", "1");
                 cmd
             }
             Self::Nightly => {
@@ -61,11 +81,13 @@ impl Compiler {
                 for name in ["CARGO_TARGET_DIR", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC", "CARGO"] {
                     cmd.env_remove(name);
                 }
-                cmd.current_dir(paths::root()).args(["run", NIGHTLY, "cargo", subcommand, "-Z", "build-std=core"]);
+                cmd.current_dir(paths::root())
+                    .args(["run", NIGHTLY, "cargo", subcommand, "-Z", "build-std=core"]);
                 cmd
             }
         };
-        cmd.args(["--release", "--target", TARGET, "--package", PACKAGE, "--target-dir"]).arg(paths::bpf_build());
+        cmd.args(["--release", "--target", TARGET, "--package", PACKAGE, "--target-dir"])
+            .arg(paths::bpf_build());
         cmd.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", paths::bpf_linker());
         // v3 has atomics with fetch; --btf keeps the types that maps and log messages need.
         let flags = ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
@@ -74,10 +96,17 @@ impl Compiler {
     }
 }
 
+/// The cargo-clippy of Debian's compiler (package `rust-web-clippy`).
+pub(crate) fn debian_clippy() -> &'static Path {
+    Path::new("/usr/bin/cargo-clippy")
+}
+
 fn nightly_sysroot() -> Option<PathBuf> {
     let mut rustc = Command::new("rustup");
     rustc.env_remove("RUSTUP_TOOLCHAIN").env("RUSTUP_AUTO_INSTALL", "0");
-    cmd::output(rustc.args(["run", NIGHTLY, "rustc", "--print", "sysroot"])).ok().map(PathBuf::from)
+    cmd::output(rustc.args(["run", NIGHTLY, "rustc", "--print", "sysroot"]))
+        .ok()
+        .map(PathBuf::from)
 }
 
 /// Builds the eBPF object to `target/bpf/ferrogate.o`. The file is replaced only when its bytes change, so that the
@@ -93,7 +122,12 @@ pub(crate) fn build() -> Result<()> {
     let built = paths::bpf_build().join(TARGET).join("release").join(BINARY);
     let object = fs::read(&built).with_context(|| format!("cannot read the eBPF object {}", built.display()))?;
     if replace_if_changed(&paths::bpf_object(), &object)? {
-        println!("eBPF object: {} ({} bytes, by {})", paths::bpf_object().display(), object.len(), compiler.name());
+        println!(
+            "eBPF object: {} ({} bytes, by {})",
+            paths::bpf_object().display(),
+            object.len(),
+            compiler.name()
+        );
     }
     Ok(())
 }

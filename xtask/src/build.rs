@@ -20,7 +20,15 @@ pub(crate) fn build(args: &Args) -> Result<()> {
         return Ok(());
     }
     let mut cargo = cmd::cargo();
-    cargo.args(["build", "--workspace", "--bins", "--exclude", bpf::PACKAGE, "--exclude", "xtask"]);
+    cargo.args([
+        "build",
+        "--workspace",
+        "--bins",
+        "--exclude",
+        bpf::PACKAGE,
+        "--exclude",
+        "xtask",
+    ]);
     if args.release {
         cargo.arg("--release");
     }

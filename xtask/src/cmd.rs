@@ -9,7 +9,12 @@ use anyhow::{Context, Result, bail};
 /// A cargo of the toolchain this very command was built with, in the checkout, with the caller's flags kept out:
 /// what is built must not depend on who calls.
 pub(crate) fn cargo() -> Command {
-    let mut cmd = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo_named(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// As [`cargo`], by another program that takes cargo's arguments.
+pub(crate) fn cargo_named(program: impl AsRef<OsStr>) -> Command {
+    let mut cmd = Command::new(program);
     cmd.current_dir(crate::paths::root()).env_remove("CARGO_TARGET_DIR");
     cmd
 }
@@ -32,29 +37,35 @@ pub(crate) fn run(cmd: &mut Command) -> Result<()> {
 
 /// Runs to the end and returns the standard output, without its last newline.
 pub(crate) fn output(cmd: &mut Command) -> Result<String> {
-    let out = cmd.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{}`", shown(cmd)))?;
+    let out = cmd
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start `{}`", shown(cmd)))?;
     if !out.status.success() {
-        bail!("`{}` failed: {}\n{}", shown(cmd), out.status, String::from_utf8_lossy(&out.stderr).trim_end());
+        bail!(
+            "`{}` failed: {}\n{}",
+            shown(cmd),
+            out.status,
+            String::from_utf8_lossy(&out.stderr).trim_end()
+        );
     }
     Ok(String::from_utf8_lossy(&out.stdout).trim_end().to_owned())
-}
-
-/// Whether the command starts and succeeds; its output is dropped.
-pub(crate) fn succeeds(cmd: &mut Command) -> bool {
-    let quiet = cmd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    quiet.status().is_ok_and(|status| status.success())
 }
 
 /// Finds a program in `PATH`, and in the directories of system tools that a normal user's `PATH` leaves out.
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].into_iter().map(PathBuf::from);
-    std::env::split_paths(&path).chain(system).map(|dir| dir.join(program)).find(|file| is_executable(file))
+    std::env::split_paths(&path)
+        .chain(system)
+        .map(|dir| dir.join(program))
+        .find(|file| is_executable(file))
 }
 
 pub(crate) fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    file.metadata()
+        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Whether this process is root.
@@ -71,11 +82,23 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
         return Ok(Command::new(program));
     }
     let Some(sudo) = which("sudo") else {
-        bail!("`{}` needs root, and there is no sudo: run this as root", program.as_ref().to_string_lossy());
+        bail!(
+            "`{}` needs root, and there is no sudo: run this as root",
+            program.as_ref().to_string_lossy()
+        );
     };
     let mut cmd = Command::new(sudo);
     cmd.arg("env");
-    for name in ["HOME", "PATH", "CARGO_HOME", "RUSTUP_HOME", "FERROGATE_CACHE", "TERM", "RUST_BACKTRACE", "RUST_LOG"] {
+    for name in [
+        "HOME",
+        "PATH",
+        "CARGO_HOME",
+        "RUSTUP_HOME",
+        "FERROGATE_CACHE",
+        "TERM",
+        "RUST_BACKTRACE",
+        "RUST_LOG",
+    ] {
         if let Some(value) = std::env::var_os(name) {
             let mut pair = std::ffi::OsString::from(name);
             pair.push("=");

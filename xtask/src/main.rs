@@ -3,14 +3,23 @@
 mod bpf;
 mod build;
 mod cmd;
+mod lint;
 mod paths;
+mod run;
+mod setup;
+mod test;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "The developer commands of ferrogate", disable_help_subcommand = true)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "The developer commands of ferrogate",
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -18,16 +27,29 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Install what is missing: the compiler of the eBPF programs, its linker, programs of the system
+    Setup(setup::Args),
     /// Build the eBPF object and all binaries
     Build(build::Args),
+    /// Set up, build, and run the main job: the playground, or the agent against a cluster or manifests
+    Run(run::Args),
+    /// Set up, build, and run the tests
+    Test(test::Args),
+    /// Check formatting, lints, documentation and house rules
+    Lint(lint::Args),
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Build(args) => build::build(&args),
+    let well = match Cli::parse().command {
+        Command::Setup(args) => setup::command(&args).map(|()| true),
+        Command::Build(args) => build::build(&args).map(|()| true),
+        Command::Run(args) => run::run(&args).map(|()| true),
+        Command::Test(args) => test::test(&args),
+        Command::Lint(args) => lint::lint(&args).map(|()| true),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match well {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -1,0 +1,82 @@
+//! The programs of the system that the playground and the tests start.
+
+use super::apt::Package;
+use crate::cmd;
+
+/// A program, the Debian package that has it, and what it is for.
+struct Program {
+    name: &'static str,
+    package: &'static str,
+    why: &'static str,
+    /// Only the tests start it; the playground does without.
+    tests_only: bool,
+}
+
+const PROGRAMS: &[Program] = &[
+    Program {
+        name: "ip",
+        package: "iproute2",
+        why: "network namespaces, links, routes",
+        tests_only: false,
+    },
+    Program {
+        name: "etcd",
+        package: "etcd-server",
+        why: "the API server's store",
+        tests_only: true,
+    },
+    Program {
+        name: "nft",
+        package: "nftables",
+        why: "kube-proxy's rules, host firewalls in tests",
+        tests_only: true,
+    },
+    Program {
+        name: "iptables",
+        package: "iptables",
+        why: "bridge-nf-call-iptables, host firewalls",
+        tests_only: true,
+    },
+    Program {
+        name: "conntrack",
+        package: "conntrack",
+        why: "what netfilter saw of a flow",
+        tests_only: true,
+    },
+    Program {
+        name: "haproxy",
+        package: "haproxy",
+        why: "a cloud load balancer's stand-in",
+        tests_only: true,
+    },
+    Program {
+        name: "tcpdump",
+        package: "tcpdump",
+        why: "captures of a failed walk",
+        tests_only: true,
+    },
+    Program {
+        name: "ethtool",
+        package: "ethtool",
+        why: "offloads on and off",
+        tests_only: true,
+    },
+    Program {
+        name: "iperf3",
+        package: "iperf3",
+        why: "bulk traffic",
+        tests_only: true,
+    },
+];
+
+/// The packages of the programs that are not there.
+pub(super) fn missing_packages(tests: bool) -> Vec<Package> {
+    let wanted = PROGRAMS.iter().filter(|program| tests || !program.tests_only);
+    wanted
+        .filter(|program| cmd::which(program.name).is_none())
+        .map(|program| Package {
+            name: program.package.to_owned(),
+            why: program.why,
+        })
+        .collect()
+}

@@ -1,0 +1,83 @@
+//! `cargo xtask test`: every test, level by level, and one true closing line.
+
+mod exec;
+mod levels;
+mod plan;
+mod tally;
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::build::{self, build};
+use crate::{cmd, setup};
+use levels::{LEVELS, Level};
+use tally::Tally;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which tests: unit (no root), kernel (programs in this kernel), packets (walks through namespaces), cluster (with a
+    /// real API server), or all
+    #[arg(long, default_value = "all", value_parser = ["unit", "kernel", "packets", "cluster", "all"])]
+    level: String,
+    /// Only tests whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Show every line of every test program
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+/// Runs the chosen levels. The last line is always `N passed, N failed, N skipped` when tests ran: what is wrong is said
+/// before it. Returns whether all is well; an error means that the tests could not be run.
+pub(crate) fn test(args: &Args) -> Result<bool> {
+    let levels: Vec<&Level> = LEVELS
+        .iter()
+        .filter(|level| args.level == "all" || level.name == args.level)
+        .collect();
+    setup::setup(&setup::Args {
+        peers: levels.iter().any(|level| level.peers),
+    })?;
+    build(&build::Args {
+        release: false,
+        bpf_only: false,
+    })?;
+    let plan = plan::plan(&levels)?;
+    if levels.iter().any(|level| level.root) && !cmd::is_root() {
+        println!("[test] some of these tests need root: sudo may ask for your password");
+        cmd::run(cmd::as_root("true")?.stdin(std::process::Stdio::inherit()))?;
+    }
+
+    let mut rows = Vec::new();
+    let mut total = Tally::default();
+    for level in levels {
+        println!("\n== {}: {} ==", level.name, level.about);
+        let begun = Instant::now();
+        let mut tally = Tally::default();
+        for program in plan.iter().filter(|program| program.level == level.name) {
+            tally += exec::run(program, level, args.filter.as_deref(), args.verbose)?;
+        }
+        if level.doc_tests {
+            tally += exec::doc_tests(args.filter.as_deref(), args.verbose)?;
+        }
+        rows.push(format!(
+            "{:<8} {:>7.1} s  {}",
+            level.name,
+            begun.elapsed().as_secs_f64(),
+            tally.line()
+        ));
+        total += tally;
+    }
+
+    if total.passed + total.failed == 0 {
+        total
+            .complaints
+            .push("no test ran: does --filter match a test's name?".to_owned());
+    }
+    println!("\n{}", rows.join("\n"));
+    for complaint in &total.complaints {
+        println!("FAILED: {complaint}");
+    }
+    println!("{}", total.line());
+    Ok(total.complaints.is_empty())
+}
