@@ -1,0 +1,323 @@
+//! The model of all Services and slices, and which of them changed.
+
+use crate::desired::{Changes, DesiredPort};
+use crate::ingest::{self, PortModel, ServiceModel, SliceModel, Zones};
+use crate::names::{Family, PortName, ServiceName};
+use crate::notice::{Notice, NoticeKind};
+use crate::select::Candidates;
+use ferrogate_common::{FrontendKey, FrontendKind, Port, service_flags};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Label of a Node that names its zone (`k8s.io/api/core/v1.LabelTopologyZone`).
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// What changes how objects are read.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Options {
+    /// Name of our Node: endpoints with this nodeName are local.
+    pub node_name: String,
+    /// Ranges that `spec.externalIPs` may be in; others are refused. Empty: all are.
+    pub external_ips: Vec<IpNet>,
+    /// Value of the label `service.kubernetes.io/service-proxy-name` of our Services; `None`: those without the label.
+    pub proxy_name: Option<String>,
+}
+
+/// A compact copy of every Service and EndpointSlice, fed by apply and delete, and the set of services that changed
+/// since the last [`Index::compile`].
+#[derive(Debug)]
+pub struct Index {
+    options: Options,
+    zones: Zones,
+    /// Our zone.
+    zone: Option<u32>,
+    services: BTreeMap<ServiceName, Noted<Option<ServiceModel>>>,
+    /// By the Service they belong to, then by their own name: services may be seen after their slices.
+    slices: BTreeMap<ServiceName, BTreeMap<Arc<str>, Noted<SliceModel>>>,
+    /// Slice (namespace and name) to the Service it belongs to.
+    owners: HashMap<ServiceName, ServiceName>,
+    dirty: BTreeSet<ServiceName>,
+    full: bool,
+}
+
+/// A model and the notices it came with.
+#[derive(PartialEq, Eq, Debug)]
+struct Noted<T> {
+    model: T,
+    notices: Vec<NoticeKind>,
+}
+
+impl Index {
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            zones: Zones::default(),
+            zone: None,
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            owners: HashMap::new(),
+            dirty: BTreeSet::new(),
+            full: false,
+        }
+    }
+
+    /// A Service as it is now. Returns the notices that its last version did not have.
+    pub fn apply_service(&mut self, object: &Service) -> Vec<Notice> {
+        let Some(name) = name_of(&object.metadata) else {
+            return vec![unnamed(&object.metadata)];
+        };
+        let (model, notices) = ingest::service(object, &self.options);
+        let old = self.services.get(&name);
+        let news = news(&name, &notices, old.map(|old| old.notices.as_slice()));
+        if old.map_or(model.is_some(), |old| old.model != model) {
+            self.dirty.insert(name.clone());
+        }
+        self.services.insert(name, Noted { model, notices });
+        news
+    }
+
+    /// The Service is gone.
+    pub fn delete_service(&mut self, namespace: &str, name: &str) {
+        let name = ServiceName::new(namespace, name);
+        if self.services.remove(&name).is_some_and(|old| old.model.is_some()) {
+            self.dirty.insert(name);
+        }
+    }
+
+    /// A slice as it is now. Returns the notices that its last version did not have.
+    pub fn apply_slice(&mut self, object: &EndpointSlice) -> Vec<Notice> {
+        let Some(slice_name) = name_of(&object.metadata) else {
+            return vec![unnamed(&object.metadata)];
+        };
+        let Some((model, notices)) = ingest::slice(object, &self.options, &mut self.zones) else {
+            self.remove_slice(&slice_name);
+            return Vec::new();
+        };
+        let service = model.service.clone();
+        if self.owners.get(&slice_name).is_some_and(|owner| *owner != service) {
+            self.remove_slice(&slice_name);
+        }
+        let slices = self.slices.entry(service.clone()).or_default();
+        let old = slices.get(&slice_name.name);
+        let news = news(&service, &notices, old.map(|old| old.notices.as_slice()));
+        let changed = old.is_none_or(|old| old.model != model);
+        slices.insert(slice_name.name.clone(), Noted { model, notices });
+        self.owners.insert(slice_name, service.clone());
+        if changed {
+            self.mark(service);
+        }
+        news
+    }
+
+    /// The slice is gone.
+    pub fn delete_slice(&mut self, namespace: &str, name: &str) {
+        self.remove_slice(&ServiceName::new(namespace, name));
+    }
+
+    /// A Node as it is now; other nodes than ours are ignored.
+    pub fn apply_node(&mut self, object: &Node) {
+        if object.metadata.name.as_ref() != Some(&self.options.node_name) {
+            return;
+        }
+        let zone = object.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE));
+        let zone = zone.filter(|zone| !zone.is_empty()).map(|zone| self.zones.number(zone));
+        if zone == self.zone {
+            return;
+        }
+        self.zone = zone;
+        let hinted = |slice: &Noted<SliceModel>| slice.model.endpoints.iter().any(|one| !one.zone_hints.is_empty());
+        let with_hints = self.slices.iter().filter(|(_, slices)| slices.values().any(hinted));
+        let names: Vec<_> = with_hints.map(|(name, _)| name.clone()).collect();
+        names.into_iter().for_each(|name| self.mark(name));
+    }
+
+    /// After a list of everything: what is not in it is gone. The next [`Index::compile`] names every service, so
+    /// that the planner can remove what an earlier run left. Returns the notices that are new.
+    pub fn replace_all<S, E>(&mut self, services: S, slices: E) -> Vec<Notice>
+    where
+        S: IntoIterator<Item: Borrow<Service>>,
+        E: IntoIterator<Item: Borrow<EndpointSlice>>,
+    {
+        let mut news = Vec::new();
+        let mut seen = HashSet::new();
+        for object in services {
+            news.extend(self.apply_service(object.borrow()));
+            seen.extend(name_of(&object.borrow().metadata));
+        }
+        let gone: Vec<_> = self
+            .services
+            .keys()
+            .filter(|name| !seen.contains(*name))
+            .cloned()
+            .collect();
+        gone.iter()
+            .for_each(|name| self.delete_service(&name.namespace, &name.name));
+        seen.clear();
+        for object in slices {
+            news.extend(self.apply_slice(object.borrow()));
+            seen.extend(name_of(&object.borrow().metadata));
+        }
+        let gone: Vec<_> = self
+            .owners
+            .keys()
+            .filter(|name| !seen.contains(*name))
+            .cloned()
+            .collect();
+        gone.iter().for_each(|name| self.remove_slice(name));
+        self.full = true;
+        news
+    }
+
+    /// Makes the next [`Index::compile`] name every service: for the reconciliation at a period.
+    pub fn mark_all(&mut self) {
+        self.full = true;
+    }
+
+    /// Whether [`Index::compile`] has anything to say.
+    pub fn is_dirty(&self) -> bool {
+        self.full || !self.dirty.is_empty()
+    }
+
+    /// The desired state of the services that changed since the last call, or of all after [`Index::replace_all`].
+    pub fn compile(&mut self) -> Changes {
+        let dirty = std::mem::take(&mut self.dirty);
+        if std::mem::take(&mut self.full) {
+            let services = self.services.iter().filter(|(_, service)| service.model.is_some());
+            return Changes {
+                full: true,
+                services: services.map(|(name, _)| (name.clone(), self.ports(name))).collect(),
+            };
+        }
+        Changes {
+            full: false,
+            services: dirty
+                .into_iter()
+                .map(|name| (name.clone(), self.ports(&name)))
+                .collect(),
+        }
+    }
+
+    /// Everything the operator must know of the objects as they are now.
+    pub fn notices(&self) -> Vec<Notice> {
+        let of_services = self.services.iter().map(|(name, service)| (name, &service.notices));
+        let slices = self
+            .slices
+            .iter()
+            .flat_map(|(name, slices)| slices.values().map(move |slice| (name, slice)));
+        let of_slices = slices.map(|(name, slice)| (name, &slice.notices));
+        let notice = |(name, kinds): (&ServiceName, &Vec<NoticeKind>)| {
+            let service = name.clone();
+            kinds.clone().into_iter().map(move |kind| Notice {
+                service: service.clone(),
+                kind,
+            })
+        };
+        of_services.chain(of_slices).flat_map(notice).collect()
+    }
+
+    fn remove_slice(&mut self, slice_name: &ServiceName) {
+        let Some(service) = self.owners.remove(slice_name) else {
+            return;
+        };
+        if let Some(slices) = self.slices.get_mut(&service) {
+            slices.remove(&slice_name.name);
+            if slices.is_empty() {
+                self.slices.remove(&service);
+            }
+        }
+        self.mark(service);
+    }
+
+    /// Marks a service dirty, if it is one that is programmed.
+    fn mark(&mut self, name: ServiceName) {
+        if self.services.get(&name).is_some_and(|service| service.model.is_some()) {
+            self.dirty.insert(name);
+        }
+    }
+
+    /// The desired ports of one service, none when it has nothing to program.
+    fn ports(&self, name: &ServiceName) -> Vec<DesiredPort> {
+        let Some(model) = self.services.get(name).and_then(|service| service.model.as_ref()) else {
+            return Vec::new();
+        };
+        let families = Family::ALL.into_iter().filter(|family| model.has(*family));
+        families
+            .flat_map(|family| model.ports.iter().map(move |port| self.port(name, model, port, family)))
+            .collect()
+    }
+
+    fn port(&self, name: &ServiceName, model: &ServiceModel, port: &PortModel, family: Family) -> DesiredPort {
+        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+        let candidates = Candidates::merge(port, family, slices.map(|slice| &slice.model));
+        let any_local = model.flags & (service_flags::INTERNAL_LOCAL | service_flags::EXTERNAL_LOCAL) != 0;
+        DesiredPort {
+            name: PortName {
+                service: name.clone(),
+                port: port.port,
+                protocol: port.protocol,
+                family,
+            },
+            created: model.created,
+            frontends: frontends(model, port, family),
+            flags: model.flags,
+            cluster: candidates.cluster(self.zone),
+            local: if any_local { candidates.local() } else { Vec::new() },
+        }
+    }
+}
+
+/// Every address of a port; of two kinds for one address, the first counts (ClusterIP, load balancer, external IP).
+fn frontends(model: &ServiceModel, port: &PortModel, family: Family) -> BTreeMap<FrontendKey, FrontendKind> {
+    let mut frontends = BTreeMap::new();
+    for &(address, kind) in model
+        .addresses
+        .iter()
+        .filter(|(address, _)| Family::of(address) == family)
+    {
+        frontends
+            .entry(FrontendKey::new(address, Port::new(port.port), port.protocol))
+            .or_insert(kind);
+    }
+    if let Some(node_port) = port.node_port {
+        let key = FrontendKey::new(family.unspecified(), Port::new(node_port), port.protocol);
+        frontends.insert(key, FrontendKind::NodePort);
+    }
+    frontends
+}
+
+/// The namespace of an object; one from a file that names none is in `default`, as kubectl has it.
+pub(crate) fn namespace_of(metadata: &ObjectMeta) -> &str {
+    metadata
+        .namespace
+        .as_deref()
+        .filter(|namespace| !namespace.is_empty())
+        .unwrap_or("default")
+}
+
+fn name_of(metadata: &ObjectMeta) -> Option<ServiceName> {
+    let name = metadata.name.as_deref().filter(|name| !name.is_empty())?;
+    Some(ServiceName::new(namespace_of(metadata), name))
+}
+
+fn unnamed(metadata: &ObjectMeta) -> Notice {
+    Notice {
+        service: ServiceName::new(namespace_of(metadata), ""),
+        kind: NoticeKind::Unnamed,
+    }
+}
+
+/// The notices that were not there before.
+fn news(service: &ServiceName, notices: &[NoticeKind], before: Option<&[NoticeKind]>) -> Vec<Notice> {
+    let before = before.unwrap_or_default();
+    let new = notices.iter().filter(|kind| !before.contains(kind));
+    let notice = |kind: &NoticeKind| Notice {
+        service: service.clone(),
+        kind: kind.clone(),
+    };
+    new.map(notice).collect()
+}

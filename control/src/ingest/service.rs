@@ -1,0 +1,273 @@
+//! Services.
+
+use super::{HEADLESS, PROXY_NAME, address, port_number, protocol};
+use crate::index::Options;
+use crate::names::Family;
+use crate::notice::NoticeKind;
+use ferrogate_common::{Address, FrontendKind, Protocol, service_flags};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
+use std::net::IpAddr;
+
+/// A Service that has something to program.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct ServiceModel {
+    /// Seconds of the Unix epoch.
+    pub(crate) created: Option<i64>,
+    /// Bits of [`service_flags`].
+    pub(crate) flags: u32,
+    /// Every address but the node's, with its kind; ClusterIPs first.
+    pub(crate) addresses: Vec<(Address, FrontendKind)>,
+    pub(crate) ports: Vec<PortModel>,
+}
+
+/// One entry of `spec.ports`.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct PortModel {
+    /// Empty for the only port of a Service.
+    pub(crate) name: Box<str>,
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u16,
+    pub(crate) node_port: Option<u16>,
+}
+
+impl ServiceModel {
+    /// Whether the service exists in this family: it has a ClusterIP of it.
+    pub(crate) fn has(&self, family: Family) -> bool {
+        let is_cluster_ip = |(address, kind): &(Address, FrontendKind)| {
+            *kind == FrontendKind::ClusterIp && Family::of(address) == family
+        };
+        self.addresses.iter().any(is_cluster_ip)
+    }
+}
+
+/// The model of a Service, or none when there is nothing to program, and what its operator must know.
+pub(crate) fn service(object: &Service, options: &Options) -> (Option<ServiceModel>, Vec<NoticeKind>) {
+    let mut reader = Reader {
+        options,
+        notices: Vec::new(),
+    };
+    let model = reader.service(object);
+    (model, reader.notices)
+}
+
+struct Reader<'a> {
+    options: &'a Options,
+    notices: Vec<NoticeKind>,
+}
+
+impl Reader<'_> {
+    fn service(&mut self, object: &Service) -> Option<ServiceModel> {
+        let spec = object.spec.as_ref()?;
+        if self.is_foreign(object) || spec.type_.as_deref() == Some("ExternalName") {
+            return None;
+        }
+        let cluster_ips = self.cluster_ips(spec)?;
+        let mut model = ServiceModel {
+            created: object
+                .metadata
+                .creation_timestamp
+                .as_ref()
+                .map(|time| time.0.as_second()),
+            flags: 0,
+            addresses: cluster_ips,
+            ports: Vec::new(),
+        };
+        self.load_balancer_addresses(object, spec, &mut model);
+        self.external_ips(spec, &mut model);
+        self.ports(spec, &mut model);
+        self.policies(spec, &mut model);
+        if let Some(value) = spec.session_affinity.as_ref().filter(|value| *value != "None") {
+            self.notices.push(NoticeKind::SessionAffinity { value: value.clone() });
+        }
+        Some(model)
+    }
+
+    /// Labelled as headless, or as another proxy's.
+    fn is_foreign(&self, object: &Service) -> bool {
+        let label = |key| object.metadata.labels.as_ref().and_then(|labels| labels.get(key));
+        label(HEADLESS).is_some() || label(PROXY_NAME) != self.options.proxy_name.as_ref()
+    }
+
+    /// None when there is nothing to program: headless, or not one usable address.
+    fn cluster_ips(&mut self, spec: &ServiceSpec) -> Option<Vec<(Address, FrontendKind)>> {
+        let listed = spec.cluster_ips.as_deref().unwrap_or_default();
+        let texts = if listed.is_empty() {
+            spec.cluster_ip.as_slice()
+        } else {
+            listed
+        };
+        if texts.iter().any(|text| text == "None") {
+            return None;
+        }
+        if texts.iter().all(String::is_empty) {
+            self.notices.push(NoticeKind::NoClusterIp);
+            return None;
+        }
+        let mut addresses = Vec::with_capacity(texts.len());
+        for text in texts {
+            match self.usable("clusterIP", text) {
+                Some(ip) => addresses.push((ip.into(), FrontendKind::ClusterIp)),
+                None => continue,
+            }
+        }
+        (!addresses.is_empty()).then_some(addresses)
+    }
+
+    fn usable(&mut self, field: &'static str, text: &str) -> Option<IpAddr> {
+        let ip = address::parse(text).filter(|ip| address::unusable(ip).is_none());
+        if ip.is_none() {
+            let value = text.to_owned();
+            self.notices.push(NoticeKind::InvalidAddress { field, value });
+        }
+        ip
+    }
+
+    fn load_balancer_addresses(&mut self, object: &Service, spec: &ServiceSpec, model: &mut ServiceModel) {
+        if spec.type_.as_deref() != Some("LoadBalancer") {
+            return;
+        }
+        let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        for entry in status.and_then(|status| status.ingress.as_deref()).unwrap_or_default() {
+            // The provider wants traffic to pass through its own proxy (KEP-1860).
+            if entry.ip_mode.as_deref() == Some("Proxy") {
+                continue;
+            }
+            if let Some(ip) = self.load_balancer_address(entry, model)
+                && !self.is_source_restricted(spec, ip)
+            {
+                model.addresses.push((ip.into(), FrontendKind::LoadBalancer));
+            }
+        }
+    }
+
+    fn load_balancer_address(&mut self, entry: &LoadBalancerIngress, model: &ServiceModel) -> Option<IpAddr> {
+        let Some(text) = entry.ip.as_ref().filter(|text| !text.is_empty()) else {
+            if let Some(hostname) = entry.hostname.clone() {
+                self.notices.push(NoticeKind::HostnameOnly { hostname });
+            }
+            return None;
+        };
+        let ip = self.usable("load balancer address", text)?;
+        self.of_own_family("load balancer address", ip, model)
+    }
+
+    /// Source ranges are not enforced, so an address that is restricted to some is not served at all rather than to
+    /// everybody. Ranges of one family restrict that family only.
+    fn is_source_restricted(&mut self, spec: &ServiceSpec, address: IpAddr) -> bool {
+        let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+        let parsed: Option<Vec<IpNet>> = ranges.iter().map(|range| range.trim().parse().ok()).collect();
+        let restricted = match parsed {
+            None => true,
+            Some(parsed) => {
+                let mut own = parsed
+                    .iter()
+                    .filter(|net| net.addr().is_ipv4() == address.is_ipv4())
+                    .peekable();
+                own.peek().is_some() && !own.any(|net| net.prefix_len() == 0)
+            }
+        };
+        if restricted {
+            self.notices.push(NoticeKind::SourceRanges { address });
+        }
+        restricted
+    }
+
+    fn external_ips(&mut self, spec: &ServiceSpec, model: &mut ServiceModel) {
+        for text in spec.external_ips.as_deref().unwrap_or_default() {
+            let ip = address::parse(text).filter(|ip| address::special(ip).is_none());
+            let Some(ip) = ip else {
+                let (field, value) = ("externalIPs", text.clone());
+                self.notices.push(NoticeKind::InvalidAddress { field, value });
+                continue;
+            };
+            if !self.options.external_ips.iter().any(|net| net.contains(&ip)) {
+                self.notices.push(NoticeKind::ExternalIpRefused { address: ip });
+            } else if let Some(ip) = self.of_own_family("externalIPs", ip, model) {
+                model.addresses.push((ip.into(), FrontendKind::ExternalIp));
+            }
+        }
+    }
+
+    fn of_own_family(&mut self, field: &'static str, ip: IpAddr, model: &ServiceModel) -> Option<IpAddr> {
+        if model.has(Family::of(&ip.into())) {
+            return Some(ip);
+        }
+        self.notices.push(NoticeKind::ForeignFamily { field, address: ip });
+        None
+    }
+
+    fn ports(&mut self, spec: &ServiceSpec, model: &mut ServiceModel) {
+        for entry in spec.ports.as_deref().unwrap_or_default() {
+            let Some(port) = self.port(entry, spec.type_.as_deref()) else {
+                continue;
+            };
+            let same = |other: &PortModel| (other.port, other.protocol) == (port.port, port.protocol);
+            if model.ports.iter().any(same) {
+                let (port, protocol) = (port.port, port.protocol.name());
+                self.notices.push(NoticeKind::DuplicatePort { port, protocol });
+            } else {
+                model.ports.push(port);
+            }
+        }
+    }
+
+    fn port(&mut self, entry: &ServicePort, service_type: Option<&str>) -> Option<PortModel> {
+        let Some(port) = port_number(entry.port) else {
+            self.notices.push(NoticeKind::InvalidPort { port: entry.port });
+            return None;
+        };
+        let Some(protocol) = protocol(entry.protocol.as_deref()) else {
+            let protocol = entry.protocol.clone().unwrap_or_default();
+            let port = entry.port;
+            self.notices.push(NoticeKind::UnknownProtocol { protocol, port });
+            return None;
+        };
+        let node_port = match (service_type, entry.node_port.unwrap_or_default()) {
+            (Some("NodePort"), 0) => {
+                self.notices.push(NoticeKind::NoNodePort { port });
+                None
+            }
+            (Some("LoadBalancer"), 0) => None,
+            (Some("NodePort" | "LoadBalancer"), number) => {
+                let node_port = port_number(number);
+                if node_port.is_none() {
+                    self.notices.push(NoticeKind::InvalidNodePort { port: number });
+                }
+                node_port
+            }
+            _ => None,
+        };
+        Some(PortModel {
+            name: entry.name.as_deref().unwrap_or_default().into(),
+            protocol,
+            port,
+            node_port,
+        })
+    }
+
+    fn policies(&mut self, spec: &ServiceSpec, model: &mut ServiceModel) {
+        if self.is_local("internalTrafficPolicy", spec.internal_traffic_policy.as_deref()) {
+            model.flags |= service_flags::INTERNAL_LOCAL;
+        }
+        let is_external = |(_, kind): &(Address, FrontendKind)| *kind != FrontendKind::ClusterIp;
+        let external =
+            model.addresses.iter().any(is_external) || model.ports.iter().any(|port| port.node_port.is_some());
+        // The policy says nothing where there is no address that it governs.
+        if external && self.is_local("externalTrafficPolicy", spec.external_traffic_policy.as_deref()) {
+            model.flags |= service_flags::EXTERNAL_LOCAL;
+        }
+    }
+
+    fn is_local(&mut self, field: &'static str, policy: Option<&str>) -> bool {
+        match policy {
+            Some("Local") => true,
+            None | Some("" | "Cluster") => false,
+            Some(other) => {
+                let value = other.to_owned();
+                self.notices.push(NoticeKind::UnknownPolicy { field, value });
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! EndpointSlices.
+
+use super::{HEADLESS, PROXY_NAME, address, port_number, protocol};
+use crate::index::{Options, namespace_of};
+use crate::names::{Family, ServiceName};
+use crate::notice::NoticeKind;
+use ferrogate_common::{Address, Protocol};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
+use std::collections::HashMap;
+
+/// Label that names the Service a slice belongs to (`k8s.io/api/discovery/v1.LabelServiceName`).
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// A slice of a Service: one address family.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct SliceModel {
+    pub(crate) service: ServiceName,
+    pub(crate) family: Family,
+    pub(crate) ports: Vec<SlicePort>,
+    pub(crate) endpoints: Vec<EndpointModel>,
+}
+
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct SlicePort {
+    pub(crate) name: Box<str>,
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u16,
+}
+
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct EndpointModel {
+    pub(crate) address: Address,
+    pub(crate) ready: bool,
+    pub(crate) serving: bool,
+    pub(crate) terminating: bool,
+    /// On this node.
+    pub(crate) local: bool,
+    pub(crate) node_hint: NodeHint,
+    /// Zones the endpoint is meant for, as [`Zones`] numbers them.
+    pub(crate) zone_hints: Box<[u32]>,
+}
+
+/// Whether an endpoint is meant for certain nodes, and ours is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NodeHint {
+    Absent,
+    Ours,
+    Others,
+}
+
+/// Numbers for zone names: there are few zones, and many endpoints that name them.
+#[derive(Default, Debug)]
+pub(crate) struct Zones {
+    numbers: HashMap<Box<str>, u32>,
+}
+
+impl Zones {
+    pub(crate) fn number(&mut self, name: &str) -> u32 {
+        if let Some(&number) = self.numbers.get(name) {
+            return number;
+        }
+        let number = self.numbers.len() as u32;
+        self.numbers.insert(name.into(), number);
+        number
+    }
+}
+
+/// The model of a slice and what the operator must know; none for a slice that is no Service's, or is not ours to
+/// program.
+pub(crate) fn slice(
+    object: &EndpointSlice,
+    options: &Options,
+    zones: &mut Zones,
+) -> Option<(SliceModel, Vec<NoticeKind>)> {
+    let labels = object.metadata.labels.as_ref()?;
+    let service = labels.get(SERVICE_NAME).filter(|name| !name.is_empty())?;
+    let foreign = labels
+        .get(PROXY_NAME)
+        .is_some_and(|name| Some(name) != options.proxy_name.as_ref());
+    if foreign || labels.contains_key(HEADLESS) {
+        return None;
+    }
+    let namespace = namespace_of(&object.metadata);
+    let mut reader = Reader {
+        slice: object.metadata.name.as_deref().unwrap_or_default(),
+        options,
+        zones,
+        notices: Vec::new(),
+    };
+    let family = reader.family(&object.address_type);
+    let mut model = SliceModel {
+        service: ServiceName::new(namespace, service),
+        family: family.unwrap_or(Family::V4),
+        ports: Vec::new(),
+        endpoints: Vec::new(),
+    };
+    if family.is_some() {
+        model.ports = reader.ports(object);
+        let endpoints = object.endpoints.as_deref().unwrap_or_default();
+        model.endpoints = endpoints
+            .iter()
+            .filter_map(|entry| reader.endpoint(entry, model.family))
+            .collect();
+    }
+    Some((model, reader.notices))
+}
+
+/// Fills in what the API server would have: for slices that come from a file and never met one.
+///
+/// Port names become "", protocols TCP (`pkg/apis/discovery/v1/defaults.go`).
+pub fn set_api_defaults(slice: &mut EndpointSlice) {
+    for port in slice.ports.iter_mut().flatten() {
+        port.name.get_or_insert_default();
+        port.protocol.get_or_insert_with(|| "TCP".to_owned());
+    }
+}
+
+struct Reader<'a> {
+    slice: &'a str,
+    options: &'a Options,
+    zones: &'a mut Zones,
+    notices: Vec<NoticeKind>,
+}
+
+impl Reader<'_> {
+    /// FQDN slices are for other consumers than a proxy.
+    fn family(&mut self, address_type: &str) -> Option<Family> {
+        match address_type {
+            "IPv4" => Some(Family::V4),
+            "IPv6" => Some(Family::V6),
+            "FQDN" => None,
+            other => {
+                self.notices.push(NoticeKind::UnknownAddressType {
+                    slice: self.slice.to_owned(),
+                    address_type: other.to_owned(),
+                });
+                None
+            }
+        }
+    }
+
+    fn ports(&mut self, object: &EndpointSlice) -> Vec<SlicePort> {
+        let mut ports = Vec::new();
+        for entry in object.ports.as_deref().unwrap_or_default() {
+            let slice = || self.slice.to_owned();
+            let number = entry.port.unwrap_or_default();
+            if number == 0 {
+                continue;
+            }
+            let Some(name) = entry.name.as_deref() else {
+                self.notices.push(NoticeKind::UnnamedSlicePort { slice: slice() });
+                continue;
+            };
+            match (port_number(number), protocol(entry.protocol.as_deref())) {
+                (Some(port), Some(protocol)) => ports.push(SlicePort {
+                    name: name.into(),
+                    protocol,
+                    port,
+                }),
+                (None, _) => self.notices.push(NoticeKind::InvalidSlicePort {
+                    slice: slice(),
+                    port: number,
+                }),
+                // No Service port has such a protocol either, and there it is said.
+                (_, None) => {}
+            }
+        }
+        ports
+    }
+
+    fn endpoint(&mut self, entry: &Endpoint, family: Family) -> Option<EndpointModel> {
+        // All addresses of an endpoint are one pod's; kube-proxy has used the first only, since ever.
+        let text = entry.addresses.first()?;
+        let ip = address::parse(text).filter(|ip| Family::of(&(*ip).into()) == family);
+        let Some(ip) = ip else {
+            self.notices.push(NoticeKind::InvalidEndpoint {
+                slice: self.slice.to_owned(),
+                address: text.clone(),
+            });
+            return None;
+        };
+        if let Some(class) = address::special(&ip) {
+            self.notices.push(NoticeKind::EndpointRefused {
+                slice: self.slice.to_owned(),
+                address: ip,
+                class,
+            });
+            return None;
+        }
+        let conditions = entry.conditions.clone().unwrap_or_default();
+        let hints = entry.hints.as_ref();
+        Some(EndpointModel {
+            address: ip.into(),
+            ready: conditions.ready.unwrap_or(true),
+            serving: conditions.serving.unwrap_or(true),
+            terminating: conditions.terminating.unwrap_or(false),
+            local: entry.node_name.as_ref() == Some(&self.options.node_name),
+            node_hint: hints.map_or(NodeHint::Absent, |hints| self.node_hint(hints)),
+            zone_hints: hints.map_or_else(Box::default, |hints| self.zone_hints(hints)),
+        })
+    }
+
+    fn node_hint(&self, hints: &EndpointHints) -> NodeHint {
+        match hints.for_nodes.as_deref().unwrap_or_default() {
+            [] => NodeHint::Absent,
+            nodes if nodes.iter().any(|node| node.name == self.options.node_name) => NodeHint::Ours,
+            _ => NodeHint::Others,
+        }
+    }
+
+    fn zone_hints(&mut self, hints: &EndpointHints) -> Box<[u32]> {
+        let zones = hints.for_zones.as_deref().unwrap_or_default();
+        zones.iter().map(|zone| self.zones.number(&zone.name)).collect()
+    }
+}

@@ -1,0 +1,318 @@
+//! From desired ports to an ordered plan: ids, slot ranges, and what the kernel holds.
+//!
+//! A plan is made in rounds. The writes of one round, of all services together, are in this order:
+//!
+//! 1. new backends, then their generations; slots; flags; flips; the NodePort span, widened; new frontends
+//! 2. frontends that go; flips away of services that go; backends that go
+//! 3. a grace period, when 2. freed anything
+//!
+//! What was freed can be used by the next round. There is one only for ports that could not be finished: a frontend
+//! that moves from one service to another is deleted in one round and put in the next, and so never shows one
+//! service's value under another's key; a full table gets its second chance the same way.
+
+mod plan;
+mod port;
+mod ranges;
+mod restore;
+
+pub(crate) use plan::frontend_name;
+pub use plan::{Limits, Op, Plan, Refusal, RefusalReason};
+pub use restore::Snapshot;
+
+use crate::desired::{Changes, DesiredPort, Endpoint};
+use crate::names::PortName;
+use crate::notice::{Notice, NoticeKind};
+use ferrogate_common::{FrontendKey, FrontendKind, SlotRange};
+use port::Round;
+use ranges::Ranges;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// A plan never needs more: each round finishes what the one before made room for.
+const MAX_ROUNDS: usize = 16;
+
+/// Owns the ids, and remembers what the kernel holds when all plans so far are applied.
+#[derive(Debug)]
+pub struct Planner {
+    limits: Limits,
+    ports: BTreeMap<PortName, Programmed>,
+    /// Service id of every frontend in the table.
+    frontends: HashMap<FrontendKey, u32>,
+    /// Service id to its port.
+    owners: HashMap<u32, PortName>,
+    /// How many frontends have each NodePort.
+    node_ports: BTreeMap<u16, u32>,
+    /// The span in the table.
+    node_port_span: (u16, u16),
+    service_ids: Ranges,
+    /// Without 0, so that a slot that was never written names no backend.
+    backend_ids: Ranges,
+    slots: Ranges,
+    /// The last generation of each backend id.
+    generations: Vec<u32>,
+    /// Ports that were not finished, by name.
+    pending: BTreeMap<PortName, DesiredPort>,
+    refused: BTreeSet<Refusal>,
+    /// What the kernel held at the start and no desired port has claimed, by service id.
+    unclaimed: BTreeMap<u32, Programmed>,
+    /// Remains of a plan that an earlier run did not finish.
+    stray_frontends: Vec<FrontendKey>,
+    stray_backends: Vec<u32>,
+    /// An earlier run may have freed something and not waited.
+    unsettled: bool,
+}
+
+/// One service port as the kernel has it.
+#[derive(Debug, Default)]
+struct Programmed {
+    id: u32,
+    /// `None`: not known, to be written.
+    flags: Option<u32>,
+    /// `None`: not known or not to be trusted, to be written. Nothing of it is ours to free.
+    range: Option<SlotRange>,
+    /// What stands in the range.
+    slots: Vec<u32>,
+    backends: BTreeMap<Endpoint, u32>,
+    frontends: BTreeMap<FrontendKey, FrontendKind>,
+}
+
+/// What is programmed for one service port, for status and metrics.
+#[derive(Clone, Copy, Debug)]
+pub struct PortView<'a> {
+    pub name: &'a PortName,
+    /// Index into `SERVICES`.
+    pub id: u32,
+    /// Bits of [`ferrogate_common::service_flags`].
+    pub flags: u32,
+    pub range: SlotRange,
+    pub frontends: &'a BTreeMap<FrontendKey, FrontendKind>,
+    /// Endpoint to index into `BACKENDS`.
+    pub backends: &'a BTreeMap<Endpoint, u32>,
+}
+
+impl Planner {
+    /// For tables that are empty.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            ports: BTreeMap::new(),
+            frontends: HashMap::new(),
+            owners: HashMap::new(),
+            node_ports: BTreeMap::new(),
+            node_port_span: (0, 0),
+            service_ids: Ranges::new(limits.services),
+            backend_ids: Ranges::from_one(limits.backends),
+            slots: Ranges::new(limits.slots),
+            generations: Vec::new(),
+            pending: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            unclaimed: BTreeMap::new(),
+            stray_frontends: Vec::new(),
+            stray_backends: Vec::new(),
+            unsettled: false,
+        }
+    }
+
+    /// The writes that take the tables to the desired state. The planner takes them as made: when applying a plan
+    /// fails, begin again with [`Planner::restore`].
+    ///
+    /// The first [`Changes`] after [`Planner::restore`] should be full: only then is what nobody claims removed.
+    pub fn plan(&mut self, changes: &Changes) -> Plan {
+        let pending = std::mem::take(&mut self.pending);
+        let (gone, mut open) = self.goals(changes, &pending);
+        self.adopt(&open);
+        let mut round = Round::default();
+        gone.iter().for_each(|name| self.remove(name, &mut round));
+        self.sweep(changes.full, &mut round);
+
+        let mut ops = Vec::new();
+        let mut unfinished = Vec::new();
+        for _ in 0..MAX_ROUNDS {
+            unfinished.clear();
+            for port in open.drain(..) {
+                let reasons = self.reach(port, &mut round);
+                if !reasons.is_empty() {
+                    unfinished.push((port, reasons));
+                }
+            }
+            let made_room = self.finish(std::mem::take(&mut round), &mut ops);
+            if unfinished.is_empty() || !made_room {
+                break;
+            }
+            open.extend(unfinished.iter().map(|(port, _)| *port));
+        }
+        self.remove_bare(&unfinished, &mut ops);
+        self.narrow_node_ports(&mut ops);
+        if !ops.is_empty() && std::mem::take(&mut self.unsettled) {
+            ops.insert(0, Op::Grace);
+        }
+        let notices = self.record(unfinished);
+        Plan {
+            ops,
+            refused: self.refused.iter().cloned().collect(),
+            notices,
+        }
+    }
+
+    /// Everything that is programmed, by name.
+    pub fn ports(&self) -> impl Iterator<Item = PortView<'_>> {
+        self.ports.iter().map(|(name, port)| PortView {
+            name,
+            id: port.id,
+            flags: port.flags.unwrap_or_default(),
+            range: port.range.unwrap_or_default(),
+            frontends: &port.frontends,
+            backends: &port.backends,
+        })
+    }
+
+    /// Ports to remove and ports to bring to their desired state, the older service first.
+    fn goals<'a>(
+        &self,
+        changes: &'a Changes,
+        pending: &'a BTreeMap<PortName, DesiredPort>,
+    ) -> (Vec<PortName>, Vec<&'a DesiredPort>) {
+        let all = changes.services.values().flatten();
+        let mut open: Vec<&DesiredPort> = all.filter(|port| !port.frontends.is_empty()).collect();
+        let listed: BTreeSet<&PortName> = open.iter().map(|port| &port.name).collect();
+        let gone = if changes.full {
+            self.ports
+                .keys()
+                .filter(|name| !listed.contains(name))
+                .cloned()
+                .collect()
+        } else {
+            let of_service = |service| {
+                let first = PortName::first_of(service);
+                self.ports
+                    .range(first..)
+                    .map(|(name, _)| name)
+                    .take_while(move |name| name.service == *service)
+            };
+            let all = changes.services.keys().flat_map(of_service);
+            let gone = all.filter(|name| !listed.contains(name)).cloned().collect();
+            open.extend(
+                pending
+                    .values()
+                    .filter(|port| !changes.services.contains_key(&port.name.service)),
+            );
+            gone
+        };
+        open.sort_by_key(|port| (port.created.is_none(), port.created, &port.name));
+        open.dedup_by_key(|port| &port.name);
+        (gone, open)
+    }
+
+    /// What nobody claims: always the remains of an unfinished plan, and whole services when all that exist are known.
+    fn sweep(&mut self, full: bool, round: &mut Round) {
+        let strays = std::mem::take(&mut self.stray_frontends);
+        round.delete(strays);
+        round.retire(std::mem::take(&mut self.stray_backends));
+        if full {
+            for (_, port) in std::mem::take(&mut self.unclaimed) {
+                self.dismantle(port, round);
+            }
+        }
+    }
+
+    /// Appends a round's writes; frees what it freed after a grace period. True when there was something to free.
+    fn finish(&mut self, round: Round, ops: &mut Vec<Op>) -> bool {
+        let (low, high) = self.node_port_span;
+        let wanted = match self.exact_node_ports() {
+            (0, 0) => (low, high),
+            exact if (low, high) == (0, 0) => exact,
+            exact => (exact.0.min(low), exact.1.max(high)),
+        };
+        let widened = (wanted != self.node_port_span).then_some(wanted);
+        self.node_port_span = wanted;
+        let freed = round.emit(widened, ops);
+        let made_room = !freed.is_empty();
+        for key in freed.frontends {
+            self.frontends.remove(&key);
+            self.count_node_port(&key, false);
+        }
+        for id in freed.services {
+            self.owners.remove(&id);
+            self.service_ids.free(id, 1);
+        }
+        freed.backends.into_iter().for_each(|id| self.backend_ids.free(id, 1));
+        freed
+            .ranges
+            .into_iter()
+            .for_each(|range| self.slots.free(range.base, range.len()));
+        made_room
+    }
+
+    /// A port that holds no frontend at the end is not kept: nothing could lead to it, or find it after a restart.
+    fn remove_bare(&mut self, unfinished: &[(&DesiredPort, Vec<RefusalReason>)], ops: &mut Vec<Op>) {
+        let mut round = Round::default();
+        for (port, _) in unfinished {
+            if self
+                .ports
+                .get(&port.name)
+                .is_some_and(|programmed| programmed.frontends.is_empty())
+            {
+                self.remove(&port.name, &mut round);
+            }
+        }
+        self.finish(round, ops);
+    }
+
+    fn narrow_node_ports(&mut self, ops: &mut Vec<Op>) {
+        let exact = self.exact_node_ports();
+        if exact != self.node_port_span {
+            self.node_port_span = exact;
+            let (min, max) = exact;
+            ops.push(Op::SetNodePorts { min, max });
+        }
+    }
+
+    fn exact_node_ports(&self) -> (u16, u16) {
+        let ends = self.node_ports.first_key_value().zip(self.node_ports.last_key_value());
+        ends.map_or((0, 0), |((&min, _), (&max, _))| (min, max))
+    }
+
+    fn count_node_port(&mut self, key: &FrontendKey, put: bool) {
+        if key.address != key.address.unspecified() {
+            return;
+        }
+        let count = self.node_ports.entry(key.port.get()).or_default();
+        *count = if put { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            self.node_ports.remove(&key.port.get());
+        }
+    }
+
+    /// Remembers what was not finished, for the next plan; returns what of it is news for the operator.
+    fn record(&mut self, unfinished: Vec<(&DesiredPort, Vec<RefusalReason>)>) -> Vec<Notice> {
+        let before = std::mem::take(&mut self.refused);
+        let mut notices = Vec::new();
+        for (port, reasons) in unfinished {
+            for reason in reasons {
+                let refusal = Refusal {
+                    port: port.name.clone(),
+                    reason,
+                };
+                if !before.contains(&refusal) {
+                    notices.extend(taken(&refusal));
+                }
+                self.refused.insert(refusal);
+            }
+            self.pending.insert(port.name.clone(), port.clone());
+        }
+        notices
+    }
+}
+
+fn taken(refusal: &Refusal) -> Option<Notice> {
+    let RefusalReason::FrontendTaken { key, holder } = &refusal.reason else {
+        return None;
+    };
+    Some(Notice {
+        service: refusal.port.service.clone(),
+        kind: NoticeKind::FrontendTaken {
+            frontend: frontend_name(key),
+            port: refusal.port.clone(),
+            holder: holder.clone(),
+        },
+    })
+}

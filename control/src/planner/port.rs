@@ -1,0 +1,277 @@
+//! One service port, brought to its desired state; and the writes of one round.
+
+use super::plan::{Op, RefusalReason};
+use super::{Planner, Programmed};
+use crate::desired::{DesiredPort, Endpoint};
+use crate::names::PortName;
+use ferrogate_common::{Backend, Frontend, FrontendKey, FrontendKind, SlotRange, backend_flags};
+use std::collections::BTreeSet;
+
+/// The writes of one round, by kind, and what can be used again after it.
+#[derive(Default)]
+pub(super) struct Round {
+    backends: Vec<Op>,
+    publications: Vec<Op>,
+    slots: Vec<Op>,
+    flags: Vec<Op>,
+    flips: Vec<Op>,
+    puts: Vec<Op>,
+    deletes: Vec<Op>,
+    flips_away: Vec<Op>,
+    retirements: Vec<Op>,
+    freed: Freed,
+}
+
+/// Out of use, but perhaps still in a reader's hands.
+#[derive(Default)]
+pub(super) struct Freed {
+    pub(super) frontends: Vec<FrontendKey>,
+    pub(super) services: Vec<u32>,
+    pub(super) backends: Vec<u32>,
+    pub(super) ranges: Vec<SlotRange>,
+}
+
+impl Freed {
+    pub(super) fn is_empty(&self) -> bool {
+        self.frontends.is_empty() && self.services.is_empty() && self.backends.is_empty() && self.ranges.is_empty()
+    }
+}
+
+impl Round {
+    pub(super) fn delete(&mut self, keys: Vec<FrontendKey>) {
+        self.deletes.extend(keys.iter().map(|&key| Op::DeleteFrontend { key }));
+        self.freed.frontends.extend(keys);
+    }
+
+    pub(super) fn retire(&mut self, ids: Vec<u32>) {
+        self.retirements.extend(ids.iter().map(|&id| Op::RetireBackend { id }));
+        self.freed.backends.extend(ids);
+    }
+
+    /// Appends the writes in their order, with a grace period at the end when anything was freed.
+    pub(super) fn emit(self, node_ports: Option<(u16, u16)>, ops: &mut Vec<Op>) -> Freed {
+        ops.extend(self.backends);
+        ops.extend(self.publications);
+        ops.extend(self.slots);
+        ops.extend(self.flags);
+        ops.extend(self.flips);
+        ops.extend(node_ports.map(|(min, max)| Op::SetNodePorts { min, max }));
+        ops.extend(self.puts);
+        ops.extend(self.deletes);
+        ops.extend(self.flips_away);
+        ops.extend(self.retirements);
+        if !self.freed.is_empty() {
+            ops.push(Op::Grace);
+        }
+        self.freed
+    }
+
+    fn write_backend(&mut self, id: u32, endpoint: &Endpoint, service: u32, generation: u32) {
+        let value = Backend {
+            address: endpoint.address,
+            port: endpoint.port,
+            flags: if endpoint.local { backend_flags::LOCAL } else { 0 },
+            generation: 0,
+            service,
+            last_generation: generation,
+        };
+        self.backends.push(Op::WriteBackend { id, value });
+        self.publications.push(Op::PublishBackend { id, generation });
+    }
+}
+
+impl Planner {
+    /// Brings one port as near to its desired state as this round can. Returns what is missing, none when it is there.
+    pub(super) fn reach(&mut self, desired: &DesiredPort, round: &mut Round) -> Vec<RefusalReason> {
+        let mut refused = Vec::new();
+        let programmed = self.ports.remove(&desired.name);
+        let puts = self.puts(desired, programmed.as_ref(), &mut refused);
+        let known = programmed.is_some();
+        let mut port = match programmed {
+            Some(port) => port,
+            None if puts.is_empty() => return refused,
+            None => match self.service_ids.allocate(1) {
+                Some(id) => Programmed {
+                    id,
+                    ..Programmed::default()
+                },
+                None => {
+                    return vec![RefusalReason::ServicesFull {
+                        limit: self.limits.services,
+                    }];
+                }
+            },
+        };
+        if let Err(reason) = self.endpoints(desired, &mut port, round) {
+            refused.push(reason);
+            if !known {
+                self.service_ids.free(port.id, 1);
+                return refused;
+            }
+        }
+        if port.flags != Some(desired.flags) {
+            port.flags = Some(desired.flags);
+            let (id, flags) = (port.id, desired.flags);
+            round.flags.push(Op::WriteServiceFlags { id, flags });
+        }
+        self.frontends(desired, &mut port, puts, round);
+        if !known {
+            self.owners.insert(port.id, desired.name.clone());
+        }
+        self.ports.insert(desired.name.clone(), port);
+        refused
+    }
+
+    /// Takes a port's tables apart.
+    pub(super) fn remove(&mut self, name: &PortName, round: &mut Round) {
+        if let Some(port) = self.ports.remove(name) {
+            self.dismantle(port, round);
+        }
+    }
+
+    pub(super) fn dismantle(&mut self, port: Programmed, round: &mut Round) {
+        round.delete(port.frontends.into_keys().collect());
+        let (id, range) = (port.id, SlotRange::default());
+        round.flips_away.push(Op::Flip { id, range });
+        round.retire(port.backends.into_values().collect());
+        round.freed.ranges.extend(port.range.filter(|range| !range.is_empty()));
+        round.freed.services.push(id);
+    }
+
+    /// The desired frontends that can be put now; why the others cannot.
+    fn puts(
+        &self,
+        desired: &DesiredPort,
+        port: Option<&Programmed>,
+        refused: &mut Vec<RefusalReason>,
+    ) -> Vec<(FrontendKey, FrontendKind)> {
+        let mut room = (self.limits.frontends as usize).saturating_sub(self.frontends.len());
+        let mut puts = Vec::new();
+        for (&key, &kind) in &desired.frontends {
+            if port.is_some_and(|port| port.frontends.get(&key) == Some(&kind)) {
+                continue;
+            }
+            if let Some(id) = self.frontends.get(&key) {
+                let holder = self.owners.get(id).cloned();
+                refused.push(RefusalReason::FrontendTaken { key, holder });
+            } else if room == 0 {
+                let limit = self.limits.frontends;
+                refused.push(RefusalReason::FrontendsFull { limit, key });
+            } else {
+                room -= 1;
+                puts.push((key, kind));
+            }
+        }
+        puts
+    }
+
+    /// New backends, a new range if the old one says something else, and the flip. All or nothing.
+    fn endpoints(
+        &mut self,
+        desired: &DesiredPort,
+        port: &mut Programmed,
+        round: &mut Round,
+    ) -> Result<(), RefusalReason> {
+        let count = |set: &[Endpoint]| {
+            let endpoints = set.len();
+            u16::try_from(endpoints).map_err(|_| RefusalReason::TooManyEndpoints { endpoints })
+        };
+        let (cluster, local) = (count(&desired.cluster)?, count(&desired.local)?);
+        let wanted: BTreeSet<Endpoint> = desired.cluster.iter().chain(&desired.local).copied().collect();
+        let new: Vec<Endpoint> = wanted
+            .iter()
+            .filter(|one| !port.backends.contains_key(one))
+            .copied()
+            .collect();
+        let ids = self.allocate_backends(new.len())?;
+        port.backends.extend(new.iter().copied().zip(ids.iter().copied()));
+        let slots: Vec<u32> = desired
+            .cluster
+            .iter()
+            .chain(&desired.local)
+            .map(|endpoint| port.backends[endpoint])
+            .collect();
+
+        let kept = port
+            .range
+            .filter(|range| (range.cluster, range.local) == (cluster, local) && port.slots == slots);
+        if kept.is_none() {
+            let Some(base) = self.slots.allocate(slots.len() as u32) else {
+                port.backends.retain(|endpoint, _| !new.contains(endpoint));
+                ids.into_iter().for_each(|id| self.backend_ids.free(id, 1));
+                let wanted = slots.len() as u32;
+                return Err(RefusalReason::SlotsFull {
+                    limit: self.slots.size(),
+                    wanted,
+                });
+            };
+            let range = SlotRange { base, cluster, local };
+            if !slots.is_empty() {
+                let ids = slots.clone();
+                round.slots.push(Op::WriteSlots { base, ids });
+            }
+            round.flips.push(Op::Flip { id: port.id, range });
+            round
+                .freed
+                .ranges
+                .extend(port.range.replace(range).filter(|range| !range.is_empty()));
+            port.slots = slots;
+        }
+        for (endpoint, id) in new.iter().zip(ids) {
+            let generation = self.next_generation(id);
+            round.write_backend(id, endpoint, port.id, generation);
+        }
+        let gone = port.backends.extract_if(.., |endpoint, _| !wanted.contains(endpoint));
+        round.retire(gone.map(|(_, id)| id).collect());
+        Ok(())
+    }
+
+    fn allocate_backends(&mut self, count: usize) -> Result<Vec<u32>, RefusalReason> {
+        let mut ids = Vec::with_capacity(count);
+        for _ in 0..count {
+            match self.backend_ids.allocate(1) {
+                Some(id) => ids.push(id),
+                None => {
+                    ids.into_iter().for_each(|id| self.backend_ids.free(id, 1));
+                    let limit = self.backend_ids.size();
+                    return Err(RefusalReason::BackendsFull {
+                        limit,
+                        wanted: count as u32,
+                    });
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Grows at each use of the id; never 0, which means not in use.
+    fn next_generation(&mut self, id: u32) -> u32 {
+        let index = id as usize;
+        if self.generations.len() <= index {
+            self.generations.resize(index + 1, 0);
+        }
+        self.generations[index] = self.generations[index].wrapping_add(1).max(1);
+        self.generations[index]
+    }
+
+    /// Frontends that go, and those that can come. One whose kind changes goes now and comes in the next round.
+    fn frontends(
+        &mut self,
+        desired: &DesiredPort,
+        port: &mut Programmed,
+        puts: Vec<(FrontendKey, FrontendKind)>,
+        round: &mut Round,
+    ) {
+        let gone = port
+            .frontends
+            .extract_if(.., |key, kind| desired.frontends.get(key) != Some(kind));
+        round.delete(gone.map(|(key, _)| key).collect());
+        for (key, kind) in puts {
+            let value = Frontend::new(port.id, kind);
+            round.puts.push(Op::PutFrontend { key, value });
+            port.frontends.insert(key, kind);
+            self.frontends.insert(key, port.id);
+            self.count_node_port(&key, true);
+        }
+    }
+}
