@@ -89,18 +89,19 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
     };
     let mut cmd = Command::new(sudo);
     cmd.arg("env");
-    for name in [
+    let kept = [
         "HOME",
         "PATH",
         "CARGO_HOME",
         "RUSTUP_HOME",
-        "FERROGATE_CACHE",
         "TERM",
         "RUST_BACKTRACE",
         "RUST_LOG",
-    ] {
-        if let Some(value) = std::env::var_os(name) {
-            let mut pair = std::ffi::OsString::from(name);
+    ];
+    for (name, value) in std::env::vars_os() {
+        // FERROGATE_…: the cache, and the agent's options.
+        if kept.iter().any(|kept| name == *kept) || name.as_encoded_bytes().starts_with(b"FERROGATE_") {
+            let mut pair = name;
             pair.push("=");
             pair.push(value);
             cmd.arg(pair);
