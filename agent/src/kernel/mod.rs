@@ -1,1 +1,161 @@
 //! The kernel side: eBPF maps, programs and links.
+//!
+//! [`Datapath`] is the agent's: it loads, attaches and writes. [`Tables`] are the pinned maps alone, which commands can read
+//! without an agent. Nothing is detached or removed when either is dropped: the pins keep the datapath working.
+
+mod apply;
+mod cgroup;
+mod cleanup;
+mod edges;
+mod error;
+mod interfaces;
+mod ports;
+mod programs;
+mod read;
+mod state;
+mod sys;
+mod tables;
+
+pub use cgroup::{Cgroup, find_cgroup};
+pub use cleanup::{CleanupReport, cleanup};
+pub use edges::{Attachment, EdgeOptions, XdpMode};
+pub use error::{Error, Result};
+pub use programs::{PacketLog, ProgramReport, object};
+pub use read::{FlowEntry, FlowRow, FlowTable, Usage, boot_seconds};
+pub use state::{DEFAULT_STATE_DIR, StateDir};
+pub use tables::Tables;
+
+use crate::net::Network;
+use edges::Edges;
+use interfaces::Sources;
+use programs::Programs;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, RangeInclusive};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// How the datapath is loaded.
+#[derive(Clone, Debug)]
+pub struct DatapathOptions {
+    /// `--state-dir`: a directory on a bpffs, of this agent's own.
+    pub state_dir: PathBuf,
+    /// Numbers of entries by map name, where other than in `ferrogate_common::maps`; maps that are pinned keep theirs.
+    pub map_entries: BTreeMap<String, u32>,
+    /// Which edges are attached by [`Datapath::sync_network`].
+    pub edges: EdgeOptions,
+    /// Loads the programs with their log statements; see [`Datapath::packet_log`].
+    pub log_packets: bool,
+}
+
+impl Default for DatapathOptions {
+    fn default() -> Self {
+        Self {
+            state_dir: DEFAULT_STATE_DIR.into(),
+            map_entries: BTreeMap::new(),
+            edges: EdgeOptions::default(),
+            log_packets: false,
+        }
+    }
+}
+
+/// The loaded programs, their links, and the tables (reached by `Deref`).
+#[derive(Debug)]
+pub struct Datapath {
+    state: StateDir,
+    tables: Tables,
+    programs: Programs,
+    edges: Edges,
+    sources: Sources,
+    /// Held as long as the datapath is.
+    _lock: OwnedFd,
+}
+
+impl Datapath {
+    /// Loads the programs over the pinned maps, or new ones, and puts them in place of the programs of an earlier agent.
+    /// What an earlier agent attached is translating by the new programs when this returns; nothing else is attached yet.
+    ///
+    /// # Errors
+    /// Among others [`Error::Locked`] when another agent uses the state directory.
+    pub fn open(options: &DatapathOptions) -> Result<Self> {
+        let state = StateDir::new(&options.state_dir);
+        state.create()?;
+        let lock = state.lock()?;
+        let programs = Programs::load(&state, &options.map_entries, options.log_packets)?;
+        let tables = Tables::open(&state)?;
+        let edges = Edges::take_over(&state, &programs, options.edges)?;
+        let sources = Sources::restore(tables.sources()?, tables.sources.entries());
+        Ok(Self {
+            state,
+            tables,
+            programs,
+            edges,
+            sources,
+            _lock: lock,
+        })
+    }
+
+    /// Makes tables and attachments follow the network: addresses and interfaces first, so that a program that is attached
+    /// finds its interface known; then the programs of the edges that are on. Also detaches those of edges that are off.
+    pub fn sync_network(&mut self, network: &Network) -> Result<()> {
+        let xdp = self.edges.xdp_interfaces();
+        self.write_network(network, &xdp)?;
+        self.edges.sync(&self.state, &self.programs, network)?;
+        let attached = self.edges.xdp_interfaces();
+        if attached != xdp {
+            self.write_network(network, &attached)?;
+        }
+        cleanup::remove_other_versions(&self.state)
+    }
+
+    fn write_network(&mut self, network: &Network, xdp: &BTreeSet<u32>) -> Result<()> {
+        let desired = interfaces::desired(network, xdp, &mut self.sources);
+        interfaces::write(&self.tables, &desired)
+    }
+
+    /// Attaches the socket edge to a cgroup2 directory, usually the one of [`find_cgroup`].
+    pub fn attach_socket_edge(&mut self, cgroup: &Path) -> Result<()> {
+        self.edges.attach_socket_edge(&self.state, &self.programs, cgroup)
+    }
+
+    /// Detaches the socket edge; whether it was attached, by this agent or an earlier one. Connections stay as they are.
+    pub fn detach_socket_edge(&mut self) -> Result<bool> {
+        edges::detach_socket_edge(&self.state)
+    }
+
+    /// Keeps the SNAT ports out of the kernel's own choice, in this network namespace, until [`cleanup`].
+    pub fn reserve_ports(&self, ports: RangeInclusive<u16>) -> Result<()> {
+        ports::reserve(&self.state, ports)
+    }
+
+    /// The programs on interfaces.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        self.edges.attachments()
+    }
+
+    /// What the verifier said of each program.
+    pub fn programs(&self) -> Result<Vec<ProgramReport>> {
+        self.programs.reports()
+    }
+
+    /// The programs' log records; to be taken once, with [`DatapathOptions::log_packets`].
+    pub fn packet_log(&mut self) -> Result<PacketLog> {
+        self.programs.packet_log()
+    }
+
+    /// The tables.
+    pub fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    pub fn state_dir(&self) -> &StateDir {
+        &self.state
+    }
+}
+
+impl Deref for Datapath {
+    type Target = Tables;
+
+    fn deref(&self) -> &Tables {
+        &self.tables
+    }
+}

@@ -1,0 +1,194 @@
+//! Writing a plan into the tables, and reading back what they hold.
+
+use super::error::{During as _, Error, Result};
+use super::sys::Mapping;
+use super::tables::{Tables, reading, writing};
+use bytemuck::Pod;
+use ferrogate_common::maps::{self, MapSpec};
+use ferrogate_common::{Backend, Config, Frontend, FrontendKey, Service, SlotRange};
+use ferrogate_control::{Limits, Op, Plan, Snapshot};
+use std::collections::BTreeMap;
+use std::mem::offset_of;
+
+impl Tables {
+    /// Sizes of the tables that a plan is made for; pinned ones may differ from the defaults.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            frontends: self.frontends.entries(),
+            services: self.services.entries(),
+            slots: self.slots.entries(),
+            backends: self.backends.entries(),
+        }
+    }
+
+    /// Makes the plan's writes in its order. Frontends in a row go in batches.
+    ///
+    /// # Errors
+    /// The first write that fails ends it; what was written before stays, and by the plan's order no look-up dangles.
+    pub fn apply(&self, plan: &Plan) -> Result<()> {
+        let mut ops = plan.ops.as_slice();
+        while let Some(first) = ops.first() {
+            let alike = match first {
+                Op::PutFrontend { .. } => run_of(ops, |op| matches!(op, Op::PutFrontend { .. })),
+                Op::DeleteFrontend { .. } => run_of(ops, |op| matches!(op, Op::DeleteFrontend { .. })),
+                _ => 1,
+            };
+            let (run, rest) = ops.split_at(alike);
+            match first {
+                Op::PutFrontend { .. } => self.put_frontends(run)?,
+                Op::DeleteFrontend { .. } => self.delete_frontends(run)?,
+                op => self.apply_one(op)?,
+            }
+            ops = rest;
+        }
+        Ok(())
+    }
+
+    fn apply_one(&self, op: &Op) -> Result<()> {
+        let generation = offset_of!(Backend, generation);
+        match op {
+            Op::WriteBackend { id, value } => {
+                // Not in use first, then the rest: a reader sees 0 or, after the publication, the whole entry.
+                let written = self.backends.publish(*id, generation, 0) && self.backends.write(*id, value);
+                within(written, &self.backends, maps::BACKENDS, *id)
+            }
+            Op::PublishBackend { id, generation: value } => within(
+                self.backends.publish(*id, generation, *value),
+                &self.backends,
+                maps::BACKENDS,
+                *id,
+            ),
+            Op::RetireBackend { id } => within(
+                self.backends.publish(*id, generation, 0),
+                &self.backends,
+                maps::BACKENDS,
+                *id,
+            ),
+            Op::WriteSlots { base, ids } => (*base..)
+                .zip(ids)
+                .try_for_each(|(index, id)| within(self.slots.write(index, id), &self.slots, maps::SLOTS, index)),
+            Op::WriteServiceFlags { id, flags } => {
+                let offset = offset_of!(Service, flags);
+                within(
+                    self.services.publish(*id, offset, *flags),
+                    &self.services,
+                    maps::SERVICES,
+                    *id,
+                )
+            }
+            Op::Flip { id, range } => {
+                let offset = offset_of!(Service, range);
+                within(
+                    self.services.publish_wide(*id, offset, range.pack()),
+                    &self.services,
+                    maps::SERVICES,
+                    *id,
+                )
+            }
+            Op::SetNodePorts { min, max } => self.update_config(|config| {
+                config.node_port_min = *min;
+                config.node_port_max = *max;
+            }),
+            Op::Grace => self.grace(),
+            Op::PutFrontend { .. } => self.put_frontends(std::slice::from_ref(op)),
+            Op::DeleteFrontend { .. } => self.delete_frontends(std::slice::from_ref(op)),
+        }
+    }
+
+    fn put_frontends(&self, ops: &[Op]) -> Result<()> {
+        let entries = ops.iter().filter_map(|op| match op {
+            Op::PutFrontend { key, value } => Some((*key, *value)),
+            _ => None,
+        });
+        let (keys, values): (Vec<FrontendKey>, Vec<Frontend>) = entries.unzip();
+        self.frontends
+            .put_all(&keys, &values)
+            .during(|| writing(maps::FRONTENDS))
+    }
+
+    fn delete_frontends(&self, ops: &[Op]) -> Result<()> {
+        let keys: Vec<FrontendKey> = ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::DeleteFrontend { key } => Some(*key),
+                _ => None,
+            })
+            .collect();
+        self.frontends.delete_all(&keys).during(|| writing(maps::FRONTENDS))
+    }
+
+    /// Sets what the programs are told of the node, but for the span of NodePorts, which belongs to the plans.
+    pub fn set_config(&self, config: Config) -> Result<()> {
+        self.update_config(|held| {
+            *held = Config {
+                node_port_min: held.node_port_min,
+                node_port_max: held.node_port_max,
+                ..config
+            };
+        })
+    }
+
+    /// The kernel copies the element in words of 8 bytes, and what must change together stands in the first one.
+    fn update_config(&self, change: impl FnOnce(&mut Config)) -> Result<()> {
+        let mut config = self.config()?;
+        let before = config;
+        change(&mut config);
+        if config == before {
+            return Ok(());
+        }
+        self.config.put(&0, &config).during(|| writing(maps::CONFIG))
+    }
+
+    /// What the tables hold, for [`ferrogate_control::Planner::restore`].
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        let mut frontends = Vec::new();
+        let mut services = BTreeMap::new();
+        self.frontends
+            .for_each(|key, values| {
+                frontends.push((*key, values[0]));
+                true
+            })
+            .during(|| reading(maps::FRONTENDS))?;
+        let mut slots = BTreeMap::new();
+        for id in frontends.iter().map(|(_, frontend)| frontend.service) {
+            let Some(service) = self.services.read(id) else {
+                continue;
+            };
+            services.insert(id, service);
+            let range = SlotRange::unpack(service.range);
+            let end = u64::from(range.base) + u64::from(range.len());
+            if !range.is_empty() && end <= u64::from(self.slots.entries()) {
+                let indexes = range.base..range.base + range.len();
+                slots.insert(range.base, indexes.filter_map(|index| self.slots.read(index)).collect());
+            }
+        }
+        let backends = (0..self.backends.entries())
+            .filter_map(|id| Some((id, self.backends.read(id)?)))
+            .filter(|(_, backend)| backend.generation != 0 || backend.last_generation != 0)
+            .collect();
+        let config = self.config()?;
+        Ok(Snapshot {
+            frontends,
+            services,
+            slots,
+            backends,
+            node_ports: (config.node_port_min, config.node_port_max),
+        })
+    }
+}
+
+/// How many operations from the first one on are alike.
+fn run_of(ops: &[Op], alike: impl Fn(&Op) -> bool) -> usize {
+    ops.iter().take_while(|op| alike(op)).count()
+}
+
+fn within<T: Pod>(written: bool, array: &Mapping<T>, spec: MapSpec, index: u32) -> Result<()> {
+    if written {
+        return Ok(());
+    }
+    Err(Error::OutOfRange {
+        map: spec.name,
+        entries: array.entries(),
+        index,
+    })
+}

@@ -1,0 +1,121 @@
+//! Removing every trace.
+
+use super::error::{During as _, Result};
+use super::ports;
+use super::state::StateDir;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// What [`cleanup`] has removed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CleanupReport {
+    /// Programs detached.
+    pub links: usize,
+    /// Maps removed.
+    pub maps: usize,
+    /// Ports taken out of `net.ipv4.ip_local_reserved_ports`.
+    pub ports: Option<String>,
+    /// The state directory was there, and is gone.
+    pub directory: bool,
+}
+
+impl fmt::Display for CleanupReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::default() {
+            return f.write_str("Nothing to clean up.");
+        }
+        writeln!(f, "Detached {} programs.", self.links)?;
+        write!(f, "Removed {} maps.", self.maps)?;
+        if let Some(ports) = &self.ports {
+            write!(f, "\nGave back the reserved ports {ports}.")?;
+        }
+        Ok(())
+    }
+}
+
+/// Detaches all programs, removes all maps of every ABI version and the state directory, and gives back the reserved ports
+/// of this network namespace. Running it again, or where there is nothing, does nothing.
+pub fn cleanup(state_dir: &Path) -> Result<CleanupReport> {
+    let state = StateDir::new(state_dir);
+    let mut report = CleanupReport::default();
+    if !state_dir.is_dir() {
+        return Ok(report);
+    }
+    for version in versions(&state)? {
+        // Links first: a program must not run over tables that nobody keeps.
+        report.links += remove_tree(&version.join("links"))?;
+        report.maps += remove_tree(&version.join("maps"))?;
+        remove_directory(&version)?;
+    }
+    report.ports = ports::release(&state)?;
+    report.directory = remove_directory(state_dir)?;
+    Ok(report)
+}
+
+/// Detaches the programs of other ABI versions and removes their maps: after ours are attached in their place.
+pub(super) fn remove_other_versions(state: &StateDir) -> Result<()> {
+    let ours = state.version();
+    for version in versions(state)?.into_iter().filter(|version| *version != ours) {
+        let links = remove_tree(&version.join("links"))?;
+        remove_tree(&version.join("maps"))?;
+        remove_directory(&version)?;
+        tracing::info!(version = %version.display(), links, "removed the state of another ABI version");
+    }
+    Ok(())
+}
+
+/// The directories `v<number>`.
+fn versions(state: &StateDir) -> Result<Vec<std::path::PathBuf>> {
+    let entries = fs::read_dir(state.root()).during(|| format!("cannot list {}", state.root().display()))?;
+    let is_version = |name: &str| {
+        name.strip_prefix('v')
+            .is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let mut versions = Vec::new();
+    for entry in entries {
+        let entry = entry.during(|| format!("cannot list {}", state.root().display()))?;
+        if entry.file_name().to_str().is_some_and(is_version) {
+            versions.push(entry.path());
+        }
+    }
+    Ok(versions)
+}
+
+/// Removes a directory of pins; how many there were.
+fn remove_tree(directory: &Path) -> Result<usize> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        result => result.during(|| format!("cannot list {}", directory.display()))?,
+    };
+    let mut count = 0;
+    for entry in entries {
+        let path = entry.during(|| format!("cannot list {}", directory.display()))?.path();
+        fs::remove_file(&path).during(|| format!("cannot remove {}", path.display()))?;
+        count += 1;
+    }
+    remove_directory(directory)?;
+    Ok(count)
+}
+
+/// Whether it was there.
+fn remove_directory(directory: &Path) -> Result<bool> {
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        result => result
+            .map(|()| true)
+            .during(|| format!("cannot remove {}", directory.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_nothing_nothing_is_done_and_said_so() {
+        let report = cleanup(Path::new("/proc/fg-none")).expect("nothing to do");
+        assert_eq!(report.to_string(), "Nothing to clean up.");
+    }
+}

@@ -1,0 +1,378 @@
+//! Attaching programs, and keeping their links pinned.
+
+use super::error::{During as _, Result};
+use super::programs::{
+    POD_EGRESS, POD_INGRESS, Programs, SOCKET, UPLINK_EGRESS, UPLINK_EGRESS_L3, UPLINK_INGRESS, UPLINK_INGRESS_L3,
+    UPLINK_XDP,
+};
+use super::state::StateDir;
+use super::sys::{self, LinkTarget};
+use crate::net::{Network, Role};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// `--xdp`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum XdpMode {
+    /// No XDP.
+    Off,
+    /// In the driver, on NICs (never on veths, whose packets may have half-computed checksums); where a driver cannot, the
+    /// tcx program alone does the work.
+    #[default]
+    Auto,
+    /// In the driver, on every uplink with Ethernet.
+    Native,
+    /// In the stack, on every uplink with Ethernet: slower than tcx, for tests.
+    Generic,
+}
+
+/// Which edges are on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EdgeOptions {
+    /// `--pod-edge`.
+    pub pod: bool,
+    /// The uplink edge, and the node edge with it.
+    pub uplink: bool,
+    pub xdp: XdpMode,
+}
+
+impl Default for EdgeOptions {
+    fn default() -> Self {
+        Self {
+            pod: true,
+            uplink: true,
+            xdp: XdpMode::default(),
+        }
+    }
+}
+
+/// Where on an interface a program goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Hook {
+    Ingress,
+    Egress,
+    Xdp { native: bool },
+}
+
+/// One program on one interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Edge {
+    program: &'static str,
+    ifindex: u32,
+    interface: String,
+    hook: Hook,
+}
+
+impl Edge {
+    /// Name of its pin.
+    fn pin(&self) -> String {
+        let Self { program, ifindex, .. } = self;
+        match self.hook {
+            Hook::Ingress | Hook::Egress => format!("{program}-{ifindex}"),
+            Hook::Xdp { native: true } => format!("{program}-native-{ifindex}"),
+            Hook::Xdp { native: false } => format!("{program}-generic-{ifindex}"),
+        }
+    }
+
+    fn target(&self) -> LinkTarget<'static> {
+        let ifindex = self.ifindex;
+        match self.hook {
+            Hook::Ingress => LinkTarget::TcxIngress { ifindex },
+            Hook::Egress => LinkTarget::TcxEgress { ifindex },
+            Hook::Xdp { native } => LinkTarget::Xdp { ifindex, native },
+        }
+    }
+}
+
+/// All that is to be attached, by the name of its pin. What translates replies comes first for each interface, so that no
+/// flow begins whose replies would pass untranslated.
+fn wanted(network: &Network, options: EdgeOptions) -> BTreeMap<String, Edge> {
+    let mut edges = BTreeMap::new();
+    let mut add = |program, link: &crate::net::Link, hook| {
+        let edge = Edge {
+            program,
+            ifindex: link.ifindex,
+            interface: link.name.clone(),
+            hook,
+        };
+        edges.insert(edge.pin(), edge);
+    };
+    for link in &network.interfaces {
+        match link.role {
+            Role::Pod if options.pod && !link.layer3 => {
+                add(POD_EGRESS, link, Hook::Egress);
+                add(POD_INGRESS, link, Hook::Ingress);
+            }
+            Role::Uplink if options.uplink && link.layer3 => {
+                add(UPLINK_EGRESS_L3, link, Hook::Egress);
+                add(UPLINK_INGRESS_L3, link, Hook::Ingress);
+            }
+            Role::Uplink if options.uplink => {
+                add(UPLINK_EGRESS, link, Hook::Egress);
+                add(UPLINK_INGRESS, link, Hook::Ingress);
+                let native = match options.xdp {
+                    XdpMode::Off => continue,
+                    XdpMode::Auto if link.kind.is_some() => continue,
+                    XdpMode::Auto | XdpMode::Native => true,
+                    XdpMode::Generic => false,
+                };
+                add(UPLINK_XDP, link, Hook::Xdp { native });
+            }
+            _ => {}
+        }
+    }
+    edges
+}
+
+/// One attached program, for `ferrogate status`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Attachment {
+    pub interface: String,
+    pub ifindex: u32,
+    pub program: &'static str,
+}
+
+/// The pinned links of this state directory.
+#[derive(Debug)]
+pub(super) struct Edges {
+    options: EdgeOptions,
+    /// Attached to interfaces, by pin.
+    attached: BTreeMap<String, Attachment>,
+    /// What could not be attached; said once.
+    refused: BTreeSet<String>,
+}
+
+impl Edges {
+    /// Puts this object's programs in place of those of an earlier agent, link by link and without a gap. A pin whose link
+    /// has lost its device is removed.
+    pub(super) fn take_over(state: &StateDir, programs: &Programs, options: EdgeOptions) -> Result<Self> {
+        for pin in pins(state)? {
+            let path = state.links().join(&pin);
+            let program = pin.split('-').next().unwrap_or_default();
+            let updated = sys::Link::open(&path).and_then(|link| {
+                let fd = programs.fd(program).map_err(io::Error::other)?;
+                link.update(fd)
+            });
+            if let Err(error) = updated {
+                tracing::info!(pin, %error, "removed a pinned link that cannot be used any more");
+                remove(&path)?;
+            }
+        }
+        Ok(Self {
+            options,
+            attached: BTreeMap::new(),
+            refused: BTreeSet::new(),
+        })
+    }
+
+    /// Attaches what is missing on the network's interfaces and detaches what is not wanted. An interface that is gone
+    /// meanwhile is passed over: the next network will tell.
+    pub(super) fn sync(&mut self, state: &StateDir, programs: &Programs, network: &Network) -> Result<()> {
+        let wanted = wanted(network, self.options);
+        for pin in pins(state)? {
+            let of_socket_edge = SOCKET.iter().any(|(program, _)| *program == pin);
+            if !of_socket_edge && !wanted.contains_key(&pin) {
+                tracing::debug!(pin, "detached");
+                remove(&state.links().join(&pin))?;
+            }
+        }
+        self.attached.retain(|pin, _| wanted.contains_key(pin));
+        self.refused.retain(|pin| wanted.contains_key(pin));
+        // Egress programs first: see `wanted`.
+        let (egress, other): (Vec<_>, Vec<_>) = wanted.iter().partition(|(_, edge)| edge.hook == Hook::Egress);
+        for (pin, edge) in egress.into_iter().chain(other) {
+            let path = state.links().join(pin);
+            match ensure(&path, programs.fd(edge.program)?, edge.target(), 0) {
+                Ok(()) => {
+                    let attachment = Attachment {
+                        interface: edge.interface.clone(),
+                        ifindex: edge.ifindex,
+                        program: edge.program,
+                    };
+                    self.attached.insert(pin.clone(), attachment);
+                    self.refused.remove(pin);
+                }
+                Err(error) => self.refuse(pin, edge, &error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides what a failure to attach means.
+    fn refuse(&mut self, pin: &str, edge: &Edge, error: &io::Error) -> Result<()> {
+        self.attached.remove(pin);
+        let first = self.refused.insert(pin.to_owned());
+        let gone = matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO | libc::ENOLINK));
+        let interface = &edge.interface;
+        match edge.hook {
+            _ if gone => tracing::debug!(interface, program = edge.program, "the interface is gone"),
+            Hook::Xdp { .. } if self.options.xdp == XdpMode::Auto => {
+                if first {
+                    tracing::info!(interface, %error, "no native XDP here: the tcx program does the work");
+                }
+            }
+            _ => {
+                let error = io::Error::new(error.kind(), error.to_string());
+                return Err(error).during(|| format!("cannot attach {} to {interface}", edge.program));
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the socket edge to a cgroup2 directory.
+    pub(super) fn attach_socket_edge(&self, state: &StateDir, programs: &Programs, cgroup: &Path) -> Result<()> {
+        let directory = File::open(cgroup).during(|| format!("cannot open {}", cgroup.display()))?;
+        let id = directory
+            .metadata()
+            .during(|| format!("cannot look at {}", cgroup.display()))?
+            .ino();
+        for (program, attach_type) in SOCKET {
+            let target = LinkTarget::Cgroup {
+                directory: directory.as_fd(),
+                attach_type,
+            };
+            ensure(&state.links().join(program), programs.fd(program)?, target, id)
+                .during(|| format!("cannot attach {program} to {}", cgroup.display()))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn attachments(&self) -> Vec<Attachment> {
+        let mut all: Vec<_> = self.attached.values().cloned().collect();
+        all.sort();
+        all
+    }
+
+    /// Interfaces with XDP.
+    pub(super) fn xdp_interfaces(&self) -> BTreeSet<u32> {
+        let xdp = self
+            .attached
+            .values()
+            .filter(|attachment| attachment.program == UPLINK_XDP);
+        xdp.map(|attachment| attachment.ifindex).collect()
+    }
+}
+
+/// Detaches the socket edge; whether it was attached. Sockets that are translated already keep their connections.
+pub(super) fn detach_socket_edge(state: &StateDir) -> Result<bool> {
+    let mut any = false;
+    for (program, _) in SOCKET.iter().rev() {
+        any |= remove(&state.links().join(program))?;
+    }
+    Ok(any)
+}
+
+/// Makes sure that a pinned link to `target` exists. The programs of links that exist were replaced by `take_over`.
+fn ensure(path: &Path, program: std::os::fd::BorrowedFd<'_>, target: LinkTarget<'_>, cgroup_id: u64) -> io::Result<()> {
+    match sys::Link::open(path) {
+        Ok(link) if link.is_attached_to(target, cgroup_id)? => return Ok(()),
+        // The pin is of a device or cgroup that had this number, or this path, before.
+        Ok(_) => fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    sys::attach(program, target)?.pin(path)
+}
+
+/// Names of all pinned links.
+fn pins(state: &StateDir) -> Result<Vec<String>> {
+    let directory = state.links();
+    let entries = fs::read_dir(&directory).during(|| format!("cannot list {}", directory.display()))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.during(|| format!("cannot list {}", directory.display()))?;
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}
+
+/// Removes a pin; whether it was there.
+fn remove(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        result => result
+            .map(|()| true)
+            .during(|| format!("cannot remove {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Link;
+
+    fn network() -> Network {
+        let link = |ifindex, name: &str, kind: Option<&str>, role, layer3| Link {
+            ifindex,
+            name: name.to_owned(),
+            kind: kind.map(str::to_owned),
+            role,
+            master: None,
+            layer3,
+            loopback: false,
+            addresses: Vec::new(),
+            mac: None,
+            peer_netns: None,
+            default_route: None,
+        };
+        Network {
+            interfaces: vec![
+                link(2, "eth0", None, Role::Uplink, false),
+                link(3, "wg0", Some("wireguard"), Role::Uplink, true),
+                link(4, "veth1", Some("veth"), Role::Pod, false),
+                link(5, "cni0", Some("bridge"), Role::Ignored, false),
+                link(6, "net1", Some("veth"), Role::Uplink, false),
+            ],
+            ..Network::default()
+        }
+    }
+
+    fn pins(pod: bool, uplink: bool, xdp: XdpMode) -> Vec<String> {
+        wanted(&network(), EdgeOptions { pod, uplink, xdp })
+            .into_keys()
+            .collect()
+    }
+
+    #[test]
+    fn each_interface_gets_the_programs_of_its_role() {
+        let expected = [
+            "pod_egress-4",
+            "pod_ingress-4",
+            "uplink_egress-2",
+            "uplink_egress-6",
+            "uplink_egress_l3-3",
+            "uplink_ingress-2",
+            "uplink_ingress-6",
+            "uplink_ingress_l3-3",
+            "uplink_xdp-native-2",
+        ];
+        assert_eq!(pins(true, true, XdpMode::Auto), expected);
+    }
+
+    #[test]
+    fn edges_that_are_off_are_not_attached() {
+        assert_eq!(pins(true, false, XdpMode::Native), ["pod_egress-4", "pod_ingress-4"]);
+        assert!(
+            pins(false, true, XdpMode::Off)
+                .iter()
+                .all(|pin| !pin.contains("pod") && !pin.contains("xdp"))
+        );
+    }
+
+    #[test]
+    fn xdp_in_auto_mode_stays_off_virtual_devices_and_generic_mode_takes_them_all() {
+        let xdp = |mode| {
+            pins(false, true, mode)
+                .into_iter()
+                .filter(|pin| pin.contains("xdp"))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(xdp(XdpMode::Auto), ["uplink_xdp-native-2"]);
+        assert_eq!(xdp(XdpMode::Native), ["uplink_xdp-native-2", "uplink_xdp-native-6"]);
+        assert_eq!(xdp(XdpMode::Generic), ["uplink_xdp-generic-2", "uplink_xdp-generic-6"]);
+    }
+}

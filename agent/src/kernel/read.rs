@@ -1,0 +1,234 @@
+//! The counters and the flow tables, for people and metrics.
+
+use super::error::{During as _, Result};
+use super::tables::{Tables, reading};
+use ferrogate_common::maps::{self, MapSpec};
+use ferrogate_common::{Address, Direction, Flow, Interface, Reason, SnatFlow, Tuple, flow_flags};
+use std::collections::BTreeMap;
+
+/// Which table a flow was found in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum FlowTable {
+    Established,
+    HalfOpen,
+    /// Replies to flows whose source was changed too.
+    Snat,
+}
+
+impl FlowTable {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Established => "established",
+            Self::HalfOpen => "half-open",
+            Self::Snat => "snat",
+        }
+    }
+}
+
+/// What is stored for a tuple.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FlowEntry {
+    Flow(Flow),
+    Snat(SnatFlow),
+}
+
+/// One entry of a flow table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowRow {
+    pub table: FlowTable,
+    /// The packet's addresses before translation.
+    pub tuple: Tuple,
+    pub entry: FlowEntry,
+}
+
+impl FlowRow {
+    /// Which way its packets go.
+    pub fn direction(&self) -> Direction {
+        if self.tuple.direction == Direction::Forward as u8 {
+            Direction::Forward
+        } else {
+            Direction::Reply
+        }
+    }
+
+    /// Bits of [`flow_flags`].
+    pub fn flags(&self) -> u8 {
+        match self.entry {
+            FlowEntry::Flow(flow) => flow.flags,
+            FlowEntry::Snat(flow) => flow.flags,
+        }
+    }
+
+    /// Names of the flags.
+    pub fn flag_names(&self) -> impl Iterator<Item = &'static str> {
+        let names = [
+            (flow_flags::SNAT, "snat"),
+            (flow_flags::TRANSIT, "transit"),
+            (flow_flags::HAIRPIN, "hairpin"),
+            (flow_flags::NODE, "node"),
+            (flow_flags::PORT_ONLY, "port"),
+            (flow_flags::CLOSING, "closing"),
+        ];
+        let flags = self.flags();
+        names
+            .into_iter()
+            .filter(move |(bit, _)| flags & bit != 0)
+            .map(|(_, name)| name)
+    }
+
+    /// Index into `BACKENDS`.
+    pub fn backend(&self) -> u32 {
+        match self.entry {
+            FlowEntry::Flow(flow) => flow.backend,
+            FlowEntry::Snat(flow) => flow.backend,
+        }
+    }
+
+    /// Last packet, in whole seconds of the boot clock ([`boot_seconds`]).
+    pub fn seen(&self) -> u32 {
+        match self.entry {
+            FlowEntry::Flow(flow) => flow.seen,
+            FlowEntry::Snat(flow) => flow.seen,
+        }
+    }
+}
+
+/// The clock that flows are stamped by: seconds since boot, without time suspended (CLOCK_MONOTONIC, as
+/// `bpf_ktime_get_coarse_ns` has it).
+pub fn boot_seconds() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u32::try_from(now.tv_sec).unwrap_or(u32::MAX)
+}
+
+/// How full a table is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Usage {
+    pub map: &'static str,
+    pub used: u32,
+    pub entries: u32,
+}
+
+impl Tables {
+    /// Verdicts by reason, summed over the CPUs, in order of [`Reason::ALL`].
+    pub fn reasons(&self) -> Result<Vec<(Reason, u64)>> {
+        let mut sums = BTreeMap::new();
+        self.reasons
+            .for_each(|index, values| {
+                sums.insert(*index, sum(values));
+                true
+            })
+            .during(|| reading(maps::REASONS))?;
+        let of = |reason: &Reason| (*reason, sums.get(&u32::from(*reason as u8)).copied().unwrap_or(0));
+        Ok(Reason::ALL.iter().map(of).collect())
+    }
+
+    /// New connections by index into `SERVICES`, summed over the CPUs; services without any are left out.
+    pub fn connections(&self) -> Result<BTreeMap<u32, u64>> {
+        let mut sums = BTreeMap::new();
+        self.connections
+            .for_each(|service, values| {
+                let total = sum(values);
+                if total != 0 {
+                    sums.insert(*service, total);
+                }
+                true
+            })
+            .during(|| reading(maps::CONNECTIONS))?;
+        Ok(sums)
+    }
+
+    /// Up to `limit` flows: the established ones first. They are read while packets change them.
+    pub fn flows(&self, limit: usize) -> Result<Vec<FlowRow>> {
+        let mut rows = Vec::new();
+        let tables = [
+            (&self.flows, FlowTable::Established, maps::FLOWS),
+            (&self.half_open, FlowTable::HalfOpen, maps::HALF_OPEN),
+        ];
+        for (map, table, spec) in tables {
+            map.for_each(|tuple, values| {
+                if rows.len() < limit {
+                    let (tuple, entry) = (*tuple, FlowEntry::Flow(values[0]));
+                    rows.push(FlowRow { table, tuple, entry });
+                }
+                rows.len() < limit
+            })
+            .during(|| reading(spec))?;
+        }
+        self.snat_flows
+            .for_each(|tuple, values| {
+                if rows.len() < limit {
+                    let (table, tuple, entry) = (FlowTable::Snat, *tuple, FlowEntry::Snat(values[0]));
+                    rows.push(FlowRow { table, tuple, entry });
+                }
+                rows.len() < limit
+            })
+            .during(|| reading(maps::SNAT_FLOWS))?;
+        Ok(rows)
+    }
+
+    /// The addresses in `SOURCES`, by index.
+    pub fn sources(&self) -> Result<BTreeMap<u32, Address>> {
+        let mut sources = BTreeMap::new();
+        self.sources
+            .for_each(|index, values| {
+                if values[0] != Address::UNSPECIFIED {
+                    sources.insert(*index, values[0]);
+                }
+                true
+            })
+            .during(|| reading(maps::SOURCES))?;
+        Ok(sources)
+    }
+
+    /// `INTERFACES`, by ifindex.
+    pub fn interfaces(&self) -> Result<BTreeMap<u32, Interface>> {
+        let mut interfaces = BTreeMap::new();
+        self.interfaces
+            .for_each(|ifindex, values| {
+                interfaces.insert(*ifindex, values[0]);
+                true
+            })
+            .during(|| reading(maps::INTERFACES))?;
+        Ok(interfaces)
+    }
+
+    /// How full the hash tables are. Walks them, so not for every scrape of a large node.
+    pub fn usage(&self) -> Result<Vec<Usage>> {
+        let usage = |used: u32, entries: u32, spec: MapSpec| Usage {
+            map: spec.name,
+            used,
+            entries,
+        };
+        let mut frontends = 0;
+        self.frontends
+            .for_each(|_, _| {
+                frontends += 1;
+                true
+            })
+            .during(|| reading(maps::FRONTENDS))?;
+        let mut all = vec![usage(frontends, self.frontends.entries(), maps::FRONTENDS)];
+        for (map, spec) in [(&self.flows, maps::FLOWS), (&self.half_open, maps::HALF_OPEN)] {
+            let mut used = 0;
+            map.for_each(|_, _| {
+                used += 1;
+                true
+            })
+            .during(|| reading(spec))?;
+            all.push(usage(used, map.entries(), spec));
+        }
+        let mut used = 0;
+        self.snat_flows
+            .for_each(|_, _| {
+                used += 1;
+                true
+            })
+            .during(|| reading(maps::SNAT_FLOWS))?;
+        all.push(usage(used, self.snat_flows.entries(), maps::SNAT_FLOWS));
+        Ok(all)
+    }
+}
+
+/// Counters wrap.
+fn sum(values: &[u64]) -> u64 {
+    values.iter().fold(0, |total, value| total.wrapping_add(*value))
+}

@@ -1,0 +1,167 @@
+//! The datapath's maps, opened from their pins and checked against the ABI.
+
+use super::error::{During as _, Error, Result};
+use super::state::StateDir;
+use super::sys::{Grace, Map, MapInfo, Mapping, object_get};
+use bytemuck::Pod;
+use ferrogate_common::maps::{self, MapSpec};
+use ferrogate_common::{
+    ABI_VERSION, Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, NodeAddress, Service, SnatFlow,
+    SocketPair, SocketPairKey, SocketState, Tuple,
+};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+/// Handles to the maps. Opening them needs a running or a former agent's pins, not its programs, so commands that only
+/// read go through this.
+#[derive(Debug)]
+pub struct Tables {
+    pub(super) config: Map<u32, Config>,
+    pub(super) frontends: Map<FrontendKey, Frontend>,
+    pub(super) services: Mapping<Service>,
+    pub(super) slots: Mapping<u32>,
+    pub(super) backends: Mapping<Backend>,
+    pub(super) node_addresses: Map<Address, NodeAddress>,
+    pub(super) sources: Map<u32, Address>,
+    pub(super) interfaces: Map<u32, Interface>,
+    pub(super) flows: Map<Tuple, Flow>,
+    pub(super) half_open: Map<Tuple, Flow>,
+    pub(super) snat_flows: Map<Tuple, SnatFlow>,
+    pub(super) reasons: Map<u32, u64>,
+    pub(super) connections: Map<u32, u64>,
+    pub(super) grace: Grace,
+}
+
+impl Tables {
+    /// Opens the pinned maps below `state`.
+    ///
+    /// # Errors
+    /// [`Error::NoState`] where there are none; [`Error::Layout`] where one is not of this ABI.
+    pub fn open(state: &StateDir) -> Result<Self> {
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(path, error)| io::Error::new(error.kind(), format!("{path}: {error}")))
+            .during(|| "cannot count the CPUs".to_owned())?;
+        // Maps that only the programs use, opened for the check alone.
+        checked::<u32, u64>(state, maps::CURSORS)?;
+        checked::<u32, SocketState>(state, maps::SOCKETS)?;
+        checked::<SocketPairKey, SocketPair>(state, maps::SOCKET_PAIRS)?;
+        Ok(Self {
+            config: map(state, maps::CONFIG, 1)?,
+            frontends: map(state, maps::FRONTENDS, 1)?,
+            services: mapping(state, maps::SERVICES)?,
+            slots: mapping(state, maps::SLOTS)?,
+            backends: mapping(state, maps::BACKENDS)?,
+            node_addresses: map(state, maps::NODE_ADDRESSES, 1)?,
+            sources: map(state, maps::SOURCES, 1)?,
+            interfaces: map(state, maps::INTERFACES, 1)?,
+            flows: map(state, maps::FLOWS, 1)?,
+            half_open: map(state, maps::HALF_OPEN, 1)?,
+            snat_flows: map(state, maps::SNAT_FLOWS, 1)?,
+            reasons: map(state, maps::REASONS, cpus)?,
+            connections: map(state, maps::CONNECTIONS, cpus)?,
+            grace: Grace::new().during(|| "no way to wait for a grace period".to_owned())?,
+        })
+    }
+
+    /// Waits until no program uses anything it looked up before the call.
+    pub fn grace(&self) -> Result<()> {
+        self.grace.wait().during(|| "cannot wait for a grace period".to_owned())
+    }
+
+    /// What the programs are told of the node.
+    pub fn config(&self) -> Result<Config> {
+        let found = self.config.get(&0).during(|| reading(maps::CONFIG))?;
+        Ok(found
+            .and_then(|copies| copies.first().copied())
+            .unwrap_or_else(bytemuck::Zeroable::zeroed))
+    }
+}
+
+/// "cannot read NAME".
+pub(super) fn reading(spec: MapSpec) -> String {
+    format!("cannot read the map {}", spec.name)
+}
+
+/// "cannot write NAME".
+pub(super) fn writing(spec: MapSpec) -> String {
+    format!("cannot write the map {}", spec.name)
+}
+
+/// Opens a pinned map and checks its sizes.
+pub(super) fn checked<K: Pod, V: Pod>(state: &StateDir, spec: MapSpec) -> Result<(OwnedFd, MapInfo)> {
+    let path = state.map(spec.name);
+    let fd = match object_get(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Error::NoState(state.root().to_owned())),
+        result => result.during(|| format!("cannot open the pinned map {}", path.display()))?,
+    };
+    let info = MapInfo::of(fd.as_fd()).during(|| format!("cannot look at the pinned map {}", path.display()))?;
+    let (key, value) = (size_of::<K>() as u32, size_of::<V>() as u32);
+    if (info.key_size, info.value_size) != (key, value) {
+        return Err(Error::Layout {
+            path,
+            key,
+            value,
+            found_key: info.key_size,
+            found_value: info.value_size,
+            abi: ABI_VERSION,
+        });
+    }
+    Ok((fd, info))
+}
+
+fn map<K: Pod, V: Pod>(state: &StateDir, spec: MapSpec, copies: usize) -> Result<Map<K, V>> {
+    let (fd, _) = checked::<K, V>(state, spec)?;
+    Map::new(fd, copies).during(|| reading(spec))
+}
+
+fn mapping<T: Pod>(state: &StateDir, spec: MapSpec) -> Result<Mapping<T>> {
+    let (fd, info) = checked::<u32, T>(state, spec)?;
+    if info.flags & super::sys::MMAPABLE == 0 {
+        return Err(Error::NotMappable(state.map(spec.name)));
+    }
+    Mapping::new(fd).during(|| format!("cannot map {}", spec.name))
+}
+
+/// Checks those pins that exist, before programs are loaded against them.
+pub(super) fn check_pins(state: &StateDir) -> Result<()> {
+    let checks = [
+        checked::<u32, Config>(state, maps::CONFIG),
+        checked::<FrontendKey, Frontend>(state, maps::FRONTENDS),
+        checked::<u32, Service>(state, maps::SERVICES),
+        checked::<u32, u32>(state, maps::SLOTS),
+        checked::<u32, Backend>(state, maps::BACKENDS),
+        checked::<u32, u64>(state, maps::CURSORS),
+        checked::<Address, NodeAddress>(state, maps::NODE_ADDRESSES),
+        checked::<u32, Address>(state, maps::SOURCES),
+        checked::<u32, Interface>(state, maps::INTERFACES),
+        checked::<Tuple, Flow>(state, maps::FLOWS),
+        checked::<Tuple, Flow>(state, maps::HALF_OPEN),
+        checked::<Tuple, SnatFlow>(state, maps::SNAT_FLOWS),
+        checked::<u32, SocketState>(state, maps::SOCKETS),
+        checked::<SocketPairKey, SocketPair>(state, maps::SOCKET_PAIRS),
+        checked::<u32, u64>(state, maps::REASONS),
+        checked::<u32, u64>(state, maps::CONNECTIONS),
+    ];
+    for check in checks {
+        match check {
+            Ok(_) | Err(Error::NoState(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A pinned map keeps its size whatever the options say now: says so.
+pub(super) fn warn_of_other_size(state: &StateDir, spec: MapSpec, wanted: u32) {
+    let pinned = object_get(&state.map(spec.name)).and_then(|fd| MapInfo::of(fd.as_fd()));
+    if let Ok(info) = pinned
+        && info.max_entries != wanted
+    {
+        tracing::warn!(
+            map = spec.name,
+            entries = info.max_entries,
+            wanted,
+            "the pinned map keeps its size until `ferrogate cleanup`"
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! Following the node's network.
+
+use super::{NetOptions, Network, Result, dump};
+use rtnetlink::Handle;
+use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+/// Events come in bursts (a pod is a dozen of them): wait so long after the first one before looking.
+const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Look even without an event: an event that the socket had no room for is made good at the latest then.
+const PERIOD: Duration = Duration::from_secs(60);
+/// Wait after a socket error that is not an overrun.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE (linux/rtnetlink.h).
+const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
+
+/// Yields the node's network, and again whenever it may have changed.
+///
+/// Every event only says "look again": the whole state is read at each, so a lost event loses nothing for long, and no
+/// queue grows.
+pub struct Watcher {
+    handle: Handle,
+    options: NetOptions,
+    changed: Arc<Notify>,
+    last: Option<Network>,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Watcher {
+    /// Opens the netlink sockets, in the calling process's network namespace. Needs a tokio runtime.
+    pub fn start(options: NetOptions) -> Result<Self> {
+        let mut events = TokioSocket::new(NETLINK_ROUTE)?;
+        events.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        let changed = Arc::new(Notify::new());
+        // The first look needs no event.
+        changed.notify_one();
+        let tasks = [tokio::spawn(connection), tokio::spawn(listen(events, changed.clone()))];
+        Ok(Self {
+            handle,
+            options,
+            changed,
+            last: None,
+            tasks,
+        })
+    }
+
+    /// Replaces the node's own addresses; [`Watcher::next`] yields a network by them if that makes a difference.
+    pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
+        if self.options.node_addresses != addresses {
+            self.options.node_addresses = addresses;
+            self.changed.notify_one();
+        }
+    }
+
+    /// The network now.
+    pub async fn snapshot(&self) -> Result<Network> {
+        Ok(Network::new(dump::links(&self.handle).await?, &self.options))
+    }
+
+    /// Waits for the next network that differs from the one yielded before; yields the first at once. Safe to cancel:
+    /// what was not yielded will be.
+    pub async fn next(&mut self) -> Result<Network> {
+        loop {
+            if timeout(PERIOD, self.changed.notified()).await.is_ok() && self.last.is_some() {
+                sleep(DEBOUNCE).await;
+            }
+            // Until the look is done, a cancelled one must not be forgotten.
+            let pending = Pending(Some(self.changed.clone()));
+            let network = self.snapshot().await?;
+            pending.done();
+            if self.last.as_ref() != Some(&network) {
+                self.last = Some(network.clone());
+                return Ok(network);
+            }
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Asks for another look when dropped before it is done.
+struct Pending(Option<Arc<Notify>>);
+
+impl Pending {
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(changed) = &self.0 {
+            changed.notify_one();
+        }
+    }
+}
+
+/// Turns netlink events into notifications. Not through rtnetlink's own connection: that one has no answer to an overrun.
+async fn listen(socket: TokioSocket, changed: Arc<Notify>) {
+    let mut buffer = Vec::with_capacity(64 * 1024);
+    loop {
+        buffer.clear();
+        match socket.recv(&mut buffer).await {
+            Ok(()) if is_of_interest(&buffer) => changed.notify_one(),
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed.notify_one(),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot receive network events");
+                changed.notify_one();
+                sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Routes other than default ones come and go with every pod and say nothing about devices.
+fn is_of_interest(datagram: &[u8]) -> bool {
+    let Some(header) = datagram.get(..18) else {
+        return true;
+    };
+    // struct nlmsghdr: the type at byte 4. Behind its 16 bytes struct rtmsg: family, then the destination's prefix length.
+    let kind = u16::from_ne_bytes([header[4], header[5]]);
+    !matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) || header[17] == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_default_routes_among_routes_are_of_interest() {
+        let mut datagram = [0_u8; 28];
+        datagram[4..6].copy_from_slice(&RTM_NEWROUTE.to_ne_bytes());
+        assert!(is_of_interest(&datagram), "a default route");
+        datagram[17] = 32;
+        assert!(!is_of_interest(&datagram), "a pod's route");
+        datagram[4..6].copy_from_slice(&16_u16.to_ne_bytes());
+        assert!(is_of_interest(&datagram), "a link");
+    }
+
+    #[tokio::test]
+    async fn the_first_network_comes_at_once_and_has_a_loopback() {
+        let mut watcher = Watcher::start(NetOptions::default()).expect("netlink");
+        let network = timeout(Duration::from_secs(5), watcher.next())
+            .await
+            .expect("in time")
+            .expect("dump");
+        assert!(network.interfaces.iter().any(|link| link.loopback));
+        let again = timeout(Duration::from_millis(10), watcher.next()).await;
+        assert!(again.is_err(), "nothing has changed");
+    }
+}
