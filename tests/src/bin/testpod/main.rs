@@ -1,0 +1,81 @@
+//! The program that plays servers and clients in the rig's namespaces. Everything it prints is JSON of
+//! [`ferrogate_tests::wire`].
+mod client;
+mod dns;
+mod failure;
+mod probe;
+mod serve;
+
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use ferrogate_tests::wire::{ProbeRequest, Protocol};
+use serde::Serialize;
+
+#[derive(Parser)]
+#[command(about = "Server and client of the cluster rig")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Answer on TCP and UDP with who we are.
+    Serve(serve::Options),
+    /// Ask one or more addresses and print who answered.
+    Probe(ProbeRequest),
+    /// Keep asking on one TCP connection until standard input ends.
+    Tick {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long, default_value_t = 20)]
+        interval_ms: u64,
+        #[arg(long, default_value_t = 5000)]
+        timeout_ms: u64,
+    },
+    /// Move many bytes over TCP and check each of them.
+    Bulk {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long)]
+        bytes: u64,
+        /// From the server to us, instead of from us to the server.
+        #[arg(long)]
+        download: bool,
+        #[arg(long, default_value_t = 5000)]
+        timeout_ms: u64,
+    },
+    /// Ask a DNS server for a name's addresses.
+    Resolve {
+        #[arg(long)]
+        server: SocketAddr,
+        #[arg(long)]
+        name: String,
+        #[arg(long, value_enum, default_value = "udp")]
+        protocol: Protocol,
+        /// Ask for AAAA records instead of A records.
+        #[arg(long)]
+        ipv6: bool,
+        #[arg(long, default_value_t = 2000)]
+        timeout_ms: u64,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Serve(options) => serve::run(&options),
+        Command::Probe(request) => print(&probe::run(&request)),
+        Command::Tick { to, interval_ms, timeout_ms } => print(&client::tick(to, interval_ms, timeout_ms)),
+        Command::Bulk { to, bytes, download, timeout_ms } => print(&client::bulk(to, bytes, download, timeout_ms)),
+        Command::Resolve { server, name, protocol, ipv6, timeout_ms } => {
+            print(&dns::resolve(server, &name, protocol, ipv6, timeout_ms))
+        }
+    }
+}
+
+fn print<T: Serialize>(report: &T) -> Result<()> {
+    println!("{}", serde_json::to_string(report)?);
+    Ok(())
+}

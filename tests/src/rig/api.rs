@@ -1,0 +1,117 @@
+//! A client of the rig's API server, on a thread inside the control plane's namespace.
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail};
+use http::Method;
+use http::header::CONTENT_TYPE;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::netns::Netns;
+
+type Request = http::Request<Vec<u8>>;
+type Job = (Request, mpsc::Sender<Result<String>>);
+
+/// Blocking calls; may be shared between threads. The thread ends when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Api {
+    jobs: UnboundedSender<Job>,
+}
+
+impl Api {
+    /// A client for the server that the kubeconfig names, connecting from inside `netns`.
+    pub(crate) fn open(netns: &Netns, kubeconfig: &Path) -> Result<Self> {
+        let netns = File::open(netns.path())?;
+        let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+        let (jobs, queue) = unbounded_channel();
+        let (ready, started) = mpsc::channel();
+        thread::spawn(move || {
+            let started = move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+                .map_err(Into::into)
+                .and_then(|()| Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?));
+            match started {
+                Ok(runtime) => runtime.block_on(serve(kubeconfig, queue, &ready)),
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        });
+        started.recv().context("the API client's thread ended")??;
+        Ok(Self { jobs })
+    }
+
+    /// Creates or replaces an object (server-side apply), and its status where it has one.
+    pub fn apply(&self, object: &Value) -> Result<()> {
+        let path = path(object)?;
+        let mut targets = vec![path.clone()];
+        targets.extend(object.get("status").map(|_| format!("{path}/status")));
+        for target in targets {
+            let request = http::Request::builder()
+                .method(Method::PATCH)
+                .uri(format!("{target}?fieldManager=rig&force=true"))
+                .header(CONTENT_TYPE, "application/apply-patch+yaml")
+                .body(serde_json::to_vec(object)?)?;
+            self.send(request).with_context(|| format!("apply {target}"))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes an object at once.
+    pub fn delete(&self, object: &Value) -> Result<()> {
+        let path = path(object)?;
+        let request = http::Request::delete(format!("{path}?gracePeriodSeconds=0")).body(Vec::new())?;
+        self.send(request).with_context(|| format!("delete {path}"))?;
+        Ok(())
+    }
+
+    /// The text at a path (`/readyz`, `/api/v1/nodes`).
+    pub fn get(&self, path: &str) -> Result<String> {
+        self.send(http::Request::get(path).body(Vec::new())?)
+    }
+
+    fn send(&self, request: Request) -> Result<String> {
+        let (answer, answered) = mpsc::channel();
+        self.jobs.send((request, answer)).map_err(|_| anyhow!("the API client's thread ended"))?;
+        answered.recv().context("the API client's thread ended")?
+    }
+}
+
+async fn serve(kubeconfig: Kubeconfig, mut queue: UnboundedReceiver<Job>, ready: &mpsc::Sender<Result<()>>) {
+    let client = async {
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        Ok(Client::try_from(config)?)
+    };
+    let client = match client.await {
+        Ok(client) => client,
+        Err(error) => return drop(ready.send(Err(error))),
+    };
+    drop(ready.send(Ok(())));
+    while let Some((request, answer)) = queue.recv().await {
+        let client = client.clone();
+        tokio::spawn(async move {
+            // Whoever asked may have stopped waiting.
+            let _ = answer.send(client.request_text(request).await.map_err(Into::into));
+        });
+    }
+}
+
+/// Where an object lives, from its apiVersion, kind, namespace and name.
+fn path(object: &Value) -> Result<String> {
+    let word = |value: &'_ Value| value.as_str().map(str::to_owned);
+    let (Some(version), Some(kind), Some(name)) =
+        (word(&object["apiVersion"]), word(&object["kind"]), word(&object["metadata"]["name"]))
+    else {
+        bail!("not a Kubernetes object: {object}");
+    };
+    let group = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let plural = format!("{}s", kind.to_lowercase());
+    Ok(match word(&object["metadata"]["namespace"]) {
+        Some(namespace) => format!("{group}/namespaces/{namespace}/{plural}/{name}"),
+        None => format!("{group}/{plural}/{name}"),
+    })
+}

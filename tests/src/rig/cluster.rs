@@ -1,0 +1,430 @@
+//! The [`Rig`]: nodes, pods, Services, and what feeds the proxies.
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::addresses::{self, CONTROL_PLANE, Family, NODE_BASE, OUTSIDE, Pair, ROUTER, lan};
+use super::control_plane::ControlPlane;
+use super::layout::{self, Layout};
+use super::lease::Lease;
+use super::manifests::Manifests;
+use super::netns::Netns;
+use super::objects::{self, Endpoint, NAMESPACE, ServiceSpec};
+use super::process::{Place, Process};
+use super::proxy::{self, Feed, Proxy};
+use crate::binaries;
+
+/// Where the proxies learn about Services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of YAML files that the rig writes; the rig makes the EndpointSlices.
+    Manifests,
+    /// A real API server; its own endpointslice controller makes the EndpointSlices from Pods whose status the rig sets.
+    ControlPlane,
+}
+
+/// What to boot.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub nodes: u8,
+    pub layout: Layout,
+    pub source: Source,
+    pub proxy: Proxy,
+    /// Every node drops what conntrack calls invalid, on its way in, through and out.
+    pub firewall: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: 2, layout: Layout::Routed, source: Source::Manifests, proxy: Proxy::None, firewall: false }
+    }
+}
+
+/// A node of the cluster.
+#[derive(Debug)]
+pub struct Node {
+    /// Counted from 1.
+    pub index: u8,
+    pub name: String,
+    pub place: Place,
+    /// Its address on the LAN, which its NodePorts answer at.
+    pub address: Pair,
+    /// All its addresses: what a backend may see when the node masquerades.
+    pub addresses: Vec<Pair>,
+    /// Its run folder: logs, sockets, configuration.
+    pub directory: PathBuf,
+    /// Its bpffs directory.
+    pub bpffs: PathBuf,
+}
+
+/// What to run, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSpec {
+    pub name: String,
+    pub node: u8,
+    /// The value of its label `app`, which Services select.
+    pub app: String,
+    pub namespace: String,
+    /// In the node's own network namespace, at the node's addresses.
+    pub host_network: bool,
+    /// TCP and UDP ports that its `testpod serve` listens on; none for a pod that runs something else.
+    pub ports: Vec<u16>,
+}
+
+impl PodSpec {
+    /// A pod whose label `app` is its name and that serves at port 8080.
+    pub fn new(name: &str, node: u8) -> Self {
+        Self {
+            name: name.to_owned(),
+            node,
+            app: name.to_owned(),
+            namespace: NAMESPACE.to_owned(),
+            host_network: false,
+            ports: vec![8080],
+        }
+    }
+
+    pub fn app(self, app: &str) -> Self {
+        Self { app: app.to_owned(), ..self }
+    }
+
+    pub fn ports(self, ports: &[u16]) -> Self {
+        Self { ports: ports.to_vec(), ..self }
+    }
+
+    pub fn namespace(self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..self }
+    }
+
+    pub fn host_network(self) -> Self {
+        Self { host_network: true, ..self }
+    }
+}
+
+/// A pod that runs.
+#[derive(Debug)]
+pub struct Pod {
+    pub spec: PodSpec,
+    pub place: Place,
+    pub addresses: Pair,
+    ready: bool,
+    server: Option<Process>,
+}
+
+/// A cluster of namespaces. See the [module](super).
+#[derive(Debug)]
+pub struct Rig {
+    // Dropped first: it kills every process and removes what the other fields name.
+    pub lease: Lease,
+    pub options: Options,
+    pub nodes: Vec<Node>,
+    pub outside: Place,
+    pub pods: BTreeMap<String, Pod>,
+    feed: Store,
+    services: BTreeMap<String, ServiceSpec>,
+    proxies: BTreeMap<u8, Process>,
+    next_pod: BTreeMap<u8, u8>,
+    lan: Netns,
+}
+
+/// What holds the objects.
+#[derive(Debug)]
+enum Store {
+    Manifests(Manifests),
+    ControlPlane(Box<ControlPlane>),
+}
+
+impl Rig {
+    /// Boots the network, the control plane where asked for, and the proxies.
+    pub fn boot(options: Options) -> Result<Self> {
+        let lease = Lease::take()?;
+        let lan_netns = Netns::create(lease.name("lan"))?;
+        lan_netns.ip_batch(&format!(
+            "link add lan type bridge mcast_snooping 0\nlink set lan up\naddr add {}/24 dev lan\naddr add {}/64 dev lan nodad\n",
+            lan(ROUTER).v4,
+            lan(ROUTER).v6
+        ))?;
+        for family in ["iptables", "ip6tables"] {
+            lan_netns.sysctl(&format!("net/bridge/bridge-nf-call-{family}"), "0")?;
+        }
+        let outside = machine(&lease, &lan_netns, "out", OUTSIDE)?;
+        let mut routes = String::new();
+        let entry = lan(NODE_BASE + 1);
+        for range in addresses::service_ranges() {
+            writeln!(routes, "route add {range} via {}", entry.get(Family::of(range.addr())))?;
+        }
+        outside.netns.ip_batch(&routes)?;
+        let nodes = (1..=options.nodes).map(|index| node(&lease, &lan_netns, &options, index)).collect::<Result<_>>()?;
+        let feed = match options.source {
+            Source::Manifests => Store::Manifests(Manifests::create(lease.directory().join("manifests"))?),
+            Source::ControlPlane => {
+                let place = machine(&lease, &lan_netns, "ctl", CONTROL_PLANE)?;
+                let mut routes = String::new();
+                (1..=options.nodes).try_for_each(|node| layout::pod_routes(&mut routes, node))?;
+                place.netns.ip_batch(&routes)?;
+                Store::ControlPlane(Box::new(ControlPlane::boot(place, lease.directory())?))
+            }
+        };
+        let mut rig = Self {
+            lease,
+            options,
+            nodes,
+            outside,
+            pods: BTreeMap::new(),
+            feed,
+            services: BTreeMap::new(),
+            proxies: BTreeMap::new(),
+            next_pod: BTreeMap::new(),
+            lan: lan_netns,
+        };
+        for index in 1..=rig.options.nodes {
+            rig.apply(&objects::node(&rig.node(index).name, index))?;
+            rig.start_proxy(index)?;
+        }
+        Ok(rig)
+    }
+
+    /// The node by its number, counted from 1. Panics when there is none: numbers come from the test itself.
+    pub fn node(&self, index: u8) -> &Node {
+        &self.nodes[usize::from(index) - 1]
+    }
+
+    /// The pod by its name. Panics when there is none: names come from the test itself.
+    pub fn pod(&self, name: &str) -> &Pod {
+        &self.pods[name]
+    }
+
+    /// The namespace of the LAN, to cut its links.
+    pub fn lan(&self) -> &Netns {
+        &self.lan
+    }
+
+    /// The control plane, where there is one.
+    pub fn control_plane(&self) -> Option<&ControlPlane> {
+        match &self.feed {
+            Store::ControlPlane(control_plane) => Some(control_plane),
+            Store::Manifests(_) => None,
+        }
+    }
+
+    /// Creates or replaces any object in the source of truth.
+    pub fn apply(&self, object: &Value) -> Result<()> {
+        match &self.feed {
+            Store::Manifests(manifests) => manifests.apply(object),
+            Store::ControlPlane(control_plane) => control_plane.api().apply(object),
+        }
+    }
+
+    /// Deletes an object from the source of truth; only its kind and name matter.
+    pub fn delete(&self, object: &Value) -> Result<()> {
+        match &self.feed {
+            Store::Manifests(manifests) => manifests.delete(object),
+            Store::ControlPlane(control_plane) => control_plane.api().delete(object),
+        }
+    }
+
+    /// Makes the pod, starts its server, and makes it an endpoint of the Services that select it.
+    pub fn add_pod(&mut self, spec: PodSpec) -> Result<()> {
+        let (place, addresses) = if spec.host_network {
+            let node = self.node(spec.node);
+            (node.place.sibling(self.lease.cgroup(&format!("n{}/{}", spec.node, spec.name))?), node.address)
+        } else {
+            let index = self.next_pod.entry(spec.node).or_insert(10);
+            let position = (spec.node, *index);
+            *index += 1;
+            let netns = Netns::create(self.lease.name(&format!("p-{}", spec.name)))?;
+            layout::attach_pod(self.options.layout, &self.node(spec.node).place.netns, &netns, position, &spec.name)?;
+            let cgroup = self.lease.cgroup(&format!("n{}/{}", spec.node, spec.name))?;
+            (Place::new(netns, cgroup, binaries::workspace("testpod")?), addresses::pod(position.0, position.1))
+        };
+        let mut pod = Pod { spec, place, addresses, ready: true, server: None };
+        pod.start_server(&self.lease)?;
+        let app = pod.spec.app.clone();
+        let name = pod.spec.name.clone();
+        self.pods.insert(name.clone(), pod);
+        self.publish_pod(&name)?;
+        self.publish_slices(&app)
+    }
+
+    /// Gives a process to the pod, to end with it.
+    pub(crate) fn attach_server(&mut self, name: &str, server: Process) {
+        if let Some(pod) = self.pods.get_mut(name) {
+            pod.server = Some(server);
+        }
+    }
+
+    /// Says whether the pod is ready, as its readiness probe would.
+    pub fn set_ready(&mut self, name: &str, ready: bool) -> Result<()> {
+        let pod = self.pods.get_mut(name).with_context(|| format!("no pod {name}"))?;
+        pod.ready = ready;
+        let app = pod.spec.app.clone();
+        self.publish_pod(name)?;
+        self.publish_slices(&app)
+    }
+
+    /// Takes the pod away: from the source of truth, then its processes and its namespace.
+    pub fn remove_pod(&mut self, name: &str) -> Result<()> {
+        let pod = self.pods.remove(name).with_context(|| format!("no pod {name}"))?;
+        if self.control_plane().is_some() {
+            self.delete(&pod.object(self.node(pod.spec.node)))?;
+        }
+        self.publish_slices(&pod.spec.app)
+    }
+
+    /// Creates or replaces a Service.
+    pub fn add_service(&mut self, service: ServiceSpec) -> Result<()> {
+        self.apply(&service.object())?;
+        let app = service.app.clone();
+        self.services.insert(format!("{}/{}", service.namespace, service.name), service);
+        self.publish_slices(&app)
+    }
+
+    /// The Service by its name, in the default namespace. Panics when there is none: names come from the test itself.
+    pub fn service(&self, name: &str) -> &ServiceSpec {
+        &self.services[&format!("{NAMESPACE}/{name}")]
+    }
+
+    /// Starts the node's proxy.
+    pub fn start_proxy(&mut self, node: u8) -> Result<()> {
+        let feed = match &self.feed {
+            Store::Manifests(manifests) => Feed::Manifests(manifests.directory()),
+            Store::ControlPlane(control_plane) => Feed::Kubeconfig(control_plane.kubeconfig()),
+        };
+        if let Some(process) = proxy::start(&self.options.proxy, self.node(node), &feed)? {
+            self.proxies.insert(node, process);
+        }
+        Ok(())
+    }
+
+    /// The process of the node's proxy, to stop it (dropping it is SIGKILL).
+    pub fn take_proxy(&mut self, node: u8) -> Result<Process> {
+        self.proxies.remove(&node).with_context(|| format!("node {node} runs no proxy"))
+    }
+
+    /// Fails when a proxy ended by itself.
+    pub fn check_proxies(&mut self) -> Result<()> {
+        for (node, process) in &mut self.proxies {
+            if let Some(status) = process.ended()? {
+                let log = self.nodes[usize::from(*node) - 1].directory.join("proxy.log");
+                bail!("the proxy of node {node} ended: {status}\n{}", tail(&log));
+            }
+        }
+        Ok(())
+    }
+
+    fn publish_pod(&self, name: &str) -> Result<()> {
+        let Store::ControlPlane(control_plane) = &self.feed else { return Ok(()) };
+        let pod = self.pod(name);
+        control_plane.api().apply(&pod.object(self.node(pod.spec.node)))
+    }
+
+    /// Writes the EndpointSlices of the Services that select `app`; a real control plane does that by itself.
+    fn publish_slices(&self, app: &str) -> Result<()> {
+        if self.control_plane().is_some() {
+            return Ok(());
+        }
+        let pods = self.pods.values().filter(|pod| pod.spec.app == app);
+        let endpoints: Vec<_> = pods.map(|pod| pod.endpoint(self.node(pod.spec.node))).collect();
+        for service in self.services.values().filter(|service| service.app == app) {
+            for family in Family::BOTH {
+                self.apply(&service.slice(family, &endpoints))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for node in &self.nodes {
+                eprintln!("--- proxy of {}\n{}", node.name, tail(&node.directory.join("proxy.log")));
+            }
+        }
+    }
+}
+
+impl Pod {
+    fn endpoint(&self, node: &Node) -> Endpoint {
+        Endpoint {
+            pod: self.spec.name.clone(),
+            node: node.name.clone(),
+            addresses: self.addresses,
+            ready: self.ready,
+        }
+    }
+
+    fn object(&self, node: &Node) -> Value {
+        let spec = &self.spec;
+        objects::pod(&self.endpoint(node), &spec.namespace, &spec.app, spec.host_network, node.address.v4.into())
+    }
+
+    /// Starts `testpod serve` at the pod's own addresses and waits until it listens.
+    fn start_server(&mut self, lease: &Lease) -> Result<()> {
+        if self.spec.ports.is_empty() {
+            return Ok(());
+        }
+        let log = lease.directory().join(format!("pod-{}.log", self.spec.name));
+        let mut command = self.place.testpod_command()?;
+        command.args(["serve", "--name", &self.spec.name]);
+        command.args(self.addresses.both().iter().map(|address| format!("--listen={address}")));
+        command.args(self.spec.ports.iter().map(|port| format!("--port={port}")));
+        let mut server = self.place.spawn(&self.spec.name, command, &log)?;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while std::fs::read_to_string(&log)?.trim() != "ready" {
+            if server.ended()?.is_some() || Instant::now() > deadline {
+                bail!("pod {} does not serve: {}", self.spec.name, tail(&log));
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        self.server = Some(server);
+        Ok(())
+    }
+}
+
+/// A namespace with `eth0` on the LAN.
+fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8) -> Result<Place> {
+    let netns = Netns::create(lease.name(name))?;
+    let (address, router) = (lan(host), lan(ROUTER));
+    lan_netns.ip_batch(&format!(
+        "link add v{host} type veth peer name eth0 netns {}\nlink set v{host} master lan up\n",
+        netns.name()
+    ))?;
+    netns.ip_batch(&format!(
+        "link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
+         route add default via {}\nroute add default via {}\n",
+        address.v4, address.v6, router.v4, router.v6
+    ))?;
+    Ok(Place::new(netns, lease.cgroup(name)?, binaries::workspace("testpod")?))
+}
+
+fn node(lease: &Lease, lan_netns: &Netns, options: &Options, index: u8) -> Result<Node> {
+    let name = format!("n{index}");
+    let place = machine(lease, lan_netns, &name, NODE_BASE + index)?;
+    layout::prepare_node(options.layout, &place.netns, index, options.nodes)?;
+    if options.firewall {
+        let hooks = ["prerouting", "input", "forward", "output", "postrouting"].map(|hook| {
+            format!("chain {hook} {{ type filter hook {hook} priority filter; ct state invalid counter drop; }}")
+        });
+        place.run("nft", [format!("table inet hostfirewall {{ {} }}", hooks.join(" "))])?;
+    }
+    let directory = lease.directory().join(&name);
+    let bpffs = lease.bpffs().join(&name);
+    std::fs::create_dir_all(&directory)?;
+    std::fs::create_dir_all(&bpffs)?;
+    let address = lan(NODE_BASE + index);
+    let addresses = [address].into_iter().chain(options.layout.node_addresses(index)).collect();
+    Ok(Node { index, name, place, address, addresses, directory, bpffs })
+}
+
+/// The last lines of a log.
+fn tail(log: &std::path::Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}

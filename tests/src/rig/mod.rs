@@ -1,0 +1,41 @@
+//! A small cluster in network namespaces on this machine.
+//!
+//! ```text
+//!   fg<id>-lan   bridge `lan` 172.31.0.1 fd00:31::1      (in a namespace of its own: the machine is not touched)
+//!     |-- fg<id>-ctl      .2    etcd, kube-apiserver, kube-controller-manager   (Source::ControlPlane only)
+//!     |-- fg<id>-n1       .11   node n1: pods 10.244.1.0/24 fd00:244:1::/64, its own cgroup2, bpffs and run folder
+//!     |     `-- fg<id>-p-a      .10   pod `a`, wired as the Layout says
+//!     |-- fg<id>-n2       .12   node n2: pods 10.244.2.0/24 fd00:244:2::/64
+//!     `-- fg<id>-out      .100  the outside client; its routes to ClusterIPs lead to n1
+//! ```
+//!
+//! [`Rig::boot`] makes it, [`Rig::add_pod`] and [`Rig::add_service`] fill it, [`Place::probe`] asks from anywhere in it.
+//! Dropping the [`Rig`] removes everything, also while a panic unwinds; what a killed program leaves is removed by the
+//! next boot ([`sweep`]). Every process dies with the program that started it.
+//!
+//! What a rig needs on the machine: root, iproute2, nftables, a kernel with veth, bridge and vxlan; for the real control
+//! plane and the rival the programs that [`crate::binaries`] looks for.
+pub mod addresses;
+mod api;
+mod cluster;
+mod control_plane;
+mod dns;
+mod layout;
+mod lease;
+mod manifests;
+mod netns;
+mod objects;
+mod pki;
+mod process;
+mod proxy;
+
+pub use addresses::{Family, Pair};
+pub use cluster::{Node, Options, Pod, PodSpec, Rig, Source};
+pub use control_plane::ControlPlane;
+pub use layout::Layout;
+pub use lease::{Lease, sweep};
+pub use manifests::Manifests;
+pub use netns::Netns;
+pub use objects::{NAMESPACE, ServicePort, ServiceSpec};
+pub use process::{Place, Process};
+pub use proxy::{FerrogateOptions, Proxy, SocketEdge};

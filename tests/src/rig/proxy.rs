@@ -1,0 +1,114 @@
+//! The service proxy of a node: ours, the rival, or none.
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::addresses;
+use super::cluster::Node;
+use super::process::Process;
+use crate::binaries;
+
+/// Which sockets Ferrogate translates at connect and sendmsg.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SocketEdge {
+    #[default]
+    All,
+    /// Processes of the node only, not of pods.
+    Node,
+    Off,
+}
+
+impl SocketEdge {
+    pub fn name(self) -> &'static str {
+        match self {
+            SocketEdge::All => "all",
+            SocketEdge::Node => "node",
+            SocketEdge::Off => "off",
+        }
+    }
+}
+
+/// Options of `ferrogate agent` beyond those that place it on its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FerrogateOptions {
+    pub socket_edge: SocketEdge,
+    /// `--external-cluster-ip`.
+    pub external_cluster_ip: bool,
+    pub more: Vec<String>,
+}
+
+/// What carries Service traffic in a rig.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proxy {
+    None,
+    Ferrogate(FerrogateOptions),
+    /// kube-proxy in nftables mode; needs [`super::Source::ControlPlane`].
+    KubeProxy,
+}
+
+impl Proxy {
+    pub fn name(&self) -> String {
+        match self {
+            Proxy::None => "none".to_owned(),
+            Proxy::Ferrogate(options) => format!("ferrogate socket-edge={}", options.socket_edge.name()),
+            Proxy::KubeProxy => "kube-proxy".to_owned(),
+        }
+    }
+}
+
+/// Where a proxy learns about Services.
+pub(crate) enum Feed<'a> {
+    Manifests(&'a Path),
+    Kubeconfig(&'a Path),
+}
+
+/// Starts the proxy of one node; `None` where there is none to start.
+pub(crate) fn start(proxy: &Proxy, node: &Node, feed: &Feed<'_>) -> Result<Option<Process>> {
+    match (proxy, feed) {
+        (Proxy::None, _) => Ok(None),
+        (Proxy::Ferrogate(options), feed) => ferrogate(options, node, feed).map(Some),
+        (Proxy::KubeProxy, Feed::Kubeconfig(kubeconfig)) => kube_proxy(node, kubeconfig).map(Some),
+        (Proxy::KubeProxy, Feed::Manifests(_)) => bail!("kube-proxy needs a control plane"),
+    }
+}
+
+fn ferrogate(options: &FerrogateOptions, node: &Node, feed: &Feed<'_>) -> Result<Process> {
+    let mut command = node.place.command(binaries::workspace("ferrogate")?)?;
+    command.arg("agent").arg("--node-name").arg(&node.name);
+    command.arg("--state-dir").arg(&node.bpffs).arg("--run-dir").arg(&node.directory);
+    command.arg("--cgroup").arg(&node.place.cgroup);
+    command.arg("--socket-edge").arg(options.socket_edge.name());
+    match feed {
+        Feed::Manifests(directory) => command.arg("--manifests").arg(directory),
+        Feed::Kubeconfig(file) => command.arg("--kubeconfig").arg(file),
+    };
+    if options.external_cluster_ip {
+        command.arg("--external-cluster-ip");
+    }
+    command.args(&options.more);
+    node.place.spawn("ferrogate", command, &node.directory.join("proxy.log"))
+}
+
+fn kube_proxy(node: &Node, kubeconfig: &Path) -> Result<Process> {
+    let [v4, v6] = addresses::cluster_ranges();
+    let config = json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "mode": "nftables",
+        "clusterCIDR": format!("{v4},{v6}"),
+        "hostnameOverride": node.name,
+        "clientConnection": {"kubeconfig": kubeconfig},
+        "nftables": {"minSyncPeriod": "1ms", "syncPeriod": "30s"},
+        // Machine-wide settings that a namespace may not write.
+        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+        "healthzBindAddress": "0.0.0.0:10256",
+        "metricsBindAddress": "127.0.0.1:10249",
+    });
+    let file = node.directory.join("kube-proxy.yaml");
+    fs::write(&file, serde_yaml_ng::to_string(&config)?).with_context(|| file.display().to_string())?;
+    let mut command = node.place.command(binaries::peer("kube-proxy")?)?;
+    command.arg("--config").arg(file);
+    node.place.spawn("kube-proxy", command, &node.directory.join("proxy.log"))
+}
