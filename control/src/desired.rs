@@ -24,7 +24,7 @@ pub struct DesiredPort {
     pub frontends: BTreeMap<FrontendKey, FrontendKind>,
     /// Bits of [`ferrogate_common::service_flags`].
     pub flags: u32,
-    /// The Cluster set, in order of address and port, each once.
+    /// The Cluster set, in numerical order of address and port, each once.
     pub cluster: Vec<Endpoint>,
     /// The Local set, in the same order; empty where no policy of the service is Local.
     pub local: Vec<Endpoint>,

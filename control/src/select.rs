@@ -8,13 +8,14 @@
 use crate::desired::Endpoint;
 use crate::ingest::{EndpointModel, NodeHint, PortModel, SliceModel};
 use crate::names::Family;
-use ferrogate_common::{Address, Port};
+use ferrogate_common::Port;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-/// The endpoints of one service port in one family, by address and port (host order), duplicates collapsed.
+/// The endpoints of one service port in one family, by address (network order) and port (host order), duplicates
+/// collapsed.
 pub(crate) struct Candidates<'a> {
-    endpoints: BTreeMap<(Address, u16), &'a EndpointModel>,
+    endpoints: BTreeMap<([u8; 16], u16), &'a EndpointModel>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,7 +29,7 @@ impl<'a> Candidates<'a> {
     /// The merge of a Service's slices for one of its ports. Slices carry numbers, so that a named targetPort may be
     /// another number in each of them.
     pub(crate) fn merge(port: &PortModel, family: Family, slices: impl Iterator<Item = &'a SliceModel>) -> Self {
-        let mut endpoints: BTreeMap<(Address, u16), &EndpointModel> = BTreeMap::new();
+        let mut endpoints: BTreeMap<([u8; 16], u16), &EndpointModel> = BTreeMap::new();
         for slice in slices.filter(|slice| slice.family == family) {
             let numbers = slice
                 .ports
@@ -36,7 +37,7 @@ impl<'a> Candidates<'a> {
                 .filter(|entry| entry.name == port.name && entry.protocol == port.protocol);
             for number in numbers.map(|entry| entry.port) {
                 for endpoint in &slice.endpoints {
-                    match endpoints.entry((endpoint.address, number)) {
+                    match endpoints.entry((endpoint.address.octets(), number)) {
                         Entry::Vacant(free) => {
                             free.insert(endpoint);
                         }
@@ -77,8 +78,8 @@ impl<'a> Candidates<'a> {
 
     fn collect(&self, wanted: impl Fn(&EndpointModel) -> bool) -> Vec<Endpoint> {
         let wanted = self.endpoints.iter().filter(|(_, endpoint)| wanted(endpoint));
-        let endpoint = |(&(address, port), model): (&(Address, u16), &&EndpointModel)| Endpoint {
-            address,
+        let endpoint = |(&(_, port), model): (&([u8; 16], u16), &&EndpointModel)| Endpoint {
+            address: model.address,
             port: Port::new(port),
             local: model.local,
         };

@@ -135,12 +135,11 @@ impl Planner {
                 }
             }
             let made_room = self.finish(std::mem::take(&mut round), &mut ops);
-            if unfinished.is_empty() || !made_room {
+            if unfinished.is_empty() || !(made_room || self.remove_bare(&unfinished, &mut ops)) {
                 break;
             }
             open.extend(unfinished.iter().map(|(port, _)| *port));
         }
-        self.remove_bare(&unfinished, &mut ops);
         self.narrow_node_ports(&mut ops);
         if !ops.is_empty() && std::mem::take(&mut self.unsettled) {
             ops.insert(0, Op::Grace);
@@ -242,8 +241,9 @@ impl Planner {
         made_room
     }
 
-    /// A port that holds no frontend at the end is not kept: nothing could lead to it, or find it after a restart.
-    fn remove_bare(&mut self, unfinished: &[(&DesiredPort, Vec<RefusalReason>)], ops: &mut Vec<Op>) {
+    /// A port that can have none of its frontends is not kept: nothing leads to it, and nothing would find it after a
+    /// restart. True when there was one.
+    fn remove_bare(&mut self, unfinished: &[(&DesiredPort, Vec<RefusalReason>)], ops: &mut Vec<Op>) -> bool {
         let mut round = Round::default();
         for (port, _) in unfinished {
             if self
@@ -254,7 +254,7 @@ impl Planner {
                 self.remove(&port.name, &mut round);
             }
         }
-        self.finish(round, ops);
+        self.finish(round, ops)
     }
 
     fn narrow_node_ports(&mut self, ops: &mut Vec<Op>) {

@@ -157,14 +157,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_element_is_given_out_twice_and_all_come_back(steps in proptest::collection::vec((any::<bool>(), 1..9u32), 1..200)) {
+        fn no_element_is_given_out_twice_and_all_come_back(
+            steps in proptest::collection::vec((any::<bool>(), 1..9u32), 1..200),
+        ) {
             let mut ranges = Ranges::new(64);
             let mut held: Vec<(u32, u32)> = Vec::new();
             for (allocate, number) in steps {
                 if allocate {
                     if let Some(start) = ranges.allocate(number) {
-                        let overlap = held.iter().any(|&(other, length)| start < other + length && other < start + number);
-                        prop_assert!(!overlap && start + number <= 64);
+                        let overlaps = |&(other, length): &(u32, u32)| start < other + length && other < start + number;
+                        prop_assert!(!held.iter().any(overlaps) && start + number <= 64);
                         held.push((start, number));
                     }
                 } else if !held.is_empty() {

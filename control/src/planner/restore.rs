@@ -5,6 +5,7 @@ use super::{Limits, Planner, Programmed};
 use crate::desired::{DesiredPort, Endpoint};
 use ferrogate_common::{Backend, Frontend, FrontendKey, FrontendKind, Service, SlotRange, backend_flags};
 use std::cmp::Reverse;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What the kernel's tables hold.
@@ -139,10 +140,11 @@ impl Planner {
         // Those in the range first: should one endpoint have two entries, the one in use stays.
         let (first, second): (Backends, Backends) = live.into_iter().partition(|(_, id)| used.contains(id));
         for (endpoint, id) in first.into_iter().chain(second) {
-            if backends.contains_key(&endpoint) {
-                self.stray_backends.push(id);
-            } else {
-                backends.insert(endpoint, id);
+            match backends.entry(endpoint) {
+                Entry::Vacant(free) => {
+                    free.insert(id);
+                }
+                Entry::Occupied(_) => self.stray_backends.push(id),
             }
         }
         Programmed {

@@ -20,7 +20,9 @@ use std::net::SocketAddr;
 impl fmt::Display for MemoryTables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "FRONTENDS")?;
-        for (key, value) in &self.frontends {
+        let mut frontends: Vec<_> = self.frontends.iter().collect();
+        frontends.sort_by_key(|(key, _)| (key.address.ip(), key.port.get(), key.protocol));
+        for (key, value) in frontends {
             let kind = FrontendKind::from_number(value.kind).map_or("?", FrontendKind::name);
             writeln!(f, "  {} {kind} -> service {}", frontend_name(key), value.service)?;
         }

@@ -150,7 +150,9 @@ impl MemoryTables {
             Op::WriteServiceFlags { id, flags } => self.service_mut(*id)?.flags = *flags,
             Op::Flip { id, range } => {
                 let old = std::mem::replace(&mut self.service_mut(*id)?.range, range.pack());
-                self.recent.ranges.push(SlotRange::unpack(old));
+                // What an unfinished plan left in an element that nothing leads to is in no reader's hands.
+                let used = self.frontends.values().any(|value| value.service == *id);
+                self.recent.ranges.extend(used.then(|| SlotRange::unpack(old)));
             }
             Op::PutFrontend { key, value } => self.put_frontend(*key, *value)?,
             Op::DeleteFrontend { key } => self.delete_frontend(*key)?,

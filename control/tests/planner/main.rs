@@ -1,0 +1,6 @@
+//! Plans, applied to tables in memory.
+
+mod fixture;
+mod objects;
+mod properties;
+mod writes;

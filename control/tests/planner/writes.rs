@@ -1,0 +1,456 @@
+//! What a plan holds, write by write.
+
+use crate::fixture::{Fixture, backend_of, endpoint, frontend, node_port, port, removed, update};
+use ferrogate_common::{Frontend, FrontendKind, SlotRange, service_flags};
+use ferrogate_control::{Changes, Limits, Op, Planner, RefusalReason};
+
+#[test]
+fn a_new_port_is_written_from_its_backends_outwards() {
+    let mut fixture = Fixture::new(Limits::default());
+    let key = frontend("10.96.0.1", 80);
+    let ops = fixture.plan(&update(vec![port(
+        "a",
+        &[(key, FrontendKind::ClusterIp)],
+        &["10.1.0.1", "10.1.0.2"],
+    )]));
+    let range = SlotRange {
+        base: 0,
+        cluster: 2,
+        local: 0,
+    };
+    let expected = [
+        Op::WriteBackend {
+            id: 1,
+            value: backend_of("10.1.0.1", 0, 1),
+        },
+        Op::WriteBackend {
+            id: 2,
+            value: backend_of("10.1.0.2", 0, 1),
+        },
+        Op::PublishBackend { id: 1, generation: 1 },
+        Op::PublishBackend { id: 2, generation: 1 },
+        Op::WriteSlots {
+            base: 0,
+            ids: vec![1, 2],
+        },
+        Op::WriteServiceFlags { id: 0, flags: 0 },
+        Op::Flip { id: 0, range },
+        Op::PutFrontend {
+            key,
+            value: Frontend::new(0, FrontendKind::ClusterIp),
+        },
+    ];
+    assert_eq!(ops, expected);
+}
+
+#[test]
+fn an_unchanged_service_is_not_touched() {
+    let mut fixture = Fixture::new(Limits::default());
+    let desired = vec![port("a", &[(node_port(30000), FrontendKind::NodePort)], &["10.1.0.1"])];
+    fixture.plan(&update(desired.clone()));
+    assert_eq!(fixture.plan(&update(desired.clone())), []);
+    assert_eq!(
+        fixture.plan(&Changes {
+            full: true,
+            ..update(desired)
+        }),
+        []
+    );
+}
+
+#[test]
+fn changed_frontends_touch_frontends_only() {
+    let mut fixture = Fixture::new(Limits::default());
+    let (old, new) = (frontend("10.96.0.1", 80), frontend("203.0.113.1", 80));
+    fixture.plan(&update(vec![port(
+        "a",
+        &[(old, FrontendKind::ClusterIp)],
+        &["10.1.0.1"],
+    )]));
+    let both = [(old, FrontendKind::ClusterIp), (new, FrontendKind::LoadBalancer)];
+    let value = Frontend::new(0, FrontendKind::LoadBalancer);
+    let ops = fixture.plan(&update(vec![port("a", &both, &["10.1.0.1"])]));
+    assert_eq!(ops, [Op::PutFrontend { key: new, value }]);
+    let ops = fixture.plan(&update(vec![port("a", &both[1..], &["10.1.0.1"])]));
+    assert_eq!(ops, [Op::DeleteFrontend { key: old }, Op::Grace]);
+}
+
+#[test]
+fn changed_policies_touch_flags_only() {
+    let mut fixture = Fixture::new(Limits::default());
+    let mut desired = port(
+        "a",
+        &[(frontend("10.96.0.1", 80), FrontendKind::ClusterIp)],
+        &["10.1.0.1"],
+    );
+    fixture.plan(&update(vec![desired.clone()]));
+    desired.flags = service_flags::EXTERNAL_LOCAL;
+    let ops = fixture.plan(&update(vec![desired]));
+    assert_eq!(
+        ops,
+        [Op::WriteServiceFlags {
+            id: 0,
+            flags: service_flags::EXTERNAL_LOCAL
+        }]
+    );
+}
+
+#[test]
+fn a_replaced_endpoint_goes_after_the_flip_and_its_range_after_the_grace_period() {
+    let mut fixture = Fixture::new(Limits::default());
+    let frontends = [(frontend("10.96.0.1", 80), FrontendKind::ClusterIp)];
+    fixture.plan(&update(vec![port("a", &frontends, &["10.1.0.1", "10.1.0.2"])]));
+    let ops = fixture.plan(&update(vec![port("a", &frontends, &["10.1.0.2", "10.1.0.3"])]));
+    let range = SlotRange {
+        base: 2,
+        cluster: 2,
+        local: 0,
+    };
+    let expected = [
+        Op::WriteBackend {
+            id: 3,
+            value: backend_of("10.1.0.3", 0, 1),
+        },
+        Op::PublishBackend { id: 3, generation: 1 },
+        Op::WriteSlots {
+            base: 2,
+            ids: vec![2, 3],
+        },
+        Op::Flip { id: 0, range },
+        Op::RetireBackend { id: 1 },
+        Op::Grace,
+    ];
+    assert_eq!(ops, expected);
+    // Id and range are free again, and the id's generation has grown.
+    let ops = fixture.plan(&update(vec![port(
+        "b",
+        &[(frontend("10.96.0.2", 80), FrontendKind::ClusterIp)],
+        &["10.1.0.9"],
+    )]));
+    assert_eq!(
+        ops[0],
+        Op::WriteBackend {
+            id: 1,
+            value: backend_of("10.1.0.9", 1, 2)
+        }
+    );
+    assert_eq!(ops[2], Op::WriteSlots { base: 0, ids: vec![1] });
+}
+
+#[test]
+fn a_removed_service_is_taken_down_from_its_frontends_inwards() {
+    let mut fixture = Fixture::new(Limits::default());
+    let key = node_port(30080);
+    fixture.plan(&update(vec![port(
+        "a",
+        &[(key, FrontendKind::NodePort)],
+        &["10.1.0.1"],
+    )]));
+    let expected = [
+        Op::DeleteFrontend { key },
+        Op::Flip {
+            id: 0,
+            range: SlotRange::default(),
+        },
+        Op::RetireBackend { id: 1 },
+        Op::Grace,
+        Op::SetNodePorts { min: 0, max: 0 },
+    ];
+    assert_eq!(fixture.plan(&removed("a")), expected);
+    assert_eq!(fixture.plan(&removed("a")), []);
+}
+
+#[test]
+fn the_node_port_span_is_wide_enough_at_every_step() {
+    let mut fixture = Fixture::new(Limits::default());
+    let with = |name: &str, number| port(name, &[(node_port(number), FrontendKind::NodePort)], &[]);
+    fixture.plan(&update(vec![with("a", 30100)]));
+    let ops = fixture.plan(&update(vec![with("b", 30200)]));
+    let span = ops
+        .iter()
+        .position(|op| *op == Op::SetNodePorts { min: 30100, max: 30200 });
+    let put = ops.iter().position(|op| matches!(op, Op::PutFrontend { .. }));
+    assert!(span.is_some() && span < put, "{ops:?}");
+    let ops = fixture.plan(&update(vec![with("a", 30300)]));
+    assert_eq!(ops.last(), Some(&Op::SetNodePorts { min: 30200, max: 30300 }));
+}
+
+#[test]
+fn a_frontend_moves_between_services_over_a_grace_period() {
+    let mut fixture = Fixture::new(Limits::default());
+    let (moving, first, second) = (
+        frontend("203.0.113.1", 80),
+        frontend("10.96.0.1", 80),
+        frontend("10.96.0.2", 80),
+    );
+    let (inside, outside) = (FrontendKind::ClusterIp, FrontendKind::LoadBalancer);
+    fixture.plan(&update(vec![
+        port("a", &[(first, inside), (moving, outside)], &[]),
+        port("b", &[(second, inside)], &[]),
+    ]));
+    let ops = fixture.plan(&update(vec![
+        port("a", &[(first, inside)], &[]),
+        port("b", &[(second, inside), (moving, outside)], &[]),
+    ]));
+    let value = Frontend::new(1, outside);
+    assert_eq!(
+        ops,
+        [
+            Op::DeleteFrontend { key: moving },
+            Op::Grace,
+            Op::PutFrontend { key: moving, value }
+        ]
+    );
+}
+
+#[test]
+fn two_services_can_swap_their_only_frontends_and_keep_their_ids() {
+    let mut fixture = Fixture::new(Limits::default());
+    let (x, y) = (
+        (frontend("10.96.0.1", 80), FrontendKind::ClusterIp),
+        (frontend("10.96.0.2", 80), FrontendKind::ClusterIp),
+    );
+    fixture.plan(&update(vec![
+        port("a", &[x], &["10.1.0.1"]),
+        port("b", &[y], &["10.1.0.2"]),
+    ]));
+    let ops = fixture.plan(&update(vec![
+        port("a", &[y], &["10.1.0.1"]),
+        port("b", &[x], &["10.1.0.2"]),
+    ]));
+    assert_eq!(ops.len(), 5, "{ops:?}");
+    assert_eq!(fixture.tables.frontends()[&y.0].service, 0);
+    assert_eq!(fixture.tables.frontends()[&x.0].service, 1);
+}
+
+#[test]
+fn a_frontend_that_changes_its_kind_is_never_overwritten() {
+    let mut fixture = Fixture::new(Limits::default());
+    let key = frontend("203.0.113.1", 80);
+    fixture.plan(&update(vec![port("a", &[(key, FrontendKind::ExternalIp)], &[])]));
+    let ops = fixture.plan(&update(vec![port("a", &[(key, FrontendKind::LoadBalancer)], &[])]));
+    let value = Frontend::new(0, FrontendKind::LoadBalancer);
+    assert_eq!(
+        ops,
+        [Op::DeleteFrontend { key }, Op::Grace, Op::PutFrontend { key, value }]
+    );
+}
+
+#[test]
+fn of_two_claims_the_holder_wins_and_the_other_is_told_once() {
+    let mut fixture = Fixture::new(Limits::default());
+    let shared = (node_port(30080), FrontendKind::NodePort);
+    let own = (frontend("10.96.0.2", 80), FrontendKind::ClusterIp);
+    fixture.plan(&update(vec![port("z", &[shared], &["10.1.0.1"])]));
+    fixture.plan(&update(vec![port("a", &[shared, own], &["10.1.0.2"])]));
+    assert_eq!(fixture.notices.len(), 1);
+    assert!(matches!(fixture.refused[..], [ref one] if matches!(one.reason, RefusalReason::FrontendTaken { .. })));
+    assert_eq!(fixture.tables.frontends()[&shared.0].service, 0);
+    assert_eq!(fixture.tables.frontends()[&own.0].service, 1);
+    // Nothing new: no write and no notice, but the refusal stands.
+    assert_eq!(fixture.plan(&Changes::default()), []);
+    assert_eq!((fixture.notices.len(), fixture.refused.len()), (0, 1));
+    // The holder gives it up: the other has it in the same plan.
+    fixture.plan(&removed("z"));
+    assert_eq!(fixture.tables.frontends()[&shared.0].service, 1);
+    assert_eq!(fixture.refused, []);
+}
+
+#[test]
+fn a_full_table_refuses_loudly_keeps_what_works_and_takes_the_rest_when_there_is_room() {
+    let mut fixture = Fixture::new(Limits {
+        frontends: 8,
+        services: 8,
+        slots: 8,
+        backends: 5,
+    });
+    let with = |name: &str, address: &str, endpoints: &[&str]| {
+        port(name, &[(frontend(address, 80), FrontendKind::ClusterIp)], endpoints)
+    };
+    fixture.plan(&update(vec![with("a", "10.96.0.1", &["10.1.0.1", "10.1.0.2"])]));
+    let a_works = fixture.tables.to_string();
+    assert_eq!(
+        fixture.plan(&update(vec![with(
+            "b",
+            "10.96.0.2",
+            &["10.2.0.1", "10.2.0.2", "10.2.0.3"]
+        )])),
+        []
+    );
+    assert!(matches!(
+        fixture.refused[0].reason,
+        RefusalReason::BackendsFull { limit: 5, wanted: 3 }
+    ));
+    assert_eq!(fixture.tables.to_string(), a_works);
+    // One plan makes the room and uses it.
+    fixture.plan(&removed("a"));
+    assert_eq!(fixture.refused, []);
+    assert_eq!(fixture.tables.frontends().len(), 1);
+    assert_eq!(
+        fixture
+            .tables
+            .backends()
+            .values()
+            .filter(|backend| backend.generation != 0)
+            .count(),
+        3
+    );
+}
+
+#[test]
+fn every_table_says_that_it_is_full() {
+    let one =
+        |name: &str, address: &str| port(name, &[(frontend(address, 80), FrontendKind::ClusterIp)], &["10.1.0.1"]);
+    let roomy = Limits {
+        frontends: 9,
+        services: 9,
+        slots: 9,
+        backends: 9,
+    };
+    for (limits, expected) in [
+        (Limits { frontends: 1, ..roomy }, "FRONTENDS is full (1 entries)"),
+        (Limits { services: 1, ..roomy }, "SERVICES is full (1 entries)"),
+        (Limits { slots: 1, ..roomy }, "SLOTS has no 1 free entries"),
+        (Limits { backends: 2, ..roomy }, "BACKENDS is full (2 entries)"),
+    ] {
+        let mut fixture = Fixture::new(limits);
+        fixture.plan(&update(vec![one("a", "10.96.0.1")]));
+        assert_eq!(fixture.plan(&update(vec![one("b", "10.96.0.2")])), []);
+        let text = fixture.refused[0].to_string();
+        assert!(
+            text.starts_with("service default/b:80/TCP IPv4: ") && text.contains(expected),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn more_endpoints_than_a_range_can_count_are_refused() {
+    let mut fixture = Fixture::new(Limits::default());
+    let mut desired = port("a", &[(frontend("10.96.0.1", 80), FrontendKind::ClusterIp)], &[]);
+    desired.cluster = (0..65_536u32)
+        .map(|n| endpoint(&std::net::Ipv4Addr::from(0x0a01_0000 + n).to_string()))
+        .collect();
+    fixture.plan(&update(vec![desired]));
+    assert!(matches!(
+        fixture.refused[0].reason,
+        RefusalReason::TooManyEndpoints { endpoints: 65_536 }
+    ));
+    assert!(fixture.tables.frontends().is_empty());
+}
+
+#[test]
+fn a_restart_changes_nothing_that_is_right() {
+    let mut fixture = Fixture::new(Limits::default());
+    let key = |last: u8| (frontend(&format!("10.96.0.{last}"), 80), FrontendKind::ClusterIp);
+    let desired = update(vec![
+        port(
+            "a",
+            &[key(1), (node_port(30001), FrontendKind::NodePort)],
+            &["10.1.0.1", "10.1.0.2"],
+        ),
+        port("b", &[key(2)], &["10.1.0.2"]),
+        port("c", &[key(3)], &[]),
+    ]);
+    fixture.plan(&desired);
+    fixture.plan(&removed("b"));
+    let full = Changes {
+        full: true,
+        ..update(desired.services.values().flatten().cloned().collect())
+    };
+    fixture.plan(&full);
+    let before = fixture.tables.to_string();
+    fixture.restart();
+    assert_eq!(fixture.plan(&full), []);
+    assert_eq!(fixture.tables.to_string(), before);
+}
+
+#[test]
+fn a_restarted_agent_removes_what_nobody_claims_only_when_it_knows_everything() {
+    let mut fixture = Fixture::new(Limits::default());
+    let a = port(
+        "a",
+        &[(frontend("10.96.0.1", 80), FrontendKind::ClusterIp)],
+        &["10.1.0.1"],
+    );
+    let b = port(
+        "b",
+        &[(frontend("10.96.0.2", 80), FrontendKind::ClusterIp)],
+        &["10.1.0.1"],
+    );
+    fixture.plan(&update(vec![a.clone(), b]));
+    fixture.restart();
+    assert_eq!(fixture.plan(&update(vec![a.clone()])), []);
+    assert_eq!(fixture.tables.frontends().len(), 2);
+    fixture.plan(&Changes {
+        full: true,
+        ..update(vec![a])
+    });
+    assert_eq!(fixture.tables.frontends().len(), 1);
+}
+
+#[test]
+fn a_generation_is_not_given_out_twice_over_a_restart() {
+    let mut fixture = Fixture::new(Limits::default());
+    let frontends = [(frontend("10.96.0.1", 80), FrontendKind::ClusterIp)];
+    fixture.plan(&update(vec![port("a", &frontends, &["10.1.0.1"])]));
+    fixture.plan(&update(vec![port("a", &frontends, &[])]));
+    fixture.restart();
+    let ops = fixture.plan(&update(vec![port("a", &frontends, &["10.1.0.1"])]));
+    // What the last run freed it may not have waited for.
+    assert_eq!(ops[0], Op::Grace);
+    assert_eq!(
+        ops[1],
+        Op::WriteBackend {
+            id: 1,
+            value: backend_of("10.1.0.1", 0, 2)
+        }
+    );
+}
+
+#[test]
+fn after_a_restart_two_claimants_get_back_what_each_had() {
+    let mut fixture = Fixture::new(Limits::default());
+    let shared = (node_port(30080), FrontendKind::NodePort);
+    let own = |last: u8| (frontend(&format!("10.96.0.{last}"), 80), FrontendKind::ClusterIp);
+    fixture.plan(&update(vec![port("z", &[own(1), shared], &["10.1.0.1"])]));
+    let a = port("a", &[own(2), shared], &["10.1.0.2"]);
+    fixture.plan(&update(vec![a.clone()]));
+    fixture.restart();
+    let full = Changes {
+        full: true,
+        ..update(vec![a, port("z", &[own(1), shared], &["10.1.0.1"])])
+    };
+    assert_eq!(fixture.plan(&full), []);
+    assert_eq!(fixture.refused.len(), 1);
+}
+
+#[test]
+fn tables_that_do_not_hang_together_are_put_right() {
+    let mut fixture = Fixture::new(Limits::default());
+    let desired = update(vec![port(
+        "a",
+        &[(frontend("10.96.0.1", 80), FrontendKind::ClusterIp)],
+        &["10.1.0.1"],
+    )]);
+    fixture.plan(&desired);
+    let mut snapshot = fixture.tables.snapshot();
+    snapshot.slots.clear();
+    snapshot.frontends.push((
+        frontend("10.96.0.9", 80),
+        Frontend {
+            service: u32::MAX,
+            kind: 77,
+            reserved: [0; 3],
+        },
+    ));
+    let plan = Planner::restore(Limits::default(), snapshot).plan(&Changes { full: true, ..desired });
+    assert!(
+        plan.ops
+            .iter()
+            .any(|op| matches!(op, Op::Flip { id: 0, range } if range.cluster == 1))
+    );
+    assert!(plan.ops.contains(&Op::DeleteFrontend {
+        key: frontend("10.96.0.9", 80)
+    }));
+}
