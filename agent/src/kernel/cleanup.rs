@@ -1,12 +1,12 @@
 //! Removing every trace.
 
 use super::error::{During as _, Result};
-use super::ports;
 use super::state::StateDir;
+use super::{edges, ports};
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What [`cleanup`] has removed.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -44,10 +44,9 @@ pub fn cleanup(state_dir: &Path) -> Result<CleanupReport> {
         return Ok(report);
     }
     for version in versions(&state)? {
-        // Links first: a program must not run over tables that nobody keeps.
-        report.links += remove_tree(&version.join("links"))?;
-        report.maps += remove_tree(&version.join("maps"))?;
-        remove_directory(&version)?;
+        let (links, maps) = remove_version(&version)?;
+        report.links += links;
+        report.maps += maps;
     }
     report.ports = ports::release(&state)?;
     report.directory = remove_directory(state_dir)?;
@@ -58,16 +57,14 @@ pub fn cleanup(state_dir: &Path) -> Result<CleanupReport> {
 pub(super) fn remove_other_versions(state: &StateDir) -> Result<()> {
     let ours = state.version();
     for version in versions(state)?.into_iter().filter(|version| *version != ours) {
-        let links = remove_tree(&version.join("links"))?;
-        remove_tree(&version.join("maps"))?;
-        remove_directory(&version)?;
+        let (links, _) = remove_version(&version)?;
         tracing::info!(version = %version.display(), links, "removed the state of another ABI version");
     }
     Ok(())
 }
 
 /// The directories `v<number>`.
-fn versions(state: &StateDir) -> Result<Vec<std::path::PathBuf>> {
+fn versions(state: &StateDir) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(state.root()).during(|| format!("cannot list {}", state.root().display()))?;
     let is_version = |name: &str| {
         name.strip_prefix('v')
@@ -83,8 +80,21 @@ fn versions(state: &StateDir) -> Result<Vec<std::path::PathBuf>> {
     Ok(versions)
 }
 
+/// Removes all of one ABI version; how many links and maps there were. Links first: a program must not run over tables
+/// that nobody keeps.
+fn remove_version(version: &Path) -> Result<(usize, usize)> {
+    let links = remove_pins(&version.join("links"), edges::remove)?;
+    let maps = remove_pins(&version.join("maps"), |path| {
+        fs::remove_file(path)
+            .map(|()| true)
+            .during(|| format!("cannot remove {}", path.display()))
+    })?;
+    remove_directory(version)?;
+    Ok((links, maps))
+}
+
 /// Removes a directory of pins; how many there were.
-fn remove_tree(directory: &Path) -> Result<usize> {
+fn remove_pins(directory: &Path, remove: impl Fn(&Path) -> Result<bool>) -> Result<usize> {
     let entries = match fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         result => result.during(|| format!("cannot list {}", directory.display()))?,
@@ -92,8 +102,7 @@ fn remove_tree(directory: &Path) -> Result<usize> {
     let mut count = 0;
     for entry in entries {
         let path = entry.during(|| format!("cannot list {}", directory.display()))?.path();
-        fs::remove_file(&path).during(|| format!("cannot remove {}", path.display()))?;
-        count += 1;
+        count += usize::from(remove(&path)?);
     }
     remove_directory(directory)?;
     Ok(count)

@@ -170,7 +170,10 @@ impl Edges {
     }
 
     /// Attaches what is missing on the network's interfaces and detaches what is not wanted. An interface that is gone
-    /// meanwhile is passed over: the next network will tell.
+    /// meanwhile is passed over: the next network will tell. So is one without XDP, which the tcx programs serve as well.
+    ///
+    /// # Errors
+    /// The first tcx program that could not be attached; all others are.
     pub(super) fn sync(&mut self, state: &StateDir, programs: &Programs, network: &Network) -> Result<()> {
         let wanted = wanted(network, self.options);
         for pin in pins(state)? {
@@ -184,6 +187,7 @@ impl Edges {
         self.refused.retain(|pin| wanted.contains_key(pin));
         // Egress programs first: see `wanted`.
         let (egress, other): (Vec<_>, Vec<_>) = wanted.iter().partition(|(_, edge)| edge.hook == Hook::Egress);
+        let mut failed = Ok(());
         for (pin, edge) in egress.into_iter().chain(other) {
             let path = state.links().join(pin);
             match ensure(&path, programs.fd(edge.program)?, edge.target(), 0) {
@@ -196,29 +200,26 @@ impl Edges {
                     self.attached.insert(pin.clone(), attachment);
                     self.refused.remove(pin);
                 }
-                Err(error) => self.refuse(pin, edge, &error)?,
+                Err(error) => failed = failed.and(self.refuse(pin, edge, error)),
             }
         }
-        Ok(())
+        failed
     }
 
     /// Decides what a failure to attach means.
-    fn refuse(&mut self, pin: &str, edge: &Edge, error: &io::Error) -> Result<()> {
+    fn refuse(&mut self, pin: &str, edge: &Edge, error: io::Error) -> Result<()> {
         self.attached.remove(pin);
         let first = self.refused.insert(pin.to_owned());
         let gone = matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO | libc::ENOLINK));
         let interface = &edge.interface;
         match edge.hook {
             _ if gone => tracing::debug!(interface, program = edge.program, "the interface is gone"),
+            Hook::Xdp { .. } if !first => {}
             Hook::Xdp { .. } if self.options.xdp == XdpMode::Auto => {
-                if first {
-                    tracing::info!(interface, %error, "no native XDP here: the tcx program does the work");
-                }
+                tracing::info!(interface, %error, "no native XDP here: the tcx program does the work");
             }
-            _ => {
-                let error = io::Error::new(error.kind(), error.to_string());
-                return Err(error).during(|| format!("cannot attach {} to {interface}", edge.program));
-            }
+            Hook::Xdp { .. } => tracing::warn!(interface, %error, "XDP refused: the tcx program does the work"),
+            _ => return Err(error).during(|| format!("cannot attach {} to {interface}", edge.program)),
         }
         Ok(())
     }
@@ -271,7 +272,10 @@ fn ensure(path: &Path, program: std::os::fd::BorrowedFd<'_>, target: LinkTarget<
     match sys::Link::open(path) {
         Ok(link) if link.is_attached_to(target, cgroup_id)? => return Ok(()),
         // The pin is of a device or cgroup that had this number, or this path, before.
-        Ok(_) => fs::remove_file(path)?,
+        Ok(link) => {
+            let _ = link.detach();
+            fs::remove_file(path)?;
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
@@ -290,9 +294,14 @@ fn pins(state: &StateDir) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Removes a pin; whether it was there.
-fn remove(path: &Path) -> Result<bool> {
-    match fs::remove_file(path) {
+/// Detaches a link and removes its pin; whether it was there.
+pub(super) fn remove(path: &Path) -> Result<bool> {
+    let removed = sys::Link::open(path).and_then(|link| {
+        // A link that has lost its device is detached already.
+        let _ = link.detach();
+        fs::remove_file(path)
+    });
+    match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         result => result
             .map(|()| true)

@@ -1,4 +1,4 @@
-//! What can go wrong between the agent and the kernel.
+//! What can go wrong between the agent and the kernel. A message does not repeat its source: print the whole chain.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call failed; `action` says what it was for.
-    #[error("{action}: {source}")]
+    #[error("{action}")]
     Io { action: String, source: io::Error },
     /// The embedded object could not be parsed, or one of its maps could not be created.
     #[error("cannot load the eBPF object")]
@@ -22,7 +22,7 @@ pub enum Error {
     #[error("the eBPF object has no program {0} of a known type")]
     NoProgram(String),
     /// Packet logging was asked for, but the object has no log map.
-    #[error("packet logging is not available: {0}")]
+    #[error("packet logging is not available")]
     Logging(#[from] aya_log::Error),
     /// A map at a pinned path is not the one this agent works with.
     #[error(

@@ -23,6 +23,7 @@ pub use error::{Error, Result};
 pub use programs::{PacketLog, ProgramReport, object};
 pub use read::{FlowEntry, FlowRow, FlowTable, Usage, boot_seconds};
 pub use state::{DEFAULT_STATE_DIR, StateDir};
+pub use sys::netns_cookie;
 pub use tables::Tables;
 
 use crate::net::Network;

@@ -1,6 +1,7 @@
 //! Following the node's network.
 
 use super::{NetOptions, Network, Result, dump};
+use futures::FutureExt as _;
 use rtnetlink::Handle;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket as _, AsyncSocketExt as _, SocketAddr, TokioSocket};
@@ -72,11 +73,14 @@ impl Watcher {
     /// what was not yielded will be.
     pub async fn next(&mut self) -> Result<Network> {
         loop {
-            if timeout(PERIOD, self.changed.notified()).await.is_ok() && self.last.is_some() {
-                sleep(DEBOUNCE).await;
-            }
+            let event = timeout(PERIOD, self.changed.notified()).await.is_ok();
             // Until the look is done, a cancelled one must not be forgotten.
             let pending = Pending(Some(self.changed.clone()));
+            if event && self.last.is_some() {
+                sleep(DEBOUNCE).await;
+                // What came meanwhile will be seen by this look.
+                let _ = self.changed.notified().now_or_never();
+            }
             let network = self.snapshot().await?;
             pending.done();
             if self.last.as_ref() != Some(&network) {

@@ -3,7 +3,7 @@
 use super::{Command, bpf, object_get, object_info, object_pin, owned, raw};
 use bytemuck::{Pod, Zeroable};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// BPF_F_BEFORE (include/uapi/linux/bpf.h): with no other program named, before all that are there.
@@ -82,6 +82,12 @@ struct UpdateAttr {
     old_prog_fd: u32,
 }
 
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct DetachAttr {
+    link_fd: u32,
+}
+
 /// The beginning of `struct bpf_link_info`, with what cgroup, tcx and XDP links have in its union.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
@@ -129,6 +135,15 @@ impl Link {
         unsafe { bpf(Command::LinkUpdate, &mut attr) }.map(drop)
     }
 
+    /// Detaches its program now. To drop or unpin a link does so too, but only some time after the call.
+    pub(crate) fn detach(&self) -> io::Result<()> {
+        let mut attr = DetachAttr {
+            link_fd: raw(self.fd.as_fd()),
+        };
+        // SAFETY: the attributes hold no addresses.
+        unsafe { bpf(Command::LinkDetach, &mut attr) }.map(drop)
+    }
+
     /// Whether the link is attached to `target` still. The mode of an XDP link cannot be asked for.
     ///
     /// `cgroup_id` is the inode number of the target's directory, for cgroup links.
@@ -148,11 +163,5 @@ impl Link {
                 (info.kind, id, info.third) == (LINK_CGROUP, cgroup_id, attach_type)
             }
         })
-    }
-}
-
-impl AsFd for Link {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
     }
 }

@@ -176,7 +176,7 @@ impl<K: Pod, V: Pod> Map<K, V> {
                 Ok(_) => done += count,
                 // The kernel stops at the first key that is not there, and says how many it has removed before it.
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                    done += (attr.count as usize).min(count) + 1
+                    done += (attr.count as usize).min(count) + 1;
                 }
                 Err(error) if unsupported(&error) => break,
                 Err(error) => return Err(error),

@@ -4,11 +4,13 @@ mod grace;
 mod link;
 mod map;
 mod mapping;
+mod netns;
 
 pub(crate) use grace::Grace;
 pub(crate) use link::{Link, LinkTarget, attach};
 pub(crate) use map::{Map, MapInfo};
 pub(crate) use mapping::{MMAPABLE, Mapping};
+pub use netns::netns_cookie;
 
 use aya_log::EbpfLogger;
 use bytemuck::{Pod, Zeroable};
@@ -38,6 +40,7 @@ pub(crate) enum Command {
     MapDeleteBatch = 27,
     LinkCreate = 28,
     LinkUpdate = 29,
+    LinkDetach = 34,
 }
 
 /// Calls bpf(2) with `attr` as the part of `union bpf_attr` that `command` reads; the kernel takes what is missing as zero.
