@@ -60,7 +60,11 @@ impl Address {
     /// The address that stands for "any node address" of this one's family: the NodePort look-up for a packet to `self`.
     #[inline(always)]
     pub const fn unspecified(&self) -> Self {
-        if self.is_v4() { Self::UNSPECIFIED_V4 } else { Self::UNSPECIFIED }
+        if self.is_v4() {
+            Self::UNSPECIFIED_V4
+        } else {
+            Self::UNSPECIFIED
+        }
     }
 
     /// The 16 bytes in network order.

@@ -25,4 +25,6 @@ pub mod config_flags {
     pub const EXTERNAL_CLUSTER_IP: u32 = 1;
     /// `--snat always`: every outside client of policy Cluster is masqueraded, as kube-proxy does.
     pub const SNAT_ALWAYS: u32 = 1 << 1;
+    /// `--node-edge off`: uplinks' egress translates replies only, not packets of this node's own processes.
+    pub const NODE_EDGE_OFF: u32 = 1 << 2;
 }

@@ -52,10 +52,9 @@ reasons! {
     HopLimit = 15, "hop_limit", true, "TTL or hop limit used up where we route: answered with ICMP time exceeded.";
     TooBig = 16, "too_big", true, "Larger than the way out allows: answered with ICMP fragmentation needed or packet too big.";
     StaleService = 17, "stale_service", true, "The tables changed under the look-up (a frontend or backend that is gone): dropped, the sender tries again.";
-    LoopbackSource = 18, "loopback_from_wire", true, "A packet from the wire to or from a loopback address: dropped.";
-    SocketTranslated = 19, "socket_translated", false, "A socket call, sent to a backend.";
-    SocketReply = 20, "socket_reply", false, "A peer's address, translated back for the process.";
-    LeftToTcx = 21, "left_to_tcx", false, "XDP left the packet to the tcx program behind it.";
+    SocketTranslated = 18, "socket_translated", false, "A socket call, sent to a backend.";
+    SocketReply = 19, "socket_reply", false, "A peer's address, translated back for the process.";
+    LeftToTcx = 20, "left_to_tcx", false, "XDP left the packet to the tcx program behind it.";
 }
 
 impl fmt::Display for Reason {

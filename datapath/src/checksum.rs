@@ -3,6 +3,7 @@
 //! A *difference* is the one's complement sum of new words and complemented old words. It is the same in either byte order
 //! as long as words are read natively and keep their alignment within the 16-bit grid.
 
+use crate::env::ChecksumChange;
 use ferrogate_common::{Address, Port};
 
 /// One's complement addition of 32-bit sums.
@@ -24,16 +25,16 @@ pub(crate) fn address(a: &Address) -> u32 {
 
 /// Difference that replacing address `old` by `new` of the same family makes.
 #[inline(always)]
-pub(crate) fn address_difference(old: &Address, new: &Address) -> u32 {
-    let mut sum = 0;
+pub(crate) fn address_difference(old: &Address, new: &Address, v6: bool) -> u32 {
     let (old, new) = (old.words(), new.words());
-    // IPv4: the first three words are equal and cancel out.
-    let mut i = 0;
-    while i < 4 {
-        sum = add(sum, add(new[i], !old[i]));
-        i += 1;
+    let last = add(new[3], !old[3]);
+    if !v6 {
+        return last;
     }
-    sum
+    add(
+        add(add(new[0], !old[0]), add(new[1], !old[1])),
+        add(add(new[2], !old[2]), last),
+    )
 }
 
 /// Difference that replacing 16-bit word `old` by `new` makes.
@@ -60,4 +61,22 @@ pub(crate) const fn fold(sum: u32) -> u16 {
 #[inline(always)]
 pub const fn update(checksum: u16, difference: u32) -> u16 {
     !fold(add(difference, !(checksum as u32)))
+}
+
+/// A transport checksum after a change, as `bpf_l4_csum_replace` computes it: 0 stays 0 where that means "none", and a
+/// result of 0 is sent as 0xffff there (RFC 768).
+#[inline(always)]
+pub const fn updated(checksum: u16, change: &ChecksumChange) -> u16 {
+    if change.optional && checksum == 0 {
+        return 0;
+    }
+    let mut new = update(checksum, change.addresses);
+    if change.optional && new == 0 {
+        new = 0xffff;
+    }
+    new = update(new, change.rest);
+    if change.optional && new == 0 {
+        new = 0xffff;
+    }
+    new
 }

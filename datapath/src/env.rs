@@ -1,6 +1,6 @@
 //! What the pipeline needs from its surroundings: the kernel's maps and helpers, or a host's stand-ins.
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
     Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, Tuple,
 };
@@ -21,11 +21,8 @@ pub trait Packet {
         self.len() == 0
     }
 
-    /// Adds `addresses` and `rest` (differences, see [`crate::checksum`]) to the transport checksum at `at`.
-    ///
-    /// `addresses` is what changed in the pseudo header, `rest` what changed in the segment itself: a sender that leaves the
-    /// checksum to its device has only summed the pseudo header so far. `optional`: 0 means "no checksum" (UDP over IPv4).
-    fn update_transport_checksum(&mut self, at: usize, addresses: u32, rest: u32, optional: bool) -> Option<()>;
+    /// Mends the transport checksum at `at` after the packet was changed.
+    fn update_transport_checksum(&mut self, at: usize, change: ChecksumChange) -> Option<()>;
 
     /// Writes a new transport checksum at `at`: `full` is its value, `pseudo` the sum of the pseudo header alone, for
     /// packets whose checksum the device completes.
@@ -42,6 +39,18 @@ pub trait Packet {
 
     /// Whether a process of this node sent it (and it was not forwarded).
     fn is_from_this_node(&self) -> bool;
+}
+
+/// One's complement differences ("new minus old", RFC 1624) to fold into a transport checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ChecksumChange {
+    /// What changed in the pseudo header. A sender that leaves the checksum to its device has summed only that so far.
+    pub addresses: u32,
+    /// What changed in the segment itself.
+    pub rest: u32,
+    /// 0 means "no checksum" (UDP).
+    pub optional: bool,
+    pub v6: bool,
 }
 
 /// Which of the two flow tables.
@@ -104,32 +113,49 @@ pub trait Clock {
 }
 
 /// Where a packet that we send on ourselves goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C)]
 pub struct Route {
-    pub ifindex: u32,
     /// The neighbour: a gateway or the destination itself.
     pub next_hop: Address,
+    pub ifindex: u32,
     /// Link-layer addresses, all zero where the neighbour isn't resolved yet.
     pub destination_mac: [u16; 3],
     pub source_mac: [u16; 3],
+    /// [`Routed::TooBig`]: bytes of IP packet that fit.
+    pub mtu: u16,
+    pub reserved: u16,
 }
 
-/// Outcome of a route look-up.
+/// Outcome of a route look-up; the rest is in [`Fib::hop`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Routed {
-    To(Route),
-    /// The packet is larger than the way out allows; bytes of IP packet that fit.
-    TooBig(u16),
+    /// Along the hop.
+    To,
+    /// The packet is larger than the way out allows.
+    TooBig,
     /// Nowhere, or to this node itself.
     Nowhere,
-    /// There is a way, but this hook can't take it (XDP: no frames can be sent out there).
+    /// There is a way, but this hook can't take it (XDP: no frames can be sent out there, or the neighbour isn't resolved).
     NotFromHere,
 }
 
 /// The routing table.
 pub trait Fib {
-    /// Where a packet that came in by `ifindex` goes; `length` is that of the IP packet, 0: don't check.
-    fn route(&self, ifindex: u32, source: &Address, destination: &Address, protocol: u8, length: u16) -> Routed;
+    /// Looks up where a packet that came in by `ifindex` goes; `length` is that of the IP packet, 0: don't check.
+    fn route(&mut self, ifindex: u32, source: &Address, destination: &Address, transport: Transport) -> Routed;
+
+    /// What the last look-up found.
+    fn hop(&self) -> &Route;
+}
+
+/// What a route look-up may depend on besides addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Transport {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Length of the IP packet, 0: don't check it against the MTU.
+    pub length: u16,
 }
 
 /// All of it.

@@ -8,12 +8,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-mod checksum;
+pub mod checksum;
 mod env;
 mod flow;
 mod headers;
-#[cfg(feature = "host")]
-pub mod host;
 mod parse;
 mod pipeline;
 mod reject;
@@ -22,7 +20,7 @@ mod snat;
 mod socket;
 mod translate;
 
-pub use env::{Clock, Env, Fib, FlowTable, Insert, Packet, Route, Routed, Tables};
+pub use env::{ChecksumChange, Clock, Env, Fib, FlowTable, Insert, Packet, Route, Routed, Tables, Transport};
 pub use headers::{EthernetHeader, Ipv4Header, Ipv6Header};
 pub use pipeline::{Edge, Verdict, enter, leave};
-pub use socket::{SocketCall, SocketEnv, SocketVerdict, connect, restore_peer, sendmsg};
+pub use socket::{SocketCall, SocketEnv, SocketMemory, SocketVerdict, connect, restore_peer, sendmsg};

@@ -1,9 +1,7 @@
 //! Stage 1: from bytes to a [`Headers`].
 
 use crate::env::Packet;
-use crate::headers::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4Header, Ipv6Header, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN,
-};
+use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4Header, Ipv6Header, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
 use bytemuck::Zeroable;
 use ferrogate_common::{Address, Direction, Port, Protocol, Reason, Tuple};
 
@@ -54,7 +52,8 @@ impl Headers {
 pub(crate) fn parse<P: Packet>(packet: &P) -> Result<Headers, Reason> {
     let l3 = packet.link_header();
     if l3 == 0 {
-        let version: u8 = packet.load(0).ok_or(Reason::Malformed)?;
+        // Two bytes: of a check for one at offset 0 the verifier learns nothing.
+        let [version, _]: [u8; 2] = packet.load(0).ok_or(Reason::Malformed)?;
         return match version >> 4 {
             4 => parse_v4(packet, l3),
             6 => parse_v6(packet, l3),

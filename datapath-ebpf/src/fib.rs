@@ -1,0 +1,72 @@
+//! Route look-ups through `bpf_fib_lookup`.
+
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Parameters,
+};
+use aya_ebpf::helpers::generated::bpf_fib_lookup;
+use core::ffi::c_void;
+use ferrogate_common::Address;
+use ferrogate_datapath::{Route, Routed, Transport};
+
+pub(crate) const AF_INET: u8 = 2;
+pub(crate) const AF_INET6: u8 = 10;
+
+/// Looks up where a packet that came in by `ifindex` goes; what is found is written to `hop`.
+#[inline(always)]
+pub(crate) fn route(
+    context: *mut c_void,
+    hop: &mut Route,
+    ifindex: u32,
+    source: &Address,
+    destination: &Address,
+    transport: Transport,
+) -> Routed {
+    // SAFETY: a plain C structure of integers.
+    let mut p: Parameters = unsafe { core::mem::zeroed() };
+    p.ifindex = ifindex;
+    p.l4_protocol = transport.protocol;
+    p.__bindgen_anon_1.tot_len = transport.length;
+    if destination.is_v4() {
+        p.family = AF_INET;
+        p.__bindgen_anon_3.ipv4_src = source.v4_word();
+        p.__bindgen_anon_4.ipv4_dst = destination.v4_word();
+    } else {
+        p.family = AF_INET6;
+        p.__bindgen_anon_3.ipv6_src = source.words();
+        p.__bindgen_anon_4.ipv6_dst = destination.words();
+    }
+    // SAFETY: context and parameters are valid for the call.
+    let result = unsafe { bpf_fib_lookup(context, &raw mut p, size_of::<Parameters>() as i32, 0) } as u32;
+    match result {
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
+            hop.ifindex = p.ifindex;
+            // SAFETY: unions of integers; the helper has written the member that goes with the family it returns.
+            hop.next_hop = unsafe {
+                if p.family == AF_INET {
+                    Address::from_v4_word(p.__bindgen_anon_4.ipv4_dst)
+                } else {
+                    Address::from_words(p.__bindgen_anon_4.ipv6_dst)
+                }
+            };
+            // Zero without a neighbour.
+            hop.destination_mac = words(p.dmac);
+            hop.source_mac = words(p.smac);
+            Routed::To
+        }
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            // SAFETY: the helper has put the MTU there.
+            hop.mtu = unsafe { p.__bindgen_anon_1.mtu_result };
+            Routed::TooBig
+        }
+        _ => Routed::Nowhere,
+    }
+}
+
+#[inline(always)]
+fn words(mac: [u8; 6]) -> [u16; 3] {
+    [
+        u16::from_ne_bytes([mac[0], mac[1]]),
+        u16::from_ne_bytes([mac[2], mac[3]]),
+        u16::from_ne_bytes([mac[4], mac[5]]),
+    ]
+}

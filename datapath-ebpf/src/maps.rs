@@ -1,0 +1,45 @@
+//! The maps. Sizes here are the defaults; the agent may choose others when it creates them.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use ferrogate_common::{
+    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, NodeAddress, Service, SnatFlow, SocketPair,
+    SocketPairKey, SocketState, Tuple, maps,
+};
+
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(maps::CONFIG.entries, 0);
+#[map]
+pub(crate) static FRONTENDS: HashMap<FrontendKey, Frontend> = HashMap::with_max_entries(maps::FRONTENDS.entries, 0);
+#[map]
+pub(crate) static SERVICES: Array<Service> = Array::with_max_entries(maps::SERVICES.entries, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static SLOTS: Array<u32> = Array::with_max_entries(maps::SLOTS.entries, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static BACKENDS: Array<Backend> = Array::with_max_entries(maps::BACKENDS.entries, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static CURSORS: Array<u64> = Array::with_max_entries(maps::CURSORS.entries, 0);
+#[map]
+pub(crate) static NODE_ADDRESSES: HashMap<Address, NodeAddress> =
+    HashMap::with_max_entries(maps::NODE_ADDRESSES.entries, 0);
+#[map]
+pub(crate) static SOURCES: Array<Address> = Array::with_max_entries(maps::SOURCES.entries, 0);
+#[map]
+pub(crate) static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(maps::INTERFACES.entries, 0);
+#[map]
+pub(crate) static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(maps::FLOWS.entries, 0);
+#[map]
+pub(crate) static HALF_OPEN: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(maps::HALF_OPEN.entries, 0);
+#[map]
+pub(crate) static SNAT_FLOWS: LruHashMap<Tuple, SnatFlow> = LruHashMap::with_max_entries(maps::SNAT_FLOWS.entries, 0);
+#[btf_map]
+pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+#[map]
+pub(crate) static SOCKET_PAIRS: LruHashMap<SocketPairKey, SocketPair> =
+    LruHashMap::with_max_entries(maps::SOCKET_PAIRS.entries, 0);
+#[map]
+pub(crate) static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::REASONS.entries, 0);
+#[map]
+pub(crate) static CONNECTIONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::CONNECTIONS.entries, 0);

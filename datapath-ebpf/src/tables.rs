@@ -1,0 +1,296 @@
+//! The pipeline's tables are the maps.
+
+use crate::maps::{
+    BACKENDS, CONFIG, CONNECTIONS, CURSORS, FLOWS, FRONTENDS, HALF_OPEN, INTERFACES, NODE_ADDRESSES, REASONS, SERVICES,
+    SLOTS, SNAT_FLOWS, SOURCES,
+};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use bytemuck::Zeroable;
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use ferrogate_common::{
+    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, TICK_SHIFT, Tuple,
+};
+use ferrogate_datapath::{FlowTable, Insert};
+
+const EEXIST: i32 = -17;
+
+/// The boot clock in ticks.
+#[inline(always)]
+pub(crate) fn ticks() -> u32 {
+    // SAFETY: a helper without arguments.
+    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+}
+
+#[inline(always)]
+pub(crate) fn config() -> Config {
+    CONFIG.get(0).copied().unwrap_or_else(Config::zeroed)
+}
+
+#[inline(always)]
+pub(crate) fn frontend(key: &FrontendKey) -> Option<Frontend> {
+    // SAFETY: a frontend's value never changes while it lives; a reused element shows a service id that is still valid.
+    unsafe { FRONTENDS.get(key) }.copied()
+}
+
+#[inline(always)]
+pub(crate) fn is_node_address(address: &Address) -> bool {
+    NODE_ADDRESSES.get_ptr(address).is_some()
+}
+
+#[inline(always)]
+pub(crate) fn service(id: u32) -> Option<Service> {
+    SERVICES.get(id).copied()
+}
+
+#[inline(always)]
+pub(crate) fn next_cursor(service: u32) -> u32 {
+    match CURSORS.get_ptr_mut(service) {
+        // SAFETY: the pointer is to a live array element, 8-byte aligned.
+        Some(cursor) => unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(cursor, 1) as u32 },
+        None => 0,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn slot(index: u32) -> Option<u32> {
+    SLOTS.get(index).copied()
+}
+
+#[inline(always)]
+pub(crate) fn backend(id: u32) -> Option<Backend> {
+    BACKENDS.get(id).copied()
+}
+
+#[inline(always)]
+pub(crate) fn generation(id: u32) -> u32 {
+    BACKENDS.get(id).map_or(0, |backend| backend.generation)
+}
+
+#[inline(always)]
+pub(crate) fn source(index: u16) -> Option<Address> {
+    if index == 0 {
+        return None;
+    }
+    SOURCES.get(index as u32).copied()
+}
+
+#[inline(always)]
+pub(crate) fn interface(ifindex: u32) -> Option<Interface> {
+    // SAFETY: copied at once; the agent replaces values as a whole, and a torn read is of 16 bytes of one interface.
+    unsafe { INTERFACES.get(ifindex) }.copied()
+}
+
+#[inline(always)]
+fn flows(table: FlowTable) -> &'static aya_ebpf::maps::LruHashMap<Tuple, Flow> {
+    match table {
+        FlowTable::Established => &FLOWS,
+        FlowTable::HalfOpen => &HALF_OPEN,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn flow(table: FlowTable, key: &Tuple) -> Option<Flow> {
+    // SAFETY: copied at once.
+    unsafe { flows(table).get(key) }.copied()
+}
+
+#[inline(always)]
+pub(crate) fn put_flow(table: FlowTable, key: &Tuple, flow: &Flow) -> bool {
+    flows(table).insert(key, flow, BPF_ANY.into()).is_ok()
+}
+
+#[inline(always)]
+pub(crate) fn insert_flow(table: FlowTable, key: &Tuple, flow: &Flow) -> Insert {
+    inserted(flows(table).insert(key, flow, BPF_NOEXIST.into()))
+}
+
+#[inline(always)]
+pub(crate) fn remove_flow(table: FlowTable, key: &Tuple) {
+    // Gone already is as good.
+    let _ = flows(table).remove(key);
+}
+
+#[inline(always)]
+pub(crate) fn mark_flow(table: FlowTable, key: &Tuple, seen: u32, flags: u8) -> bool {
+    match flows(table).get_ptr_mut(key) {
+        Some(flow) => {
+            // SAFETY: a live map value. If the element is evicted and reused meanwhile, another flow gets a fresh time stamp,
+            // and at worst an end mark, which only matters at its next SYN.
+            unsafe {
+                (*flow).seen = seen;
+                (*flow).flags |= flags;
+            }
+            true
+        }
+        None => false,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn snat_flow(key: &Tuple) -> Option<SnatFlow> {
+    // SAFETY: copied at once.
+    unsafe { SNAT_FLOWS.get(key) }.copied()
+}
+
+#[inline(always)]
+pub(crate) fn insert_snat_flow(key: &Tuple, flow: &SnatFlow) -> Insert {
+    inserted(SNAT_FLOWS.insert(key, flow, BPF_NOEXIST.into()))
+}
+
+#[inline(always)]
+pub(crate) fn mark_snat_flow(key: &Tuple, seen: u32) -> bool {
+    match SNAT_FLOWS.get_ptr_mut(key) {
+        Some(flow) => {
+            // SAFETY: as in `mark_flow`.
+            unsafe { (*flow).seen = seen };
+            true
+        }
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn inserted(result: Result<(), i32>) -> Insert {
+    match result {
+        Ok(()) => Insert::Done,
+        Err(EEXIST) => Insert::Exists,
+        Err(_) => Insert::Failed,
+    }
+}
+
+#[inline(always)]
+pub(crate) fn count(reason: Reason) {
+    if let Some(counter) = REASONS.get_ptr_mut(reason as u32) {
+        // SAFETY: this CPU's own element.
+        unsafe { *counter += 1 };
+    }
+}
+
+#[inline(always)]
+pub(crate) fn count_connection(service: u32) {
+    if let Some(counter) = CONNECTIONS.get_ptr_mut(service) {
+        // SAFETY: this CPU's own element.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// Makes a hook's context the pipeline's `Tables` and `Clock`.
+macro_rules! tables_are_maps {
+    ($context:ty $(, $($generics:tt)+)?) => {
+        impl$(<$($generics)+>)? ferrogate_datapath::Tables for $context {
+            #[inline(always)]
+            fn config(&self) -> ferrogate_common::Config {
+                $crate::tables::config()
+            }
+            #[inline(always)]
+            fn frontend(&self, key: &ferrogate_common::FrontendKey) -> Option<ferrogate_common::Frontend> {
+                $crate::tables::frontend(key)
+            }
+            #[inline(always)]
+            fn is_node_address(&self, address: &ferrogate_common::Address) -> bool {
+                $crate::tables::is_node_address(address)
+            }
+            #[inline(always)]
+            fn service(&self, id: u32) -> Option<ferrogate_common::Service> {
+                $crate::tables::service(id)
+            }
+            #[inline(always)]
+            fn next_cursor(&mut self, service: u32) -> u32 {
+                $crate::tables::next_cursor(service)
+            }
+            #[inline(always)]
+            fn slot(&self, index: u32) -> Option<u32> {
+                $crate::tables::slot(index)
+            }
+            #[inline(always)]
+            fn backend(&self, id: u32) -> Option<ferrogate_common::Backend> {
+                $crate::tables::backend(id)
+            }
+            #[inline(always)]
+            fn generation(&self, id: u32) -> u32 {
+                $crate::tables::generation(id)
+            }
+            #[inline(always)]
+            fn source(&self, index: u16) -> Option<ferrogate_common::Address> {
+                $crate::tables::source(index)
+            }
+            #[inline(always)]
+            fn interface(&self, ifindex: u32) -> Option<ferrogate_common::Interface> {
+                $crate::tables::interface(ifindex)
+            }
+            #[inline(always)]
+            fn flow(
+                &self,
+                table: ferrogate_datapath::FlowTable,
+                key: &ferrogate_common::Tuple,
+            ) -> Option<ferrogate_common::Flow> {
+                $crate::tables::flow(table, key)
+            }
+            #[inline(always)]
+            fn put_flow(
+                &mut self,
+                table: ferrogate_datapath::FlowTable,
+                key: &ferrogate_common::Tuple,
+                flow: &ferrogate_common::Flow,
+            ) -> bool {
+                $crate::tables::put_flow(table, key, flow)
+            }
+            #[inline(always)]
+            fn insert_flow(
+                &mut self,
+                table: ferrogate_datapath::FlowTable,
+                key: &ferrogate_common::Tuple,
+                flow: &ferrogate_common::Flow,
+            ) -> ferrogate_datapath::Insert {
+                $crate::tables::insert_flow(table, key, flow)
+            }
+            #[inline(always)]
+            fn remove_flow(&mut self, table: ferrogate_datapath::FlowTable, key: &ferrogate_common::Tuple) {
+                $crate::tables::remove_flow(table, key);
+            }
+            #[inline(always)]
+            fn mark_flow(
+                &mut self,
+                table: ferrogate_datapath::FlowTable,
+                key: &ferrogate_common::Tuple,
+                seen: u32,
+                flags: u8,
+            ) -> bool {
+                $crate::tables::mark_flow(table, key, seen, flags)
+            }
+            #[inline(always)]
+            fn snat_flow(&self, key: &ferrogate_common::Tuple) -> Option<ferrogate_common::SnatFlow> {
+                $crate::tables::snat_flow(key)
+            }
+            #[inline(always)]
+            fn insert_snat_flow(
+                &mut self,
+                key: &ferrogate_common::Tuple,
+                flow: &ferrogate_common::SnatFlow,
+            ) -> ferrogate_datapath::Insert {
+                $crate::tables::insert_snat_flow(key, flow)
+            }
+            #[inline(always)]
+            fn mark_snat_flow(&mut self, key: &ferrogate_common::Tuple, seen: u32) -> bool {
+                $crate::tables::mark_snat_flow(key, seen)
+            }
+            #[inline(always)]
+            fn count(&mut self, reason: ferrogate_common::Reason) {
+                $crate::tables::count(reason);
+            }
+            #[inline(always)]
+            fn count_connection(&mut self, service: u32) {
+                $crate::tables::count_connection(service);
+            }
+        }
+
+        impl$(<$($generics)+>)? ferrogate_datapath::Clock for $context {
+            #[inline(always)]
+            fn ticks(&self) -> u32 {
+                $crate::tables::ticks()
+            }
+        }
+    };
+}
+pub(crate) use tables_are_maps;

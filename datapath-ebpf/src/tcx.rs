@@ -1,0 +1,273 @@
+//! The tcx hooks.
+
+use crate::fib::{self, AF_INET, AF_INET6};
+use crate::packet;
+use crate::tables::tables_are_maps;
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode,
+    bpf_redir_neigh,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head,
+    bpf_skb_change_tail, bpf_skb_pull_data,
+};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use aya_log_ebpf::debug;
+use bytemuck::{Pod, Zeroable};
+use ferrogate_common::Address;
+use ferrogate_datapath::{ChecksumChange, Edge, Fib, Packet, Route, Routed, Transport, Verdict, enter, leave};
+
+/// Bytes of Ethernet header.
+const ETHERNET: usize = 14;
+
+/// The longest headers that are looked at: Ethernet, IPv4 with all options, TCP without any.
+const HEADERS: u32 = (ETHERNET + 60 + 20) as u32;
+
+/// `BPF_F_IPV6` of kernels from 6.16 on: in IPv6 no header checksum makes up for changed addresses.
+const BPF_F_IPV6: u64 = 1 << 7;
+
+/// A socket buffer whose packets begin with `LINK` bytes of link-layer header.
+struct Skb<const LINK: usize> {
+    skb: *mut __sk_buff,
+    hop: Route,
+}
+
+impl<const LINK: usize> Skb<LINK> {
+    #[inline(always)]
+    fn new(context: &TcContext) -> Self {
+        let skb = Self {
+            skb: context.skb.skb,
+            hop: Route::zeroed(),
+        };
+        // Headers that lie in fragments are pulled into reach once, here.
+        let reach = skb.length().min(HEADERS);
+        if ((skb.data_end() - skb.data()) as u32) < reach {
+            // SAFETY: a live context. Where it fails, parsing finds the packet too short.
+            unsafe { bpf_skb_pull_data(skb.skb, reach) };
+        }
+        skb
+    }
+
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: a live context.
+        unsafe { (*self.skb).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: a live context.
+        unsafe { (*self.skb).data_end as usize }
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: a live context.
+        unsafe { (*self.skb).len }
+    }
+}
+
+tables_are_maps!(Skb<LINK>, const LINK: usize);
+
+impl<const LINK: usize> Packet for Skb<LINK> {
+    #[inline(always)]
+    fn load<T: Pod>(&self, at: usize) -> Option<T> {
+        packet::load(self.data(), self.data_end(), at)
+    }
+
+    #[inline(always)]
+    fn store<T: Pod>(&mut self, at: usize, value: T) -> Option<()> {
+        packet::store(self.data(), self.data_end(), at, value)
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.length() as usize
+    }
+
+    #[inline(always)]
+    fn update_transport_checksum(&mut self, at: usize, change: ChecksumChange) -> Option<()> {
+        let optional: u64 = if change.optional {
+            BPF_F_MARK_MANGLED_0.into()
+        } else {
+            0
+        };
+        let pseudo: u64 = BPF_F_PSEUDO_HDR as u64 | optional;
+        // SAFETY (all three): a live context; the helper checks the offset.
+        let mut result = -1;
+        if change.v6 {
+            result =
+                unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, change.addresses.into(), pseudo | BPF_F_IPV6) };
+        }
+        if result < 0 {
+            result = unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, change.addresses.into(), pseudo) };
+        }
+        if result < 0 {
+            return None;
+        }
+        result = unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, change.rest.into(), optional) };
+        (result >= 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn set_transport_checksum(&mut self, at: usize, full: u16, pseudo: u16) -> Option<()> {
+        // Whether the device is to complete the checksum can't be read, but it shows: then the helper leaves the field alone.
+        self.store(at, 0u16)?;
+        // SAFETY: a live context; the helper checks the offset.
+        if unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, 1, 0) } < 0 {
+            return None;
+        }
+        let untouched = self.load::<u16>(at)? == 0;
+        self.store(at, if untouched { pseudo } else { full })
+    }
+
+    #[inline(always)]
+    fn reshape(&mut self, keep: usize, _at: usize, gap: usize) -> Option<()> {
+        // SAFETY: a live context.
+        if unsafe { bpf_skb_change_tail(self.skb, keep as u32, 0) } < 0 {
+            return None;
+        }
+        if gap > 0 {
+            // SAFETY: a live context. The room is made between link-layer and IP header.
+            let result = unsafe { bpf_skb_adjust_room(self.skb, gap as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0) };
+            if result < 0 {
+                return None;
+            }
+        }
+        // SAFETY: a live context.
+        unsafe { bpf_skb_pull_data(self.skb, 0) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn link_header(&self) -> usize {
+        LINK
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: a live context.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn is_from_this_node(&self) -> bool {
+        // SAFETY: a live context.
+        unsafe { (*self.skb).ingress_ifindex == 0 }
+    }
+}
+
+impl<const LINK: usize> Fib for Skb<LINK> {
+    #[inline(always)]
+    fn route(&mut self, ifindex: u32, source: &Address, destination: &Address, mut transport: Transport) -> Routed {
+        // SAFETY: a live context.
+        if unsafe { (*self.skb).gso_segs } > 1 {
+            // Longer than any MTU, but it is cut into segments that fit before it leaves.
+            transport.length = 0;
+        }
+        fib::route(self.skb.cast(), &mut self.hop, ifindex, source, destination, transport)
+    }
+
+    #[inline(always)]
+    fn hop(&self) -> &Route {
+        &self.hop
+    }
+}
+
+/// Which way a hook's packets go.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hook {
+    Ingress,
+    Egress,
+}
+
+/// Turns a verdict into the hook's return value.
+#[inline(always)]
+fn finish<const LINK: usize>(context: &TcContext, hook: Hook, skb: &Skb<LINK>, verdict: Verdict) -> i32 {
+    log(context, skb.ifindex(), verdict.reason() as u8);
+    match verdict {
+        // TCX_NEXT: the next program, if there is one, has its say.
+        Verdict::Pass(_) => TC_ACT_UNSPEC,
+        Verdict::Drop(_) => TC_ACT_SHOT,
+        Verdict::Bounce(_) => {
+            let flags = if hook == Hook::Egress { BPF_F_INGRESS.into() } else { 0 };
+            // SAFETY: no pointers.
+            unsafe { bpf_redirect(skb.ifindex(), flags) as i32 }
+        }
+        Verdict::Forward(_) => forward(skb),
+    }
+}
+
+/// Packet logging; the verifier removes it while the agent has it switched off.
+#[inline(never)]
+fn log(context: &TcContext, ifindex: u32, reason: u8) {
+    debug!(context, "ifindex {} reason {}", ifindex, reason);
+}
+
+#[inline(always)]
+fn forward<const LINK: usize>(skb: &Skb<LINK>) -> i32 {
+    // The helper replaces an Ethernet header, and wants one to replace.
+    // SAFETY: a live context.
+    if LINK == 0 && unsafe { bpf_skb_change_head(skb.skb, ETHERNET as u32, 0) } < 0 {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: a plain C structure of integers.
+    let mut next_hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    if skb.hop.next_hop.is_v4() {
+        next_hop.nh_family = AF_INET.into();
+        next_hop.__bindgen_anon_1.ipv4_nh = skb.hop.next_hop.v4_word();
+    } else {
+        next_hop.nh_family = AF_INET6.into();
+        next_hop.__bindgen_anon_1.ipv6_nh = skb.hop.next_hop.words();
+    }
+    let size = size_of::<bpf_redir_neigh>() as i32;
+    // SAFETY: the structure outlives the call.
+    unsafe { bpf_redirect_neigh(skb.hop.ifindex, &raw mut next_hop, size, 0) as i32 }
+}
+
+/// An ingress hook.
+#[inline(always)]
+fn ingress<const LINK: usize>(context: &TcContext, edge: Edge) -> i32 {
+    let mut skb = Skb::<LINK>::new(context);
+    let verdict = enter(&mut skb, edge);
+    finish(context, Hook::Ingress, &skb, verdict)
+}
+
+/// An egress hook.
+#[inline(always)]
+fn egress<const LINK: usize>(context: &TcContext, edge: Edge) -> i32 {
+    let mut skb = Skb::<LINK>::new(context);
+    let verdict = leave(&mut skb, edge);
+    finish(context, Hook::Egress, &skb, verdict)
+}
+
+#[classifier]
+pub fn pod_ingress(context: TcContext) -> i32 {
+    ingress::<ETHERNET>(&context, Edge::Pod)
+}
+
+#[classifier]
+pub fn pod_egress(context: TcContext) -> i32 {
+    egress::<ETHERNET>(&context, Edge::Pod)
+}
+
+#[classifier]
+pub fn uplink_ingress(context: TcContext) -> i32 {
+    ingress::<ETHERNET>(&context, Edge::Uplink)
+}
+
+#[classifier]
+pub fn uplink_egress(context: TcContext) -> i32 {
+    egress::<ETHERNET>(&context, Edge::Node)
+}
+
+#[classifier]
+pub fn uplink_ingress_l3(context: TcContext) -> i32 {
+    ingress::<0>(&context, Edge::Uplink)
+}
+
+#[classifier]
+pub fn uplink_egress_l3(context: TcContext) -> i32 {
+    egress::<0>(&context, Edge::Node)
+}

@@ -1,0 +1,132 @@
+//! The XDP hook of uplinks.
+
+use crate::fib;
+use crate::packet;
+use crate::tables::{self, tables_are_maps};
+use aya_ebpf::bindings::{xdp_action, xdp_md};
+use aya_ebpf::helpers::generated::bpf_redirect;
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use bytemuck::{Pod, Zeroable};
+use ferrogate_common::{Address, interface_flags};
+use ferrogate_datapath::{ChecksumChange, Edge, Fib, Packet, Route, Routed, Transport, Verdict, checksum, enter};
+
+/// Bytes of Ethernet header.
+const ETHERNET: usize = 14;
+
+struct Frame {
+    xdp: *mut xdp_md,
+    hop: Route,
+}
+
+impl Frame {
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: a live context.
+        unsafe { (*self.xdp).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: a live context.
+        unsafe { (*self.xdp).data_end as usize }
+    }
+}
+
+tables_are_maps!(Frame);
+
+impl Packet for Frame {
+    #[inline(always)]
+    fn load<T: Pod>(&self, at: usize) -> Option<T> {
+        packet::load(self.data(), self.data_end(), at)
+    }
+
+    #[inline(always)]
+    fn store<T: Pod>(&mut self, at: usize, value: T) -> Option<()> {
+        packet::store(self.data(), self.data_end(), at, value)
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.data_end() - self.data()
+    }
+
+    #[inline(always)]
+    fn update_transport_checksum(&mut self, at: usize, change: ChecksumChange) -> Option<()> {
+        let old: u16 = self.load(at)?;
+        self.store(at, checksum::updated(old, &change))
+    }
+
+    #[inline(always)]
+    fn set_transport_checksum(&mut self, at: usize, full: u16, _pseudo: u16) -> Option<()> {
+        self.store(at, full)
+    }
+
+    #[inline(always)]
+    fn reshape(&mut self, _keep: usize, _at: usize, _gap: usize) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn link_header(&self) -> usize {
+        ETHERNET
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: a live context.
+        unsafe { (*self.xdp).ingress_ifindex }
+    }
+
+    #[inline(always)]
+    fn is_from_this_node(&self) -> bool {
+        false
+    }
+}
+
+impl Fib for Frame {
+    #[inline(always)]
+    fn route(&mut self, ifindex: u32, source: &Address, destination: &Address, transport: Transport) -> Routed {
+        let routed = fib::route(self.xdp.cast(), &mut self.hop, ifindex, source, destination, transport);
+        if routed != Routed::To {
+            return routed;
+        }
+        let sends_frames =
+            tables::interface(self.hop.ifindex).is_some_and(|i| i.flags & interface_flags::XDP_TARGET != 0);
+        if sends_frames && self.hop.destination_mac != [0; 3] {
+            Routed::To
+        } else {
+            Routed::NotFromHere
+        }
+    }
+
+    #[inline(always)]
+    fn hop(&self) -> &Route {
+        &self.hop
+    }
+}
+
+#[xdp]
+pub fn uplink_xdp(context: XdpContext) -> u32 {
+    let mut frame = Frame {
+        xdp: context.ctx,
+        hop: Route::zeroed(),
+    };
+    match enter(&mut frame, Edge::Xdp) {
+        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Drop(_) => xdp_action::XDP_DROP,
+        Verdict::Bounce(_) => xdp_action::XDP_TX,
+        Verdict::Forward(_) => {
+            let route = frame.hop;
+            let ([a, b, c], [d, e, f]) = (route.destination_mac, route.source_mac);
+            if frame.store(0, [a, b, c, d, e, f]).is_none() {
+                return xdp_action::XDP_ABORTED;
+            }
+            if route.ifindex == frame.ifindex() {
+                return xdp_action::XDP_TX;
+            }
+            // SAFETY: no pointers.
+            unsafe { bpf_redirect(route.ifindex, 0) as u32 }
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Flows: found by their tuple, or made for a new connection.
+
+use crate::env::{Env, FlowTable, Insert, Routed, Transport};
+use crate::parse::Headers;
+use crate::pipeline::Edge;
+use crate::{select, snat};
+use bytemuck::Zeroable;
+use ferrogate_common::{
+    BackendSet, Direction, Flow, Frontend, Port, Reason, Tuple, backend_flags, config_flags, flow_flags,
+};
+
+/// What [`find_or_make`] came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The flow is filled in.
+    Found,
+    Pass,
+    Drop,
+    /// Answer with a reset or an ICMP error.
+    Refuse,
+}
+
+/// The flow of a request, written to `flow`.
+#[inline(always)]
+pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: &mut Flow) -> (Outcome, Reason) {
+    let tuple = &headers.tuple;
+    if let Some(found) = env.flow(FlowTable::Established, tuple) {
+        *flow = found;
+        if serves(env, flow, headers) {
+            if is_due(env, headers, flow) {
+                keep(env, FlowTable::Established, headers, flow);
+            }
+            return (Outcome::Found, Reason::Translated);
+        }
+        env.remove_flow(FlowTable::Established, tuple);
+    }
+    let Some(frontend) = select::frontend(env, &tuple.destination, tuple.destination_port, tuple.protocol, false)
+    else {
+        return (Outcome::Pass, Reason::NotService);
+    };
+    if let Some(found) = env.flow(FlowTable::HalfOpen, tuple) {
+        *flow = found;
+        if serves(env, flow, headers) {
+            if confirmed(headers, flow) {
+                promote(env, headers, flow);
+            }
+            return (Outcome::Found, Reason::Translated);
+        }
+    }
+    let reason = make(env, edge, headers, &frontend, flow);
+    let outcome = match reason {
+        Reason::NewFlow => Outcome::Found,
+        Reason::NoEndpoints | Reason::NoFlow => Outcome::Refuse,
+        _ => Outcome::Drop,
+    };
+    (outcome, reason)
+}
+
+/// Whether a flow still holds for this packet.
+///
+/// UDP leaves a backend that is no longer current on its next packet. TCP stays until it ends: only a SYN after the end, or
+/// towards a backend that is gone, is a new connection.
+#[inline(always)]
+fn serves<E: Env>(env: &E, flow: &Flow, headers: &Headers) -> bool {
+    let current = env.generation(flow.backend) == flow.generation;
+    if headers.is_tcp() {
+        !headers.is_syn() || (current && flow.flags & flow_flags::CLOSING == 0)
+    } else {
+        current
+    }
+}
+
+/// Whether a packet of a half-open flow shows that both sides are there.
+#[inline(always)]
+fn confirmed(headers: &Headers, flow: &Flow) -> bool {
+    if headers.is_tcp() {
+        !headers.is_syn()
+    } else {
+        flow.flags & flow_flags::REPLIED != 0
+    }
+}
+
+/// Whether a flow's entries need a new time stamp (once a tick) or an end mark.
+#[inline(always)]
+fn is_due<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
+    flow.seen != env.ticks() || (headers.is_closing() && flow.flags & flow_flags::CLOSING == 0)
+}
+
+/// Keeps a flow's time stamps and end marks, and rebuilds a reply entry that was evicted.
+#[inline(never)]
+fn keep<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow) {
+    let now = env.ticks();
+    let closing = if headers.is_closing() { flow_flags::CLOSING } else { 0 };
+    env.mark_flow(table, &headers.tuple, now, closing);
+    if flow.flags & flow_flags::SNAT == 0 {
+        let key = reply_key(&headers.tuple, flow);
+        if !env.mark_flow(table, &key, now, closing) {
+            env.insert_flow(table, &key, &reply_entry(&headers.tuple, flow, now));
+        }
+    }
+}
+
+/// Moves a flow that both sides have confirmed from `HALF_OPEN` to `FLOWS`.
+#[inline(never)]
+fn promote<E: Env>(env: &mut E, headers: &Headers, flow: &Flow) {
+    let now = env.ticks();
+    if flow.flags & flow_flags::SNAT == 0 {
+        let key = reply_key(&headers.tuple, flow);
+        if env.insert_flow(FlowTable::Established, &key, &reply_entry(&headers.tuple, flow, now)) == Insert::Failed {
+            return;
+        }
+        env.remove_flow(FlowTable::HalfOpen, &key);
+    }
+    if env.put_flow(FlowTable::Established, &headers.tuple, flow) {
+        env.remove_flow(FlowTable::HalfOpen, &headers.tuple);
+    }
+}
+
+/// A new connection. Each step has a stack frame of its own: eBPF has 512 bytes for a whole chain of calls.
+#[inline(always)]
+fn make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend, flow: &mut Flow) -> Reason {
+    let mut reason = choose(env, edge, headers, frontend, flow);
+    if reason == Reason::NewFlow && flow.flags & flow_flags::SNAT != 0 {
+        reason = new_source(env, headers, flow);
+    }
+    if reason == Reason::NewFlow && flow.flags & flow_flags::SNAT == 0 && !store_reply(env, headers, flow) {
+        reason = Reason::FlowTable;
+    }
+    if reason == Reason::NewFlow && flow.flags & flow_flags::SNAT != 0 {
+        reason = snat::allocate(env, headers, flow);
+    }
+    if reason != Reason::NewFlow {
+        return reason;
+    }
+    if !env.put_flow(FlowTable::HalfOpen, &headers.tuple, flow) {
+        return Reason::FlowTable;
+    }
+    env.count_connection(frontend.service);
+    reason
+}
+
+/// Policy and backend: fills the flow in, and whether its source must change. [`Reason::NewFlow`] or what is wrong.
+#[inline(never)]
+fn choose<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend, flow: &mut Flow) -> Reason {
+    let config = env.config();
+    let internal = matches!(edge, Edge::Pod | Edge::Node);
+    if frontend.is_cluster_ip() && !internal && config.flags & config_flags::EXTERNAL_CLUSTER_IP == 0 {
+        return Reason::ExternalClusterIp;
+    }
+    if headers.is_tcp() && !headers.is_syn() {
+        return Reason::NoFlow;
+    }
+    let Some(service) = env.service(frontend.service) else {
+        return Reason::StaleService;
+    };
+    let set = select::allowed_set(frontend, &service, internal);
+    let (id, backend) = match select::backend(env, frontend.service, &service, set) {
+        Ok(found) => found,
+        Err(reason) => return reason,
+    };
+    *flow = Flow::zeroed();
+    flow.address = backend.address;
+    flow.port = backend.port;
+    flow.backend = id;
+    flow.generation = backend.generation;
+    flow.seen = env.ticks();
+    flow.flags = match edge {
+        Edge::Pod if backend.address == headers.tuple.source => flow_flags::SNAT | flow_flags::HAIRPIN,
+        Edge::Pod => 0,
+        Edge::Node => flow_flags::SNAT | flow_flags::NODE,
+        Edge::Uplink | Edge::Xdp => {
+            let local = backend.flags & backend_flags::LOCAL != 0;
+            let keeps_source = config.flags & config_flags::SNAT_ALWAYS == 0
+                || set == BackendSet::Local
+                || env.is_node_address(&backend.address);
+            if local && keeps_source {
+                0
+            } else {
+                flow_flags::SNAT | flow_flags::TRANSIT
+            }
+        }
+    };
+    Reason::NewFlow
+}
+
+/// The source that the flow gets: the address of the device it leaves by.
+#[inline(never)]
+fn new_source<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> Reason {
+    let tuple = &headers.tuple;
+    let ifindex = if flow.flags & flow_flags::HAIRPIN != 0 {
+        env.ifindex()
+    } else {
+        let transport = Transport {
+            protocol: tuple.protocol,
+            length: 0,
+        };
+        match env.route(env.ifindex(), &tuple.destination, &flow.address, transport) {
+            // Even a flow that this hook leaves to the next one is made here: its turn is taken.
+            Routed::To | Routed::NotFromHere => env.hop().ifindex,
+            Routed::TooBig | Routed::Nowhere => return Reason::NoRoute,
+        }
+    };
+    let Some(interface) = env.interface(ifindex) else {
+        return Reason::NoSource;
+    };
+    flow.source = if headers.v6 {
+        interface.source6
+    } else {
+        interface.source4
+    };
+    if flow.source == 0 {
+        return Reason::NoSource;
+    }
+    Reason::NewFlow
+}
+
+/// Stores the reply's entry of a flow that keeps its source. Where another frontend of this client has the same backend,
+/// one of the two must look different to it: then the flow is marked to get a new port.
+#[inline(never)]
+fn store_reply<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> bool {
+    let key = reply_key(&headers.tuple, flow);
+    let entry = reply_entry(&headers.tuple, flow, flow.seen);
+    if clashes(env, &key, &entry) {
+        flow.flags = flow_flags::SNAT | flow_flags::PORT_ONLY;
+        return true;
+    }
+    env.put_flow(FlowTable::HalfOpen, &key, &entry)
+}
+
+/// Whether the tuple that replies will have belongs to another flow already.
+#[inline(always)]
+fn clashes<E: Env>(env: &E, key: &Tuple, entry: &Flow) -> bool {
+    let other = match env.flow(FlowTable::Established, key) {
+        Some(other) => other,
+        None => match env.flow(FlowTable::HalfOpen, key) {
+            Some(other) => other,
+            None => return false,
+        },
+    };
+    other.address != entry.address || other.port != entry.port
+}
+
+/// Key of the replies to a flow that keeps its source: as they come from the backend.
+#[inline(always)]
+pub(crate) fn reply_key(request: &Tuple, flow: &Flow) -> Tuple {
+    let mut key = Tuple::zeroed();
+    key.source = flow.address;
+    key.destination = request.source;
+    key.source_port = flow.port;
+    key.destination_port = request.source_port;
+    key.protocol = request.protocol;
+    key.direction = Direction::Reply as u8;
+    key
+}
+
+/// The reply's entry: back to the frontend's address.
+#[inline(always)]
+fn reply_entry(request: &Tuple, flow: &Flow, seen: u32) -> Flow {
+    Flow {
+        address: request.destination,
+        port: request.destination_port,
+        source_port: Port::ZERO,
+        backend: flow.backend,
+        generation: flow.generation,
+        seen,
+        source: 0,
+        flags: flow.flags,
+        reserved: 0,
+    }
+}

@@ -1,0 +1,242 @@
+//! Refusals: the packet is turned into its own answer (TCP RST, ICMP or ICMPv6 error) and sent back.
+
+use crate::checksum::{add, address, fold};
+use crate::env::Env;
+use crate::headers::{IcmpHeader, Ipv4Header, Ipv6Header, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TcpHeader};
+use crate::parse::Headers;
+use crate::pipeline::{Edge, Verdict, bounce};
+use ferrogate_common::{Address, Protocol, Reason};
+
+/// What is wrong with a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Nobody there: RST for TCP, port unreachable for the rest.
+    Unreachable,
+    /// TTL or hop limit used up.
+    HopLimit,
+    /// Larger than the MTU of the way that was found.
+    TooBig,
+}
+
+/// TTL of the answers: what the stack uses.
+const HOP_LIMIT: u8 = 64;
+
+/// Bytes of the transport header that an ICMP error quotes (RFC 792).
+const QUOTED: usize = 8;
+
+/// Answers the packet and sends the answer back. XDP leaves that to tcx.
+#[inline(always)]
+pub(crate) fn refuse<E: Env>(env: &mut E, edge: Edge, headers: &Headers, refusal: Refusal, reason: Reason) -> Verdict {
+    if edge == Edge::Xdp {
+        return Verdict::Pass(Reason::LeftToTcx);
+    }
+    if answer(env, headers, refusal) {
+        bounce(env, reason)
+    } else {
+        Verdict::Drop(reason)
+    }
+}
+
+/// Turns the packet into its answer; false where none is due or none could be made.
+#[inline(never)]
+fn answer<E: Env>(env: &mut E, headers: &Headers, refusal: Refusal) -> bool {
+    let made = if headers.is_tcp() && refusal == Refusal::Unreachable {
+        // A reset is never answered (RFC 9293 section 3.5.2).
+        if headers.tcp_flags & TCP_RST != 0 {
+            return false;
+        }
+        reset(env, headers)
+    } else if headers.v6 {
+        icmp_v6(env, headers, refusal)
+    } else {
+        icmp_v4(env, headers, refusal)
+    };
+    made.is_some()
+}
+
+/// Makes the packet the reset that answers it.
+#[inline(always)]
+fn reset<E: Env>(env: &mut E, headers: &Headers) -> Option<()> {
+    let tcp: TcpHeader = env.load(headers.l4)?;
+    let header_length = (tcp.data_offset >> 4) as u32 * 4;
+    let ip_length = (headers.l4 - headers.l3) as u32;
+    let occupied = (headers.length as u32).saturating_sub(ip_length + header_length)
+        + u32::from(tcp.flags & TCP_SYN != 0)
+        + u32::from(tcp.flags & TCP_FIN != 0);
+    let (sequence, acknowledgment, flags) = if tcp.flags & TCP_ACK != 0 {
+        (tcp.acknowledgment, 0, TCP_RST)
+    } else {
+        let next = u32::from_be(tcp.sequence).wrapping_add(occupied);
+        (0, next.to_be(), TCP_RST | TCP_ACK)
+    };
+    let answer = TcpHeader {
+        source_port: tcp.destination_port,
+        destination_port: tcp.source_port,
+        sequence,
+        acknowledgment,
+        data_offset: 5 << 4,
+        flags,
+        window: 0,
+        checksum: 0,
+        urgent: 0,
+    };
+    env.reshape(headers.l4 + 20, headers.l3, 0)?;
+    let tuple = &headers.tuple;
+    answer_ip(
+        env,
+        headers,
+        &tuple.destination,
+        &tuple.source,
+        Protocol::Tcp as u8,
+        ip_length as u16,
+        20,
+    )?;
+    env.store(headers.l4, answer)?;
+    let pseudo = pseudo_header(&tuple.source, &tuple.destination, Protocol::Tcp as u8, 20);
+    let words: [u32; 5] = bytemuck::cast(answer);
+    let full = !fold(add(pseudo, sum_words(&words)));
+    env.set_transport_checksum(headers.l4 + 16, full, fold(pseudo))
+}
+
+/// Puts an ICMP error in front of the packet's first bytes.
+#[inline(always)]
+fn icmp_v4<E: Env>(env: &mut E, headers: &Headers, refusal: Refusal) -> Option<()> {
+    let (kind, code, rest) = match refusal {
+        Refusal::Unreachable => (3, 3, 0),
+        Refusal::HopLimit => (11, 0, 0),
+        Refusal::TooBig => (3, 4, (env.hop().mtu as u32).to_be()),
+    };
+    let from = answering_address(env, headers, refusal);
+    let quoted = headers.l4 - headers.l3 + QUOTED;
+    // With options the quote's length would vary: such packets are dropped unanswered.
+    if quoted != 28 {
+        return None;
+    }
+    let quote: [u32; 7] = env.load(headers.l3)?;
+    let gap = 28;
+    env.reshape(headers.l3 + quoted, headers.l3, gap)?;
+    answer_ip(
+        env,
+        headers,
+        &from,
+        &headers.tuple.source,
+        Protocol::ICMP,
+        20,
+        8 + quoted as u16,
+    )?;
+    let mut icmp = IcmpHeader {
+        kind,
+        code,
+        checksum: 0,
+        rest,
+    };
+    let words: [u32; 2] = bytemuck::cast(icmp);
+    icmp.checksum = !fold(add(sum_words(&words), sum_words(&quote)));
+    env.store(headers.l3 + 20, icmp)
+}
+
+/// The same for IPv6: the error's checksum covers a pseudo header too (RFC 4443 section 2.3).
+#[inline(always)]
+fn icmp_v6<E: Env>(env: &mut E, headers: &Headers, refusal: Refusal) -> Option<()> {
+    let (kind, code, rest) = match refusal {
+        Refusal::Unreachable => (1, 4, 0),
+        Refusal::HopLimit => (3, 0, 0),
+        Refusal::TooBig => (2, 0, (env.hop().mtu as u32).to_be()),
+    };
+    let from = answering_address(env, headers, refusal);
+    let quote: [u32; 12] = env.load(headers.l3)?;
+    let quoted = 40 + QUOTED;
+    let gap = 48;
+    env.reshape(headers.l3 + quoted, headers.l3, gap)?;
+    let length = 8 + quoted as u16;
+    answer_ip(env, headers, &from, &headers.tuple.source, Protocol::ICMPV6, 40, length)?;
+    let mut icmp = IcmpHeader {
+        kind,
+        code,
+        checksum: 0,
+        rest,
+    };
+    let words: [u32; 2] = bytemuck::cast(icmp);
+    let pseudo = pseudo_header(&from, &headers.tuple.source, Protocol::ICMPV6, length);
+    icmp.checksum = !fold(add(pseudo, add(sum_words(&words), sum_words(&quote))));
+    env.store(headers.l3 + 40, icmp)
+}
+
+/// Who speaks: the Service for "nobody here", the router that we are for what happens on the way.
+#[inline(always)]
+fn answering_address<E: Env>(env: &E, headers: &Headers, refusal: Refusal) -> Address {
+    if refusal != Refusal::Unreachable
+        && let Some(interface) = env.interface(env.ifindex())
+        && let Some(address) = env.source(if headers.v6 {
+            interface.source6
+        } else {
+            interface.source4
+        })
+    {
+        return address;
+    }
+    headers.tuple.destination
+}
+
+/// Writes the answer's IP header; `header` its length, `payload` what follows it.
+#[inline(always)]
+fn answer_ip<E: Env>(
+    env: &mut E,
+    headers: &Headers,
+    from: &Address,
+    to: &Address,
+    protocol: u8,
+    header: u16,
+    payload: u16,
+) -> Option<()> {
+    if headers.v6 {
+        return env.store(
+            headers.l3,
+            Ipv6Header {
+                version_class: 6 << 4,
+                class_flow: [0; 3],
+                payload_length: payload.to_be(),
+                next_header: protocol,
+                hop_limit: HOP_LIMIT,
+                source: from.words(),
+                destination: to.words(),
+            },
+        );
+    }
+    // Answers to packets with options would need them cut out: those are only dropped.
+    if header != 20 {
+        return None;
+    }
+    let mut ip = Ipv4Header {
+        version_ihl: 0x45,
+        tos: 0,
+        total_length: (header + payload).to_be(),
+        identification: 0,
+        fragment: 0x4000u16.to_be(),
+        ttl: HOP_LIMIT,
+        protocol,
+        checksum: 0,
+        source: from.v4_word(),
+        destination: to.v4_word(),
+    };
+    let words: [u32; 5] = bytemuck::cast(ip);
+    ip.checksum = !fold(sum_words(&words));
+    env.store(headers.l3, ip)
+}
+
+/// One's complement sum of words.
+#[inline(always)]
+fn sum_words<const N: usize>(words: &[u32; N]) -> u32 {
+    let mut sum = 0;
+    for word in words {
+        sum = add(sum, *word);
+    }
+    sum
+}
+
+/// Sum of the pseudo header (RFC 9293 section 3.1, RFC 8200 section 8.1).
+#[inline(always)]
+fn pseudo_header(a: &Address, b: &Address, protocol: u8, length: u16) -> u32 {
+    let rest = add((length.to_be()) as u32, (protocol as u16).to_be() as u32);
+    add(add(address(a), address(b)), rest)
+}

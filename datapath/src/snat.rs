@@ -1,0 +1,107 @@
+//! Source translation: a port of our own range, and the way back.
+
+use crate::env::{Env, Insert};
+use crate::flow::reply_key;
+use crate::parse::Headers;
+use crate::translate::{self, Rewrite};
+use ferrogate_common::{Config, Flow, Port, Reason, SnatFlow, flow_flags};
+
+/// Ports tried before a new flow is given up.
+const PROBES: u32 = 8;
+
+/// Whether a port is one of the SNAT range.
+#[inline(always)]
+pub(crate) fn in_range(config: &Config, port: Port) -> bool {
+    port.get().wrapping_sub(config.snat_port_base) < config.snat_port_count
+}
+
+/// Takes a port for a new flow towards its backend and stores the reply's entry.
+///
+/// The first port follows from the client's tuple, so that a flow whose request entry was evicted finds its old one again.
+#[inline(never)]
+pub(crate) fn allocate<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> Reason {
+    let config = env.config();
+    if config.snat_port_count == 0 {
+        return Reason::NoSnatPort;
+    }
+    let mut key = reply_key(&headers.tuple, flow);
+    if flow.flags & flow_flags::PORT_ONLY == 0 {
+        match env.source(flow.source) {
+            Some(source) => key.destination = source,
+            None => return Reason::NoSource,
+        }
+    }
+    let entry = SnatFlow {
+        client: headers.tuple.source,
+        frontend: headers.tuple.destination,
+        client_port: headers.tuple.source_port,
+        frontend_port: headers.tuple.destination_port,
+        seen: flow.seen,
+        backend: flow.backend,
+        flags: flow.flags,
+        reserved: [0; 3],
+    };
+    let start = hash(&entry);
+    for probe in 0..PROBES {
+        // Odd steps: every port of an even range comes up.
+        let offset = start.wrapping_add(probe.wrapping_mul(0x9e37_79b1)) % config.snat_port_count as u32;
+        let port = Port::new(config.snat_port_base.wrapping_add(offset as u16));
+        key.destination_port = port;
+        flow.source_port = port;
+        if let Some(other) = env.snat_flow(&key) {
+            if is_same(&other, &entry) {
+                return Reason::NewFlow;
+            }
+            continue;
+        }
+        match env.insert_snat_flow(&key, &entry) {
+            Insert::Done => return Reason::NewFlow,
+            Insert::Exists => {}
+            Insert::Failed => return Reason::FlowTable,
+        }
+    }
+    Reason::NoSnatPort
+}
+
+#[inline(always)]
+fn is_same(a: &SnatFlow, b: &SnatFlow) -> bool {
+    a.client == b.client
+        && a.client_port.be() == b.client_port.be()
+        && a.frontend == b.frontend
+        && a.frontend_port.be() == b.frontend_port.be()
+        && a.flags == b.flags
+}
+
+/// Mixes client and frontend (Fibonacci hashing, a multiplication a word).
+#[inline(always)]
+fn hash(entry: &SnatFlow) -> u32 {
+    let [a, b, c, d] = entry.client.words();
+    let [e, f, g, h] = entry.frontend.words();
+    let ports = (entry.client_port.be() as u32) << 16 | entry.frontend_port.be() as u32;
+    let mut sum = 0u32;
+    for word in [a, b, c, d, e, f, g, h, ports] {
+        sum = (sum ^ word).wrapping_mul(0x9e37_79b1).rotate_left(15);
+    }
+    sum ^ (sum >> 15)
+}
+
+/// A packet to the SNAT range, with direction Reply in its tuple: where it is a reply that this hook restores, fills
+/// `rewrite` in and returns the flow's flags.
+///
+/// A flow of which only the port was changed is restored where it leaves, at its client's edge: between there and the
+/// backend its packets look as the backend sent them. All others are restored as they enter.
+#[inline(never)]
+pub(crate) fn restore<E: Env>(env: &mut E, headers: &Headers, leaving: bool, rewrite: &mut Rewrite) -> Option<u8> {
+    let flow = env.snat_flow(&headers.tuple)?;
+    if (flow.flags & flow_flags::PORT_ONLY != 0) != leaving {
+        return None;
+    }
+    *rewrite = Rewrite {
+        source: flow.frontend,
+        destination: flow.client,
+        source_port: flow.frontend_port,
+        destination_port: flow.client_port,
+    };
+    translate::keep_reply(env, headers, &flow);
+    Some(flow.flags)
+}

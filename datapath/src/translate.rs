@@ -1,0 +1,210 @@
+//! Translation: writes a flow's addresses and ports into a packet and mends its checksums.
+
+use crate::checksum::{self, add};
+use crate::env::{ChecksumChange, Env, FlowTable, Packet, Route, Routed, Transport};
+use crate::parse::Headers;
+use crate::pipeline::{Edge, Step};
+use crate::reject::Refusal;
+use bytemuck::{Pod, Zeroable};
+use ferrogate_common::{
+    Address, Direction, Flow, Port, Protocol, Reason, SnatFlow, Tuple, flow_flags, interface_flags,
+};
+
+/// What a packet's addresses shall be.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct Rewrite {
+    pub(crate) source: Address,
+    pub(crate) destination: Address,
+    pub(crate) source_port: Port,
+    pub(crate) destination_port: Port,
+}
+
+/// Fills in where a flow sends its requests; false where the node's address that it had is gone.
+#[inline(always)]
+pub(crate) fn towards_backend<E: Env>(env: &E, headers: &Headers, flow: &Flow, rewrite: &mut Rewrite) -> bool {
+    rewrite.source = headers.tuple.source;
+    rewrite.destination = flow.address;
+    rewrite.source_port = headers.tuple.source_port;
+    rewrite.destination_port = flow.port;
+    if flow.flags & flow_flags::SNAT == 0 {
+        return true;
+    }
+    rewrite.source_port = flow.source_port;
+    if flow.flags & flow_flags::PORT_ONLY != 0 {
+        return true;
+    }
+    match env.source(flow.source) {
+        Some(source) => {
+            rewrite.source = source;
+            true
+        }
+        None => false,
+    }
+}
+
+/// The way of a packet that we send on ourselves, as a router does. `reason` is that of the flow.
+#[inline(always)]
+pub(crate) fn find_way<E: Env>(
+    env: &mut E,
+    edge: Edge,
+    headers: &Headers,
+    rewrite: &Rewrite,
+    reason: Reason,
+) -> (Step, Reason) {
+    match look_up(env, edge, headers, rewrite) {
+        Routed::NotFromHere => (Step::Pass, Reason::LeftToTcx),
+        Routed::Nowhere => (Step::Drop, Reason::NoRoute),
+        Routed::TooBig => (Step::Refuse(Refusal::TooBig), Reason::TooBig),
+        Routed::To if edge != Edge::Node && headers.hop_limit <= 1 => {
+            (Step::Refuse(Refusal::HopLimit), Reason::HopLimit)
+        }
+        Routed::To => (Step::Forward, reason),
+    }
+}
+
+#[inline(never)]
+fn look_up<E: Env>(env: &mut E, edge: Edge, headers: &Headers, rewrite: &Rewrite) -> Routed {
+    let transport = Transport {
+        protocol: headers.tuple.protocol,
+        // What a process sends has been cut to size, or will be.
+        length: if edge == Edge::Node { 0 } else { headers.length },
+    };
+    env.route(env.ifindex(), &rewrite.source, &rewrite.destination, transport)
+}
+
+/// A packet that leaves, with direction Reply in its tuple: where it is a reply, fills in how its client knows the sender.
+#[inline(always)]
+pub(crate) fn towards_client<E: Env>(env: &mut E, headers: &Headers, rewrite: &mut Rewrite) -> bool {
+    let mut table = FlowTable::Established;
+    let flow = match env.flow(table, &headers.tuple) {
+        Some(flow) => flow,
+        None => {
+            table = FlowTable::HalfOpen;
+            match env.flow(table, &headers.tuple) {
+                Some(flow) => flow,
+                None => return false,
+            }
+        }
+    };
+    rewrite.source = flow.address;
+    rewrite.destination = headers.tuple.destination;
+    rewrite.source_port = flow.port;
+    rewrite.destination_port = headers.tuple.destination_port;
+    let closing = if headers.is_closing() { flow_flags::CLOSING } else { 0 };
+    let marks = closing | flow_flags::REPLIED;
+    if flow.seen != env.ticks() || flow.flags & marks != marks {
+        mark_pair(env, headers, table, &flow, marks);
+    }
+    true
+}
+
+/// Keeps both entries of a flow alive, and marks that there was a reply, or the end.
+#[inline(never)]
+fn mark_pair<E: Env>(env: &mut E, headers: &Headers, table: FlowTable, flow: &Flow, marks: u8) {
+    let now = env.ticks();
+    env.mark_flow(table, &headers.tuple, now, marks);
+    let mut key = Tuple::zeroed();
+    key.source = headers.tuple.destination;
+    key.source_port = headers.tuple.destination_port;
+    key.destination = flow.address;
+    key.destination_port = flow.port;
+    key.protocol = headers.tuple.protocol;
+    key.direction = Direction::Forward as u8;
+    env.mark_flow(table, &key, now, marks);
+}
+
+/// Keeps the entries of a flow with a translated source alive, and marks its end.
+#[inline(never)]
+pub(crate) fn keep_reply<E: Env>(env: &mut E, headers: &Headers, flow: &SnatFlow) {
+    let now = env.ticks();
+    if flow.seen == now && !headers.is_closing() {
+        return;
+    }
+    env.mark_snat_flow(&headers.tuple, now);
+    let closing = if headers.is_closing() { flow_flags::CLOSING } else { 0 };
+    let mut forward = Tuple::zeroed();
+    forward.source = flow.client;
+    forward.source_port = flow.client_port;
+    forward.destination = flow.frontend;
+    forward.destination_port = flow.frontend_port;
+    forward.protocol = headers.tuple.protocol;
+    forward.direction = Direction::Forward as u8;
+    let marks = closing | flow_flags::REPLIED;
+    if !env.mark_flow(FlowTable::Established, &forward, now, marks) {
+        env.mark_flow(FlowTable::HalfOpen, &forward, now, marks);
+    }
+}
+
+/// Rewrites addresses and ports. `None`: the packet could not be written.
+#[inline(never)]
+pub(crate) fn apply<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewrite) -> Option<()> {
+    let tuple = &headers.tuple;
+    let source = checksum::address_difference(&tuple.source, &rewrite.source, headers.v6);
+    let destination = checksum::address_difference(&tuple.destination, &rewrite.destination, headers.v6);
+    let addresses = add(source, destination);
+    let ports = add(
+        checksum::port_difference(tuple.source_port, rewrite.source_port),
+        checksum::port_difference(tuple.destination_port, rewrite.destination_port),
+    );
+    if headers.v6 {
+        packet.store(headers.l3 + 8, [rewrite.source.words(), rewrite.destination.words()])?;
+    } else {
+        let old: u16 = packet.load(headers.l3 + 10)?;
+        packet.store(headers.l3 + 10, checksum::update(old, addresses))?;
+        packet.store(
+            headers.l3 + 12,
+            [rewrite.source.v4_word(), rewrite.destination.v4_word()],
+        )?;
+    }
+    packet.store(headers.l4, [rewrite.source_port.be(), rewrite.destination_port.be()])?;
+    let change = ChecksumChange {
+        addresses,
+        rest: ports,
+        optional: tuple.protocol == Protocol::Udp as u8,
+        v6: headers.v6,
+    };
+    packet.update_transport_checksum(headers.checksum_offset(), change)
+}
+
+/// Where client and backend hang on the same bridge, sends the frame to the backend's own MAC: then both directions are
+/// bridged, and the stack never sees half a connection.
+#[inline(never)]
+pub(crate) fn address_on_bridge<E: Env>(env: &mut E, tuple: &Tuple, backend: &Address) {
+    let Some(port) = env.interface(env.ifindex()) else {
+        return;
+    };
+    if port.flags & interface_flags::BRIDGE_PORT == 0 {
+        return;
+    }
+    let transport = Transport {
+        protocol: tuple.protocol,
+        length: 0,
+    };
+    if env.route(port.layer3, &tuple.source, backend, transport) != Routed::To {
+        return;
+    }
+    let Route {
+        ifindex,
+        destination_mac,
+        ..
+    } = *env.hop();
+    if ifindex == port.layer3 && destination_mac != [0; 3] {
+        // Too short for an Ethernet header it can't be: it was parsed.
+        let _ = env.store(0, destination_mac);
+    }
+}
+
+#[inline(always)]
+pub(crate) fn decrement_hop_limit<P: Packet>(packet: &mut P, headers: &Headers) -> Option<()> {
+    if headers.v6 {
+        return packet.store(headers.l3 + 7, headers.hop_limit - 1);
+    }
+    // TTL and protocol are one word of the header checksum.
+    let [ttl, protocol]: [u8; 2] = packet.load(headers.l3 + 8)?;
+    let new = [ttl.wrapping_sub(1), protocol];
+    let difference = checksum::word_difference(u16::from_ne_bytes([ttl, protocol]), u16::from_ne_bytes(new));
+    let old: u16 = packet.load(headers.l3 + 10)?;
+    packet.store(headers.l3 + 8, new)?;
+    packet.store(headers.l3 + 10, checksum::update(old, difference))
+}
