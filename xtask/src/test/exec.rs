@@ -6,13 +6,19 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::levels::Level;
+use super::levels::{Level, Run};
 use super::plan::Program;
 use super::tally::Tally;
 use crate::{bpf, cmd, paths};
 
 /// Runs a test program as its level wants: as root or not, with a limit of time.
-pub(crate) fn run(program: &Program, level: &Level, filter: Option<&str>, verbose: bool) -> Result<Tally> {
+pub(crate) fn run(
+    program: &Program,
+    level: &Level,
+    run: Option<&Run>,
+    filter: Option<&str>,
+    verbose: bool,
+) -> Result<Tally> {
     let env = environment(program);
     let mut cmd = if level.root {
         cmd::as_root("env")?
@@ -22,9 +28,18 @@ pub(crate) fn run(program: &Program, level: &Level, filter: Option<&str>, verbos
     cmd.args(env.iter().map(|(name, value)| format!("{name}={value}")));
     // --foreground: Ctrl-C reaches the program.
     let limit = format!("{}m", level.minutes);
-    cmd.args(["timeout", "--foreground", "--kill-after=20s", &limit]);
-    cmd.arg(&program.executable).args(filter).current_dir(&program.dir);
-    watch(&program.name, cmd, verbose || level.root)
+    cmd.args(["timeout", "--foreground", "--kill-after=20s", &limit])
+        .arg(&program.executable)
+        .current_dir(&program.dir);
+    let mut name = program.name.clone();
+    if let Some(run) = run {
+        cmd.args(run.arguments);
+        name = [&[name.as_str()], run.arguments].concat().join(" ");
+    }
+    if let Some(filter) = filter {
+        cmd.args(run.and_then(|run| run.filter)).arg(filter);
+    }
+    watch(&name, cmd, verbose || level.root)
 }
 
 /// The documentation's tests, which only cargo can run.

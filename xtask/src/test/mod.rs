@@ -42,7 +42,7 @@ pub(crate) fn test(args: &Args) -> Result<bool> {
         release: false,
         bpf_only: false,
     })?;
-    let plan = plan::plan(&levels)?;
+    let programs = plan::build(&levels)?;
     if levels.iter().any(|level| level.root) && !cmd::is_root() {
         println!("[test] some of these tests need root: sudo may ask for your password");
         cmd::run(cmd::as_root("true")?.stdin(std::process::Stdio::inherit()))?;
@@ -54,10 +54,10 @@ pub(crate) fn test(args: &Args) -> Result<bool> {
         println!("\n== {}: {} ==", level.name, level.about);
         let begun = Instant::now();
         let mut tally = Tally::default();
-        for program in plan.iter().filter(|program| program.level == level.name) {
-            tally += exec::run(program, level, args.filter.as_deref(), args.verbose)?;
+        for (program, run) in level.starts(&programs) {
+            tally += exec::run(program, level, run, args.filter.as_deref(), args.verbose)?;
         }
-        if level.doc_tests {
+        if level.crates {
             tally += exec::doc_tests(args.filter.as_deref(), args.verbose)?;
         }
         rows.push(format!(

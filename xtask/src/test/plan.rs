@@ -7,7 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::levels::{LEVELS, Level};
+use super::levels::{LEVELS, Level, Run};
 use crate::{bpf, cmd};
 
 /// The crate whose integration tests [`LEVELS`] names one by one.
@@ -15,7 +15,9 @@ const TESTS_CRATE: &str = "ferrogate-tests";
 
 /// A built test program.
 pub(crate) struct Program {
-    pub(crate) level: &'static str,
+    package: String,
+    /// The name of an integration test; none for the tests inside a crate.
+    target: Option<String>,
     /// `crate (target)`.
     pub(crate) name: String,
     pub(crate) executable: PathBuf,
@@ -23,13 +25,38 @@ pub(crate) struct Program {
     pub(crate) dir: PathBuf,
 }
 
+impl Level {
+    /// Whether a target of a package belongs to this level.
+    fn holds(&self, package: &str, target: Option<&str>) -> bool {
+        match target {
+            Some(target) if package == TESTS_CRATE => self.runs.iter().any(|run| run.target == target),
+            _ => self.crates,
+        }
+    }
+
+    /// What to start at this level, in order.
+    pub(crate) fn starts<'a>(&self, programs: &'a [Program]) -> Vec<(&'a Program, Option<&'static Run>)> {
+        let integration = |program: &Program| program.package == TESTS_CRATE && program.target.is_some();
+        let crates = programs
+            .iter()
+            .filter(|program| self.crates && !integration(program))
+            .map(|program| (program, None));
+        let named = |run: &'static Run| {
+            let mut programs = programs.iter().filter(|program| integration(program));
+            let program = programs.find(|program| program.target.as_deref() == Some(run.target))?;
+            Some((program, Some(run)))
+        };
+        crates.chain(self.runs.iter().filter_map(named)).collect()
+    }
+}
+
 /// Builds the test programs of the levels with one cargo command, so that features and builds are shared.
-pub(crate) fn plan(levels: &[&Level]) -> Result<Vec<Program>> {
+pub(crate) fn build(levels: &[&Level]) -> Result<Vec<Program>> {
     let metadata = cmd::output(cmd::cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata")?;
     let targets = integration_tests(&metadata);
-    check_table(&targets)?;
-    build(levels, &targets)
+    check_table(levels, &targets)?;
+    compile(levels, &targets)
 }
 
 /// (package, target) of each integration test in the workspace.
@@ -46,27 +73,27 @@ fn integration_tests(metadata: &Value) -> Vec<(String, String)> {
     targets.collect()
 }
 
-/// No test of the tests crate may be left out of the table, and none of the table may be gone.
-fn check_table(targets: &[(String, String)]) -> Result<()> {
+/// No test of the tests crate may be left out of the table, and none of the chosen levels may be gone.
+fn check_table(levels: &[&Level], targets: &[(String, String)]) -> Result<()> {
     let there: BTreeSet<&str> = targets
         .iter()
         .filter(|(package, _)| package == TESTS_CRATE)
         .map(|(_, target)| target.as_str())
         .collect();
-    let named: BTreeSet<&str> = LEVELS
+    if let Some(test) = there
         .iter()
-        .flat_map(|level| level.integration.iter().copied())
-        .collect();
-    if let Some(test) = there.difference(&named).next() {
+        .find(|test| !LEVELS.iter().any(|level| level.holds(TESTS_CRATE, Some(test))))
+    {
         bail!("tests/tests/{test}.rs belongs to no level: add it to LEVELS in xtask/src/test/levels.rs");
     }
-    if let Some(test) = named.difference(&there).next() {
+    let mut wanted = levels.iter().flat_map(|level| level.runs).map(|run| run.target);
+    if let Some(test) = wanted.find(|test| !there.contains(test)) {
         bail!("LEVELS in xtask/src/test/levels.rs names `{test}`, but there is no tests/tests/{test}.rs");
     }
     Ok(())
 }
 
-fn build(levels: &[&Level], targets: &[(String, String)]) -> Result<Vec<Program>> {
+fn compile(levels: &[&Level], targets: &[(String, String)]) -> Result<Vec<Program>> {
     let mut cargo = cmd::cargo();
     cargo.args([
         "test",
@@ -77,11 +104,11 @@ fn build(levels: &[&Level], targets: &[(String, String)]) -> Result<Vec<Program>
         "--all-features",
     ]);
     cargo.arg("--message-format=json-render-diagnostics");
-    if levels.iter().any(|level| level.crate_tests) {
+    if levels.iter().any(|level| level.crates) {
         cargo.args(["--lib", "--bins"]);
     }
     for (package, target) in targets {
-        if levels.iter().any(|level| holds(level, package, target)) {
+        if levels.iter().any(|level| level.holds(package, Some(target))) {
             cargo.args(["--test", target]);
         }
     }
@@ -96,26 +123,8 @@ fn build(levels: &[&Level], targets: &[(String, String)]) -> Result<Vec<Program>
         .lines()
         .filter_map(|line| program(&serde_json::from_str(line).ok()?))
         .collect();
-    programs.retain(|program| levels.iter().any(|level| level.name == program.level));
-    programs.sort_by_cached_key(|program| (order(program), program.name.clone()));
+    programs.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(programs)
-}
-
-/// Whether an integration test belongs to a level.
-fn holds(level: &Level, package: &str, target: &str) -> bool {
-    if package == TESTS_CRATE {
-        level.integration.contains(&target)
-    } else {
-        level.crate_tests
-    }
-}
-
-/// Integration tests of a level run in the order of the table.
-fn order(program: &Program) -> usize {
-    let mut names = LEVELS.iter().flat_map(|level| level.integration.iter());
-    names
-        .position(|name| program.name.ends_with(&format!("({name})")))
-        .map_or(0, |place| place + 1)
 }
 
 /// The test program that a message of cargo announces, if it does.
@@ -126,15 +135,13 @@ fn program(message: &Value) -> Option<Program> {
     let dir = PathBuf::from(message["manifest_path"].as_str()?).parent()?.to_owned();
     let target = &message["target"];
     let (kind, name) = (text(&target["kind"][0]), text(&target["name"]));
-    let package = package_name(message["package_id"].as_str()?);
-    let level = LEVELS.iter().find(|level| match kind.as_str() {
-        "test" => holds(level, package, &name),
-        _ => level.crate_tests,
-    })?;
-    let what = if kind == "lib" { kind } else { name };
+    let package = package_name(message["package_id"].as_str()?).to_owned();
+    let what = if kind == "lib" { &kind } else { &name };
+    let shown = format!("{package} ({what})");
     Some(Program {
-        level: level.name,
-        name: format!("{package} ({what})"),
+        package,
+        name: shown,
+        target: (kind == "test").then_some(name),
         executable: executable.into(),
         dir,
     })
@@ -165,20 +172,27 @@ mod tests {
     }
 
     #[test]
-    fn every_integration_test_must_be_in_the_table() {
+    fn every_integration_test_must_be_in_the_table_and_there() {
+        let levels: Vec<&Level> = LEVELS.iter().collect();
         let all: Vec<&str> = LEVELS
             .iter()
-            .flat_map(|level| level.integration.iter().copied())
+            .flat_map(|level| level.runs)
+            .map(|run| run.target)
             .collect();
-        assert!(check_table(&pairs(&all)).is_ok());
+        assert!(check_table(&levels, &pairs(&all)).is_ok());
         let more: Vec<&str> = all.iter().copied().chain(["forgotten"]).collect();
         assert!(
-            check_table(&pairs(&more))
+            check_table(&levels, &pairs(&more))
                 .unwrap_err()
                 .to_string()
                 .contains("forgotten")
         );
-        assert!(check_table(&pairs(&all[1..])).unwrap_err().to_string().contains(all[0]));
+        assert!(
+            check_table(&levels, &pairs(&all[1..]))
+                .unwrap_err()
+                .to_string()
+                .contains(all[0])
+        );
     }
 
     #[test]
@@ -197,11 +211,17 @@ mod tests {
             "manifest_path": "/src/tests/Cargo.toml", "profile": {"test": true},
             "target": {"kind": ["test"], "name": "walks"}, "executable": "/src/target/debug/deps/walks-1"
         });
-        let program = program(&message).unwrap();
-        assert_eq!(
-            (program.level, program.name.as_str()),
-            ("packets", "ferrogate-tests (walks)")
-        );
-        assert_eq!(program.dir, PathBuf::from("/src/tests"));
+        let programs = [program(&message).unwrap()];
+        assert_eq!(programs[0].name, "ferrogate-tests (walks)");
+        assert_eq!(programs[0].dir, PathBuf::from("/src/tests"));
+        let starts = |name| {
+            LEVELS
+                .iter()
+                .find(|level| level.name == name)
+                .unwrap()
+                .starts(&programs)
+                .len()
+        };
+        assert_eq!((starts("unit"), starts("packets")), (0, 1));
     }
 }
