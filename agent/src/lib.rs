@@ -1,4 +1,12 @@
 //! The agent's library: all that touches the outside world. What is pure lives in `ferrogate_control`.
 
+pub mod admin;
+pub mod cli;
 pub mod kernel;
+pub mod logging;
 pub mod net;
+pub mod output;
+mod pinned;
+pub mod run;
+pub mod source;
+mod views;

@@ -1,0 +1,400 @@
+//! `ferrogate agent` and its options.
+
+use super::parse::{self, PortRange};
+use crate::logging;
+use anyhow::{Context, Result};
+use clap::builder::BoolishValueParser;
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use std::path::PathBuf;
+
+/// On or off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+impl Switch {
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// Which processes the socket edge serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SocketEdge {
+    /// Every process of this node, in pods or not
+    #[value(alias = "on")]
+    All,
+    /// None: the pod and node edges translate their packets
+    Off,
+}
+
+/// Where XDP programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum XdpMode {
+    /// Where the driver allows it and no sender leaves checksums half done
+    Auto,
+    /// On every uplink; the agent reports the ones that refuse
+    Native,
+    /// Nowhere: tcx does the same work
+    Off,
+}
+
+/// Whose source address is replaced by the node's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SnatMode {
+    /// Outside clients whose backend is on another node
+    Remote,
+    /// All outside clients of externalTrafficPolicy Cluster, as kube-proxy does
+    Always,
+}
+
+/// Every option can also be given in the environment, under the name shown.
+#[derive(Args, Clone, Debug)]
+pub struct AgentArgs {
+    /// Kubeconfig to reach the API server with [default: the pod's service account]
+    #[arg(long, value_name = "FILE", env = "FERROGATE_KUBECONFIG", help_heading = "Source")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Where the API server answers, instead of the kubeconfig's server; several are tried in turn
+    ///
+    /// A fresh node has no Services yet, so the ClusterIP of the API server leads nowhere: give addresses of the control
+    /// plane here.
+    #[arg(
+        long,
+        value_name = "URL[,URL]",
+        env = "FERROGATE_API_SERVER",
+        value_delimiter = ',',
+        value_parser = parse::api_server,
+        help_heading = "Source"
+    )]
+    pub api_server: Vec<String>,
+
+    /// Read Services, EndpointSlices and the Node from the YAML and JSON files of this directory, not from a cluster
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "FERROGATE_MANIFESTS",
+        conflicts_with_all = ["kubeconfig", "api_server"],
+        help_heading = "Source"
+    )]
+    pub manifests: Option<PathBuf>,
+
+    /// Name of this Node in the cluster [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "FERROGATE_NODE_NAME", value_parser = parse::node_name, help_heading = "Source")]
+    pub node_name: Option<String>,
+
+    /// Interfaces that lead off the node, by name; '*' stands for any characters [default: found]
+    #[arg(
+        long,
+        value_name = "NAME[,NAME]",
+        env = "FERROGATE_UPLINK",
+        value_delimiter = ',',
+        help_heading = "Interfaces"
+    )]
+    pub uplink: Vec<String>,
+
+    /// Interfaces that lead to pods, by name; '*' stands for any characters [default: found]
+    #[arg(
+        long,
+        value_name = "NAME[,NAME]",
+        env = "FERROGATE_POD_INTERFACES",
+        value_delimiter = ',',
+        help_heading = "Interfaces"
+    )]
+    pub pod_interfaces: Vec<String>,
+
+    /// Whose connections are translated at the socket
+    #[arg(
+        long,
+        value_name = "WHOSE",
+        env = "FERROGATE_SOCKET_EDGE",
+        default_value = "all",
+        help_heading = "Edges"
+    )]
+    pub socket_edge: SocketEdge,
+
+    /// Translate at the interfaces of pods
+    #[arg(
+        long,
+        value_name = "on|off",
+        env = "FERROGATE_POD_EDGE",
+        default_value = "on",
+        hide_possible_values = true,
+        help_heading = "Edges"
+    )]
+    pub pod_edge: Switch,
+
+    /// Translate what comes from outside the node
+    #[arg(
+        long,
+        value_name = "on|off",
+        env = "FERROGATE_UPLINK_EDGE",
+        default_value = "on",
+        hide_possible_values = true,
+        help_heading = "Edges"
+    )]
+    pub uplink_edge: Switch,
+
+    /// Translate packets of this node's own processes that the socket edge does not hold
+    #[arg(
+        long,
+        value_name = "on|off",
+        env = "FERROGATE_NODE_EDGE",
+        default_value = "on",
+        hide_possible_values = true,
+        help_heading = "Edges"
+    )]
+    pub node_edge: Switch,
+
+    /// Where XDP carries the uplink edge
+    #[arg(
+        long,
+        value_name = "WHERE",
+        env = "FERROGATE_XDP",
+        default_value = "auto",
+        help_heading = "Edges"
+    )]
+    pub xdp: XdpMode,
+
+    /// Whose source address is replaced by the node's
+    #[arg(
+        long,
+        value_name = "WHOSE",
+        env = "FERROGATE_SNAT",
+        default_value = "remote",
+        help_heading = "Translation"
+    )]
+    pub snat: SnatMode,
+
+    /// Source ports that SNAT uses; the node's ephemeral ports are kept out of the range
+    #[arg(
+        long,
+        value_name = "BASE-END",
+        env = "FERROGATE_SNAT_PORTS",
+        default_value = "24000-28095",
+        value_parser = parse::port_range,
+        help_heading = "Translation"
+    )]
+    pub snat_ports: PortRange,
+
+    /// Let ClusterIPs answer clients outside the cluster too
+    #[arg(
+        long,
+        env = "FERROGATE_EXTERNAL_CLUSTER_IP",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        hide_possible_values = true,
+        value_name = "true|false",
+        help_heading = "Translation"
+    )]
+    pub external_cluster_ip: bool,
+
+    /// Networks that `spec.externalIPs` may name; none by default (CVE-2020-8554)
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR]",
+        env = "FERROGATE_EXTERNAL_IPS",
+        value_delimiter = ',',
+        value_parser = parse::cidr,
+        help_heading = "Translation"
+    )]
+    pub external_ips: Vec<IpNet>,
+
+    /// Networks whose node addresses answer NodePorts [default: every address of the node]
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR]",
+        env = "FERROGATE_NODE_PORT_ADDRESSES",
+        value_delimiter = ',',
+        value_parser = parse::cidr,
+        help_heading = "Translation"
+    )]
+    pub node_port_addresses: Vec<IpNet>,
+
+    /// Directory in a bpf file system for pinned maps and links; each agent of a kernel needs its own
+    #[arg(long, value_name = "DIR", env = "FERROGATE_STATE_DIR", default_value = super::query::STATE_DIR, help_heading = "Paths")]
+    pub state_dir: PathBuf,
+
+    /// Directory for the admin socket and the lock; each agent of a kernel needs its own
+    #[arg(long, value_name = "DIR", env = "FERROGATE_RUN_DIR", default_value = super::query::RUN_DIR, help_heading = "Paths")]
+    pub run_dir: PathBuf,
+
+    /// Unix socket that answers `ferrogate status` and its like [default: RUN_DIR/admin.sock]
+    #[arg(long, value_name = "PATH", env = "FERROGATE_ADMIN_SOCKET", help_heading = "Paths")]
+    pub admin_socket: Option<PathBuf>,
+
+    /// The cgroup2 directory whose processes the socket edge serves [default: the host's root cgroup2]
+    #[arg(long, value_name = "PATH", env = "FERROGATE_CGROUP", help_heading = "Paths")]
+    pub cgroup: Option<PathBuf>,
+
+    /// Number of entries of a map; may be repeated. A map that exists keeps its size until `ferrogate cleanup`
+    #[arg(
+        long,
+        value_name = "NAME=N",
+        env = "FERROGATE_MAP_ENTRIES",
+        value_delimiter = ',',
+        value_parser = parse::map_entries,
+        help_heading = "Paths"
+    )]
+    pub map_entries: Vec<(String, u32)>,
+
+    /// What to log: error, warn, info, debug, trace, or target=level[,…]
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "FERROGATE_LOG_LEVEL",
+        default_value = "info",
+        help_heading = "Logs"
+    )]
+    pub log_level: String,
+
+    /// How log lines look
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        env = "FERROGATE_LOG_FORMAT",
+        default_value = "text",
+        help_heading = "Logs"
+    )]
+    pub log_format: logging::Format,
+
+    /// Log what the programs do with each packet (slow; for debugging)
+    #[arg(
+        long,
+        env = "FERROGATE_LOG_PACKETS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        hide_possible_values = true,
+        value_name = "true|false",
+        help_heading = "Logs"
+    )]
+    pub log_packets: bool,
+}
+
+impl AgentArgs {
+    /// Where the admin socket is.
+    pub fn admin_socket(&self) -> PathBuf {
+        super::query::admin_socket(self.admin_socket.as_deref(), &self.run_dir)
+    }
+
+    /// The Node's name: the option, else the host's name in lower case, as kubelet does it.
+    pub fn node_name(&self) -> Result<String> {
+        if let Some(name) = &self.node_name {
+            return Ok(name.clone());
+        }
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .to_ascii_lowercase();
+        parse::node_name(&host)
+            .map_err(|why| anyhow::anyhow!("the host's name {host:?} is {why}; give the Node's name with --node-name"))
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(super) fn run(args: &AgentArgs) -> Result<()> {
+    logging::init(&args.log_level, args.log_format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let outcome = runtime.block_on(crate::run::run(args));
+    // Nothing is left to be finished: watches and blocked reads end with the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::{CommandFactory, Parser};
+
+    fn parse(words: &[&str]) -> Result<AgentArgs, clap::Error> {
+        let words = ["ferrogate", "agent"].iter().chain(words);
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            Command::Agent(args) => *args,
+            other => panic!("parsed {other:?}"),
+        })
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let args = parse(&[]).expect("no option is required");
+        assert_eq!(args.state_dir, PathBuf::from("/sys/fs/bpf/ferrogate"));
+        assert_eq!(args.admin_socket(), PathBuf::from("/run/ferrogate/admin.sock"));
+        assert_eq!(
+            (args.socket_edge, args.pod_edge, args.node_edge),
+            (SocketEdge::All, Switch::On, Switch::On)
+        );
+        assert_eq!((args.xdp, args.snat), (XdpMode::Auto, SnatMode::Remote));
+        assert_eq!((args.snat_ports.base, args.snat_ports.count()), (24_000, 4_096));
+        assert!(!args.external_cluster_ip && !args.log_packets && args.external_ips.is_empty());
+    }
+
+    #[test]
+    fn lists_are_split_at_commas_and_options_may_be_repeated() {
+        let args = parse(&[
+            "--api-server=https://10.0.0.1:6443,https://10.0.0.2:6443",
+            "--external-ips=198.51.100.0/24,fd00::/64",
+            "--map-entries=FLOWS=1000",
+            "--map-entries=backends=2000",
+            "--uplink=eth*,wg0",
+            "--external-cluster-ip",
+            "--socket-edge=on",
+            "--admin-socket=/tmp/x.sock",
+        ])
+        .expect("all are valid");
+        assert_eq!(args.api_server.len(), 2);
+        assert_eq!(args.external_ips.len(), 2);
+        assert_eq!(
+            args.map_entries,
+            [("FLOWS".to_owned(), 1000), ("BACKENDS".to_owned(), 2000)]
+        );
+        assert_eq!(args.uplink, ["eth*", "wg0"]);
+        assert!(args.external_cluster_ip);
+        assert_eq!(args.socket_edge, SocketEdge::All);
+        assert_eq!(args.admin_socket(), PathBuf::from("/tmp/x.sock"));
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_its_option_and_what_is_accepted() {
+        for (words, expected) in [
+            (&["--snat-ports=1-2"][..], "1024"),
+            (&["--socket-edge=some"], "all, off"),
+            (&["--external-ips=10.0.0.0/99"], "CIDR"),
+            (&["--manifests=/x", "--kubeconfig=/y"], "cannot be used with"),
+            (&["--map-entries=NO=1"], "no map"),
+            (&["--api-server=host"], "https://"),
+        ] {
+            let error = parse(words).expect_err(words[0]).to_string();
+            assert!(error.contains(expected), "{words:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_option_has_its_variable_in_the_environment() {
+        let command = Cli::command();
+        let agent = command.find_subcommand("agent").expect("the agent's command");
+        for argument in agent.get_arguments().filter(|argument| argument.get_id() != "help") {
+            let long = argument.get_long().expect("a long name");
+            let expected = format!("FERROGATE_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(
+                argument.get_env().and_then(|name| name.to_str()),
+                Some(expected.as_str()),
+                "--{long}"
+            );
+            assert!(argument.get_help().is_some(), "--{long} has a help text");
+        }
+    }
+}

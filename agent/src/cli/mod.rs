@@ -1,0 +1,57 @@
+//! The `ferrogate` command.
+
+mod agent;
+mod cleanup;
+mod flows;
+pub mod parse;
+mod query;
+mod services;
+mod status;
+
+pub use agent::{AgentArgs, SnatMode, SocketEdge, Switch, XdpMode};
+pub use query::{OutputFormat, QueryArgs};
+
+use anyhow::Result;
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Parser, Subcommand};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default());
+
+/// Ferrogate: the service load balancer of a Kubernetes node.
+///
+/// The agent watches Services and EndpointSlices and fills the tables of its eBPF programs, which translate every connection
+/// where its client meets the node. It takes kube-proxy's place on any CNI.
+#[derive(Parser, Debug)]
+#[command(name = "ferrogate", version, styles = STYLES, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the agent of this node, in the foreground
+    Agent(Box<AgentArgs>),
+    /// Show what the agent and its programs are doing
+    Status(status::StatusArgs),
+    /// List the Services that are programmed, with their endpoints
+    Services(services::ServicesArgs),
+    /// List the connections that are being translated
+    Flows(flows::FlowsArgs),
+    /// Take every trace of Ferrogate off this node: programs, maps, settings
+    Cleanup(cleanup::CleanupArgs),
+}
+
+/// Runs the command. An error is meant for a person: what failed, where, and what to do.
+pub fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Agent(args) => agent::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Services(args) => services::run(&args),
+        Command::Flows(args) => flows::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args),
+    }
+}

@@ -1,0 +1,142 @@
+//! The agent itself: events in, map writes out, until it is told to stop.
+
+mod engine;
+mod model;
+mod provider;
+mod settings;
+mod state;
+
+use self::engine::Engine;
+use self::model::Shared;
+use self::provider::Knowledge;
+use crate::admin::Server;
+use crate::cli::AgentArgs;
+use crate::net::Watcher;
+use crate::source::{self, Receiver, cluster, manifests};
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval_at};
+use tracing::{info, warn};
+
+/// Everything is compared with the desired state this often, changed or not.
+const RECONCILE: Duration = Duration::from_secs(300);
+/// Failed writes are tried again this often; also, how long the first write waits for the Node.
+const RETRY: Duration = Duration::from_secs(2);
+/// Events taken in before the next write, at most.
+const BATCH: usize = 8192;
+
+/// Runs the agent until SIGTERM or SIGINT. The datapath stays in place, whatever ends the agent.
+///
+/// Fails when it cannot begin: no bpffs, programs that the kernel refuses, no source, another agent in its place.
+pub async fn run(args: &AgentArgs) -> Result<()> {
+    let begun = Instant::now();
+    let node = args.node_name()?;
+    let mut signals = Signals::new()?;
+    info!(
+        node,
+        version = env!("CARGO_PKG_VERSION"),
+        abi = ferrogate_common::ABI_VERSION,
+        "starting"
+    );
+    make_run_dir(&args.run_dir)?;
+    let server = Server::bind(&args.admin_socket())?;
+    let shared = Arc::new(Shared::new(&node, args));
+    let mut engine = tokio::task::block_in_place(|| Engine::open(args, Arc::clone(&shared)))?;
+    let mut network = Watcher::start(settings::network(args)).context("cannot follow the node's interfaces")?;
+    engine.sync_network(&network.next().await.context("cannot read the node's interfaces")?);
+    engine.attach_sockets(args)?;
+    tokio::spawn(server.serve(Arc::new(Knowledge::open(&args.state_dir, Arc::clone(&shared))?)));
+    let (sender, events) = source::queue();
+    let origin = match &args.manifests {
+        Some(dir) => manifests::start(dir, sender)?,
+        None => cluster::start(&settings::endpoint(args), &node, sender).await?,
+    };
+    info!(source = origin, took = ?begun.elapsed(), "running");
+    shared.set_origin(origin);
+    follow(&mut engine, &mut network, events, &mut signals).await;
+    info!("stopped; programs and maps stay in place and go on translating (`ferrogate cleanup` removes them)");
+    Ok(())
+}
+
+/// The loop: whatever happens is taken in, together with all that is queued behind it, and then written at once.
+async fn follow(engine: &mut Engine, network: &mut Watcher, mut events: Receiver, signals: &mut Signals) {
+    let mut reconcile = interval_at(tokio::time::Instant::now() + RECONCILE, RECONCILE);
+    let mut retry = interval_at(tokio::time::Instant::now() + RETRY, RETRY);
+    reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut network_failed = false;
+    loop {
+        tokio::select! {
+            name = signals.next() => {
+                info!(signal = name, "stopping");
+                return;
+            }
+            Some((arrived, event)) = events.recv() => {
+                engine.take(arrived, &event);
+                for _ in 1..BATCH {
+                    let Ok((arrived, event)) = events.try_recv() else { break };
+                    engine.take(arrived, &event);
+                }
+                if let Some(addresses) = engine.new_node_addresses() {
+                    network.set_node_addresses(addresses);
+                }
+            }
+            found = network.next() => match found {
+                Ok(found) => {
+                    network_failed = false;
+                    engine.sync_network(&found);
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut network_failed, true) {
+                        warn!(%error, "cannot read the node's interfaces; the last known ones are kept");
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+            },
+            _ = reconcile.tick() => engine.reconcile(),
+            _ = retry.tick() => engine.retry(),
+        }
+        tokio::task::block_in_place(|| engine.write());
+    }
+}
+
+/// The directory of the admin socket, which only root may enter.
+fn make_run_dir(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| {
+            format!(
+                "cannot make the directory {}; choose another with --run-dir",
+                path.display()
+            )
+        })
+}
+
+/// The signals that end the agent.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let on = |kind| signal(kind).context("cannot wait for signals");
+        Ok(Self {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The steps of the loop.
+
+use super::model::{Applied, Shared};
+use super::{RETRY, settings};
+use crate::admin::{EdgeStatus, InterfaceStatus};
+use crate::cli::{AgentArgs, SocketEdge};
+use crate::kernel::{self, Cgroup, Datapath, find_cgroup};
+use crate::net::{Network, Role};
+use crate::source::Event;
+use anyhow::{Context, Result};
+use ferrogate_control::{Changes, Plan, Planner};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tracing::{debug, error, info, warn};
+
+/// Longest list of services in a log line.
+const NAMED: usize = 3;
+
+/// The datapath and what is to become of it.
+pub(super) struct Engine {
+    datapath: Datapath,
+    shared: Arc<Shared>,
+    /// Arrival of the oldest event that is not written yet.
+    oldest: Option<Instant>,
+    /// The kernel held services when the agent started.
+    restored: bool,
+    /// The tables and the planner may differ: a write failed.
+    lost: bool,
+    generation: u64,
+    node_addresses: Option<Vec<IpAddr>>,
+    /// A network that could not be written.
+    unwritten: Option<Network>,
+    pod_edge: bool,
+    uplink_edge: bool,
+    node_edge: bool,
+}
+
+impl Engine {
+    /// Loads the programs and reads back what the kernel holds.
+    pub(super) fn open(args: &AgentArgs, shared: Arc<Shared>) -> Result<Self> {
+        let begun = Instant::now();
+        let mut datapath = Datapath::open(&settings::datapath(args)).context("cannot load the datapath")?;
+        datapath
+            .set_config(settings::config(args)?)
+            .context("cannot configure the datapath")?;
+        let ports = args.snat_ports;
+        if let Err(error) = datapath.reserve_ports(ports.base..=ports.end) {
+            warn!(
+                error = chain(&error),
+                "cannot keep the SNAT ports out of the kernel's own choice of ports"
+            );
+        }
+        if args.log_packets {
+            let log = datapath.packet_log().context("cannot read the programs' log")?;
+            tokio::spawn(async move {
+                if let Err(error) = log.run().await {
+                    warn!(%error, "packets are logged no more");
+                }
+            });
+        }
+        let snapshot = datapath.snapshot().context("cannot read the maps back")?;
+        let restored = !snapshot.frontends.is_empty();
+        info!(frontends = snapshot.frontends.len(), took = ?begun.elapsed(), "datapath loaded");
+        shared.lock().planner = Planner::restore(datapath.limits(), snapshot);
+        Ok(Self {
+            datapath,
+            shared,
+            oldest: None,
+            restored,
+            lost: false,
+            generation: 0,
+            node_addresses: None,
+            unwritten: None,
+            pod_edge: args.pod_edge.is_on(),
+            uplink_edge: args.uplink_edge.is_on(),
+            node_edge: args.node_edge.is_on(),
+        })
+    }
+
+    /// Attaches the socket edge, or falls back to the others where there is no cgroup2.
+    pub(super) fn attach_sockets(&mut self, args: &AgentArgs) -> Result<()> {
+        let (on, detail) = match args.socket_edge {
+            SocketEdge::Off => (false, "--socket-edge off".to_owned()),
+            SocketEdge::All => match find_cgroup(args.cgroup.as_deref()).context("cannot use --cgroup")? {
+                Cgroup::Found(path) => {
+                    self.datapath
+                        .attach_socket_edge(&path)
+                        .context("cannot attach the socket edge")?;
+                    info!(cgroup = %path.display(), "socket edge attached");
+                    (true, format!("cgroup {}", path.display()))
+                }
+                Cgroup::None(why) => {
+                    warn!(
+                        why,
+                        "no socket edge: the pod and node edges translate instead; --cgroup names a cgroup2 directory"
+                    );
+                    (false, format!("{why}; the pod and node edges translate instead"))
+                }
+            },
+        };
+        if !on
+            && self
+                .datapath
+                .detach_socket_edge()
+                .context("cannot detach the socket edge")?
+        {
+            info!("socket edge of an earlier run detached");
+        }
+        let edge = EdgeStatus {
+            edge: "socket".to_owned(),
+            on,
+            detail,
+        };
+        self.shared.lock().edges.insert(0, edge);
+        Ok(())
+    }
+
+    /// Takes in what the source says.
+    pub(super) fn take(&mut self, arrived: Instant, event: &Event) {
+        let mut model = self.shared.lock();
+        for notice in model.state.take(event) {
+            warn!("{notice}");
+        }
+        model.update_phase();
+        if model.state.is_dirty() {
+            self.oldest.get_or_insert(arrived);
+        }
+    }
+
+    /// The node's own addresses, when they have changed.
+    pub(super) fn new_node_addresses(&mut self) -> Option<Vec<IpAddr>> {
+        let addresses = self.shared.lock().state.node_addresses()?.to_vec();
+        if self.node_addresses.as_ref() == Some(&addresses) {
+            return None;
+        }
+        self.node_addresses = Some(addresses.clone());
+        Some(addresses)
+    }
+
+    /// Asks for a full comparison.
+    pub(super) fn reconcile(&mut self) {
+        self.shared.lock().state.mark_all();
+    }
+
+    /// Asks for another attempt at what failed.
+    pub(super) fn retry(&mut self) {
+        if self.lost {
+            self.shared.lock().state.mark_all();
+        }
+        if let Some(network) = self.unwritten.take() {
+            self.sync_network(&network);
+        }
+    }
+
+    /// Makes tables and edges follow the network. A failure is reported, and tried again.
+    pub(super) fn sync_network(&mut self, network: &Network) {
+        let begun = Instant::now();
+        let outcome = tokio::task::block_in_place(|| self.datapath.sync_network(network));
+        let problem = match outcome {
+            Ok(()) => {
+                self.unwritten = None;
+                debug!(interfaces = network.interfaces.len(), took = ?begun.elapsed(), "interfaces followed");
+                None
+            }
+            Err(error) => {
+                self.unwritten = Some(network.clone());
+                Some(format!("interfaces cannot all be followed: {}", chain(&error)))
+            }
+        };
+        let interfaces = self.interfaces(network);
+        let edges = self.edges(&interfaces);
+        let mut model = self.shared.lock();
+        match &problem {
+            Some(problem) if model.problems.network.as_ref() != Some(problem) => error!("{problem}"),
+            None if model.problems.network.is_some() => info!("interfaces are followed again"),
+            _ => {}
+        }
+        if model.interfaces != interfaces {
+            let names: Vec<_> = interfaces
+                .iter()
+                .map(|one| format!("{} ({})", one.name, one.role))
+                .collect();
+            info!(interfaces = names.join(", "), "edges attached");
+        }
+        model.problems.network = problem;
+        model.interfaces = interfaces;
+        model.edges.retain(|edge| edge.edge == "socket");
+        model.edges.extend(edges);
+    }
+
+    fn interfaces(&self, network: &Network) -> Vec<InterfaceStatus> {
+        let attachments = self.datapath.attachments();
+        let edge = |role| matches!(role, Role::Pod | Role::Uplink);
+        let links = network.interfaces.iter().filter(|link| edge(link.role));
+        links
+            .map(|link| InterfaceStatus {
+                name: link.name.clone(),
+                ifindex: link.ifindex,
+                role: link.role.name().to_owned(),
+                hooks: attachments
+                    .iter()
+                    .filter(|attachment| attachment.ifindex == link.ifindex)
+                    .map(|attachment| attachment.program.to_owned())
+                    .collect(),
+            })
+            .collect()
+    }
+
+    fn edges(&self, interfaces: &[InterfaceStatus]) -> Vec<EdgeStatus> {
+        let count = |role: &str| {
+            let count = interfaces
+                .iter()
+                .filter(|one| one.role == role && !one.hooks.is_empty())
+                .count();
+            format!("{count} {role} interface{}", if count == 1 { "" } else { "s" })
+        };
+        let xdp = interfaces
+            .iter()
+            .any(|one| one.hooks.iter().any(|hook| hook.contains("xdp")));
+        let uplinks = format!("{}, {}", count("uplink"), if xdp { "XDP and tcx" } else { "tcx" });
+        let node_on = self.node_edge && self.uplink_edge;
+        [
+            ("pod", self.pod_edge, count("pod")),
+            ("uplink", self.uplink_edge, uplinks),
+            ("node", node_on, count("uplink")),
+        ]
+        .into_iter()
+        .map(|(edge, on, detail)| EdgeStatus {
+            edge: edge.to_owned(),
+            on,
+            detail: if on { detail } else { "switched off".to_owned() },
+        })
+        .collect()
+    }
+
+    /// Writes what has changed, if enough is known to write anything.
+    pub(super) fn write(&mut self) {
+        let begun = Instant::now();
+        let Some((changes, plan)) = self.plan() else { return };
+        let written = self.datapath.apply(&plan);
+        let arrived = self.oldest.take().unwrap_or(begun);
+        let mut model = self.shared.lock();
+        model.refused = plan.refused.iter().map(ToString::to_string).collect();
+        for notice in &plan.notices {
+            warn!("{notice}");
+        }
+        match written {
+            Ok(()) => {
+                if model.problems.writing.take().is_some() {
+                    info!("maps can be written again");
+                }
+                if plan.is_empty() && model.last_apply.is_some() {
+                    return;
+                }
+                self.generation += 1;
+                let applied = Applied {
+                    generation: self.generation,
+                    at: Instant::now(),
+                    latency: arrived.elapsed(),
+                    took: begun.elapsed(),
+                    operations: plan.ops.len(),
+                };
+                report(&changes, &applied);
+                model.last_apply = Some(applied);
+            }
+            Err(failure) => {
+                let problem = format!("maps cannot be written: {}", chain(&failure));
+                if model.problems.writing.as_ref() != Some(&problem) {
+                    error!(operations = plan.ops.len(), retry = ?RETRY, "{problem}");
+                }
+                model.problems.writing = Some(problem);
+                self.lost = true;
+            }
+        }
+    }
+
+    /// What is to be written now.
+    fn plan(&mut self) -> Option<(Changes, Plan)> {
+        let mut model = self.shared.lock();
+        if !model.state.is_synced() || !model.state.is_dirty() {
+            return None;
+        }
+        if model.last_apply.is_none() && self.waits(&mut model) {
+            return None;
+        }
+        if self.lost {
+            // What a failed write has left is read, not guessed.
+            let snapshot = self.datapath.snapshot().ok()?;
+            model.planner = Planner::restore(self.datapath.limits(), snapshot);
+            model.state.mark_all();
+            self.lost = false;
+        }
+        let changes = model.state.compile();
+        let plan = model.planner.plan(&changes);
+        Some((changes, plan))
+    }
+
+    /// Whether the first write should wait: for the Node, a little; for manifests that cannot be read, if there is something
+    /// in the kernel that they may be about.
+    fn waits(&self, model: &mut super::model::Model) -> bool {
+        if !model.state.knows_node() && model.since.elapsed() < RETRY {
+            return true;
+        }
+        let held = (self.restored && !model.state.unreadable().is_empty()).then(|| {
+            "nothing is written while manifests cannot be read: their services may be among those the kernel holds"
+                .to_owned()
+        });
+        if let Some(why) = &held
+            && model.problems.held.is_none()
+        {
+            warn!("{why}");
+        }
+        model.problems.held = held;
+        model.problems.held.is_some()
+    }
+}
+
+/// One line in the log for a write. Full ones are rare; the others can be many a second.
+fn report(changes: &Changes, applied: &Applied) {
+    let Applied {
+        generation,
+        latency,
+        took,
+        operations,
+        ..
+    } = applied;
+    if changes.full {
+        info!(
+            generation,
+            services = changes.services.len(),
+            operations,
+            ?took,
+            ?latency,
+            "all services written"
+        );
+        return;
+    }
+    let mut names: Vec<String> = changes.services.keys().take(NAMED).map(ToString::to_string).collect();
+    if changes.services.len() > NAMED {
+        names.push(format!("and {} more", changes.services.len() - NAMED));
+    }
+    debug!(
+        generation,
+        services = names.join(", "),
+        operations,
+        ?took,
+        ?latency,
+        "services written"
+    );
+}
+
+/// The error and its causes in one line.
+fn chain(error: &kernel::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,73 @@
+//! Options into what the layers below are told.
+
+use crate::cli::{AgentArgs, SnatMode, XdpMode};
+use crate::kernel::{self, DatapathOptions, EdgeOptions};
+use crate::net::{Glob, NetOptions};
+use crate::source::cluster::Endpoint;
+use anyhow::{Context, Result};
+use ferrogate_common::{Config, config_flags};
+use ferrogate_control::Options;
+
+pub(super) fn datapath(args: &AgentArgs) -> DatapathOptions {
+    DatapathOptions {
+        state_dir: args.state_dir.clone(),
+        map_entries: args.map_entries.iter().cloned().collect(),
+        edges: EdgeOptions {
+            pod: args.pod_edge.is_on(),
+            uplink: args.uplink_edge.is_on(),
+            xdp: match args.xdp {
+                XdpMode::Auto => kernel::XdpMode::Auto,
+                XdpMode::Native => kernel::XdpMode::Native,
+                XdpMode::Off => kernel::XdpMode::Off,
+            },
+        },
+        log_packets: args.log_packets,
+    }
+}
+
+/// The span of NodePorts is not set here: it belongs to the plans.
+pub(super) fn config(args: &AgentArgs) -> Result<Config> {
+    let mut flags = 0;
+    for (set, flag) in [
+        (args.external_cluster_ip, config_flags::EXTERNAL_CLUSTER_IP),
+        (args.snat == SnatMode::Always, config_flags::SNAT_ALWAYS),
+        (!args.node_edge.is_on(), config_flags::NODE_EDGE_OFF),
+    ] {
+        flags |= if set { flag } else { 0 };
+    }
+    Ok(Config {
+        netns_cookie: kernel::netns_cookie()
+            .context("cannot tell this network namespace by its cookie (Linux 5.14)")?,
+        flags,
+        node_port_min: 0,
+        node_port_max: 0,
+        snat_port_base: args.snat_ports.base,
+        snat_port_count: args.snat_ports.count(),
+        reserved: 0,
+    })
+}
+
+pub(super) fn control(node: &str, args: &AgentArgs) -> Options {
+    Options {
+        node_name: node.to_owned(),
+        external_ips: args.external_ips.clone(),
+        proxy_name: None,
+    }
+}
+
+pub(super) fn network(args: &AgentArgs) -> NetOptions {
+    let globs = |names: &[String]| -> Vec<Glob> { names.iter().filter_map(|name| name.trim().parse().ok()).collect() };
+    NetOptions {
+        uplinks: globs(&args.uplink),
+        pods: globs(&args.pod_interfaces),
+        node_addresses: vec![],
+        node_port_addresses: args.node_port_addresses.clone(),
+    }
+}
+
+pub(super) fn endpoint(args: &AgentArgs) -> Endpoint {
+    Endpoint {
+        kubeconfig: args.kubeconfig.clone(),
+        servers: args.api_server.clone(),
+    }
+}

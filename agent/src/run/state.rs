@@ -1,0 +1,198 @@
+//! Events into the index: what is known, and whether it is enough to act on.
+
+use crate::source::{Change, Event, Health, ObjectName};
+use ferrogate_control::{Changes, Index, Notice, Options};
+use k8s_openapi::api::core::v1::Node;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+/// The objects of one kind.
+#[derive(Default, Debug)]
+struct Known {
+    names: BTreeSet<ObjectName>,
+    /// Those of the list that is being read.
+    listed: Option<BTreeSet<ObjectName>>,
+    /// A list was read to its end.
+    synced: bool,
+}
+
+impl Known {
+    /// Takes the change's names into account. Returns what is gone.
+    fn track<K: kube::Resource>(&mut self, change: &Change<K>) -> Vec<ObjectName> {
+        match change {
+            Change::Restart => {
+                self.listed = Some(BTreeSet::new());
+                vec![]
+            }
+            Change::Listed(object) | Change::Applied(object) => {
+                let name = ObjectName::of(object.as_ref());
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(name.clone());
+                }
+                self.names.insert(name);
+                vec![]
+            }
+            Change::Deleted(name) => {
+                if let Some(listed) = &mut self.listed {
+                    listed.remove(name);
+                }
+                if self.names.remove(name) {
+                    vec![name.clone()]
+                } else {
+                    vec![]
+                }
+            }
+            Change::Complete => {
+                self.synced = true;
+                let Some(listed) = self.listed.take() else {
+                    return vec![];
+                };
+                std::mem::replace(&mut self.names, listed.clone())
+                    .difference(&listed)
+                    .cloned()
+                    .collect()
+            }
+        }
+    }
+}
+
+/// The object that a change brings, if it brings one.
+fn object<K>(change: &Change<K>) -> Option<&K> {
+    match change {
+        Change::Listed(object) | Change::Applied(object) => Some(object),
+        Change::Restart | Change::Complete | Change::Deleted(_) => None,
+    }
+}
+
+/// The desired state as far as the source has told it.
+#[derive(Debug)]
+pub(crate) struct State {
+    index: Index,
+    node_name: String,
+    services: Known,
+    slices: Known,
+    node: Known,
+    health: Option<Health>,
+    /// The node's own addresses, once its Node was seen.
+    node_addresses: Option<Vec<IpAddr>>,
+}
+
+impl State {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            node_name: options.node_name.clone(),
+            index: Index::new(options),
+            services: Known::default(),
+            slices: Known::default(),
+            node: Known::default(),
+            health: None,
+            node_addresses: None,
+        }
+    }
+
+    /// Takes an event in. Returns what the operator should be told, each once.
+    pub(crate) fn take(&mut self, event: &Event) -> Vec<Notice> {
+        let was_synced = self.is_synced();
+        let mut notices = vec![];
+        match event {
+            Event::Service(change) => {
+                notices.extend(
+                    object(change)
+                        .into_iter()
+                        .flat_map(|service| self.index.apply_service(service)),
+                );
+                for gone in self.services.track(change) {
+                    self.index.delete_service(&gone.namespace, &gone.name);
+                }
+            }
+            Event::Slice(change) => {
+                notices.extend(
+                    object(change)
+                        .into_iter()
+                        .flat_map(|slice| self.index.apply_slice(slice)),
+                );
+                for gone in self.slices.track(change) {
+                    self.index.delete_slice(&gone.namespace, &gone.name);
+                }
+            }
+            Event::Node(change) => {
+                self.node.track(change);
+                object(change).into_iter().for_each(|node| self.take_node(node));
+            }
+            Event::Health(health) => self.health = Some(health.clone()),
+        }
+        if !was_synced && self.is_synced() {
+            // What an earlier run left in the kernel and nobody claims now has to go.
+            self.index.mark_all();
+        }
+        notices
+    }
+
+    /// A Node that is gone changes nothing: endpoints and addresses are as they were.
+    fn take_node(&mut self, node: &Node) {
+        if node.metadata.name.as_ref() != Some(&self.node_name) {
+            return;
+        }
+        self.index.apply_node(node);
+        let addresses = node
+            .status
+            .as_ref()
+            .and_then(|status| status.addresses.as_ref())
+            .into_iter()
+            .flatten();
+        let internal = addresses.filter(|address| address.type_ == "InternalIP");
+        self.node_addresses = Some(internal.filter_map(|address| address.address.parse().ok()).collect());
+    }
+
+    /// Whether all Services and all slices are known: nothing may be written, let alone deleted, before.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.services.synced && self.slices.synced
+    }
+
+    /// Whether the Node was looked for: its zone and addresses matter, but are not worth waiting for without end.
+    pub(crate) fn knows_node(&self) -> bool {
+        self.node.synced
+    }
+
+    /// What the source cannot read of the desired state.
+    pub(crate) fn unreadable(&self) -> &[String] {
+        match &self.health {
+            Some(Health::Partial(problems)) => problems,
+            _ => &[],
+        }
+    }
+
+    /// Why the source is away, if it is.
+    pub(crate) fn away(&self) -> Option<&str> {
+        match &self.health {
+            Some(Health::Away(why)) => Some(why),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn node_addresses(&self) -> Option<&[IpAddr]> {
+        self.node_addresses.as_deref()
+    }
+
+    /// Asks for a full comparison next time.
+    pub(crate) fn mark_all(&mut self) {
+        self.index.mark_all();
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.index.is_dirty()
+    }
+
+    /// What changed since the last call.
+    pub(crate) fn compile(&mut self) -> Changes {
+        self.index.compile()
+    }
+
+    /// All that the operator should know of the objects as they are.
+    pub(crate) fn notices(&self) -> Vec<Notice> {
+        self.index.notices()
+    }
+}
+
+#[cfg(test)]
+mod tests;

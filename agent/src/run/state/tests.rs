@@ -1,0 +1,229 @@
+use super::*;
+use ferrogate_common::FrontendKey;
+use ferrogate_control::{Limits, MemoryTables, Planner};
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde_json::json;
+
+fn service(name: &str, address: &str) -> Box<Service> {
+    let object = json!({
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"clusterIP": address, "clusterIPs": [address], "ports": [{"port": 80, "protocol": "TCP"}]},
+    });
+    Box::new(serde_json::from_value(object).expect("a Service"))
+}
+
+fn slice(service: &str, address: &str) -> Box<EndpointSlice> {
+    let object = json!({
+        "metadata": {
+            "name": format!("{service}-1"), "namespace": "default",
+            "labels": {"kubernetes.io/service-name": service},
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address]}],
+        "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+    });
+    Box::new(serde_json::from_value(object).expect("an EndpointSlice"))
+}
+
+fn name(name: &str) -> ObjectName {
+    ObjectName {
+        namespace: "default".to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+/// State, planner and tables, with the run loop's rule: nothing is written before the state is synced.
+struct Rig {
+    state: State,
+    planner: Planner,
+    tables: MemoryTables,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let limits = Limits::default();
+        let options = Options {
+            node_name: "node-1".to_owned(),
+            ..Options::default()
+        };
+        Self {
+            state: State::new(options),
+            planner: Planner::new(limits),
+            tables: MemoryTables::new(limits),
+        }
+    }
+
+    /// The agent ends and starts again; the tables stay.
+    fn restart(self) -> Self {
+        let snapshot = self.tables.snapshot();
+        Self {
+            tables: self.tables,
+            planner: Planner::restore(Limits::default(), snapshot),
+            ..Self::new()
+        }
+    }
+
+    fn take(&mut self, events: Vec<Event>) {
+        for event in events {
+            self.state.take(&event);
+            if self.state.is_synced() && self.state.is_dirty() {
+                let plan = self.planner.plan(&self.state.compile());
+                self.tables.apply_all(&plan.ops).expect("a plan that holds");
+            }
+        }
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.tables
+            .frontends()
+            .keys()
+            .map(|key: &FrontendKey| key.address.to_string())
+            .collect()
+    }
+}
+
+fn service_list(services: Vec<Box<Service>>) -> Vec<Event> {
+    let changes = services.into_iter().map(Change::Listed);
+    std::iter::once(Change::Restart)
+        .chain(changes)
+        .chain([Change::Complete])
+        .map(Event::Service)
+        .collect()
+}
+
+fn slice_list(slices: Vec<Box<EndpointSlice>>) -> Vec<Event> {
+    let changes = slices.into_iter().map(Change::Listed);
+    std::iter::once(Change::Restart)
+        .chain(changes)
+        .chain([Change::Complete])
+        .map(Event::Slice)
+        .collect()
+}
+
+#[test]
+fn nothing_is_written_before_services_and_slices_are_both_synced() {
+    let mut rig = Rig::new();
+    rig.take(service_list(vec![service("web", "10.0.0.1")]));
+    assert!(rig.addresses().is_empty());
+    let mut slices = slice_list(vec![slice("web", "10.1.0.1")]);
+    let complete = slices.pop().expect("the end of the list");
+    rig.take(slices);
+    assert!(rig.addresses().is_empty());
+    rig.take(vec![complete]);
+    assert_eq!(rig.addresses(), ["10.0.0.1"]);
+    assert_eq!(
+        rig.tables
+            .backends()
+            .values()
+            .filter(|backend| backend.generation != 0)
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn after_a_restart_nothing_is_deleted_before_both_are_synced_and_then_what_is_gone_is() {
+    let mut rig = Rig::new();
+    rig.take(service_list(vec![
+        service("web", "10.0.0.1"),
+        service("old", "10.0.0.2"),
+    ]));
+    rig.take(slice_list(vec![slice("web", "10.1.0.1"), slice("old", "10.1.0.2")]));
+    let before = rig.tables.frontends().clone();
+    let mut rig = rig.restart();
+    rig.take(slice_list(vec![slice("web", "10.1.0.1")]));
+    let mut services = service_list(vec![service("web", "10.0.0.1")]);
+    let complete = services.pop().expect("the end of the list");
+    rig.take(services);
+    assert_eq!(
+        rig.tables.frontends(),
+        &before,
+        "a list that is not complete changes nothing"
+    );
+    rig.take(vec![complete]);
+    assert_eq!(rig.addresses(), ["10.0.0.1"]);
+}
+
+#[test]
+fn a_new_list_removes_what_it_does_not_name_at_its_end_and_not_before() {
+    let mut rig = Rig::new();
+    rig.take(service_list(vec![
+        service("web", "10.0.0.1"),
+        service("old", "10.0.0.2"),
+    ]));
+    rig.take(slice_list(vec![]));
+    assert_eq!(rig.addresses().len(), 2);
+    let mut again = service_list(vec![service("new", "10.0.0.3"), service("web", "10.0.0.1")]);
+    let complete = again.pop().expect("the end of the list");
+    rig.take(again);
+    assert_eq!(rig.addresses(), ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    rig.take(vec![complete]);
+    assert_eq!(rig.addresses(), ["10.0.0.1", "10.0.0.3"]);
+}
+
+#[test]
+fn a_list_that_breaks_off_and_begins_again_removes_nothing_by_mistake() {
+    let mut rig = Rig::new();
+    rig.take(service_list(vec![
+        service("web", "10.0.0.1"),
+        service("api", "10.0.0.2"),
+    ]));
+    rig.take(slice_list(vec![]));
+    rig.take(vec![
+        Event::Service(Change::Restart),
+        Event::Service(Change::Listed(service("web", "10.0.0.1"))),
+    ]);
+    rig.take(service_list(vec![
+        service("web", "10.0.0.1"),
+        service("api", "10.0.0.2"),
+    ]));
+    assert_eq!(rig.addresses(), ["10.0.0.1", "10.0.0.2"]);
+}
+
+#[test]
+fn single_changes_are_applied_and_deletions_take_effect_at_once() {
+    let mut rig = Rig::new();
+    rig.take(service_list(vec![]));
+    rig.take(slice_list(vec![]));
+    rig.take(vec![Event::Service(Change::Applied(service("web", "10.0.0.1")))]);
+    assert_eq!(rig.addresses(), ["10.0.0.1"]);
+    rig.take(vec![Event::Service(Change::Deleted(name("web")))]);
+    assert!(rig.addresses().is_empty());
+    rig.take(vec![Event::Service(Change::Deleted(name("web")))]);
+}
+
+#[test]
+fn a_source_that_goes_away_changes_nothing() {
+    let mut rig = Rig::new();
+    rig.take(service_list(vec![service("web", "10.0.0.1")]));
+    rig.take(slice_list(vec![]));
+    rig.take(vec![Event::Health(Health::Away("connection refused".to_owned()))]);
+    assert_eq!(rig.state.away(), Some("connection refused"));
+    assert_eq!(rig.addresses(), ["10.0.0.1"]);
+    rig.take(vec![Event::Health(Health::Good)]);
+    assert_eq!(rig.state.away(), None);
+}
+
+#[test]
+fn only_our_own_node_gives_addresses() {
+    let node = |name: &str, address: &str| -> Event {
+        let object = json!({
+            "metadata": {"name": name},
+            "status": {"addresses": [
+                {"type": "Hostname", "address": name}, {"type": "InternalIP", "address": address},
+            ]},
+        });
+        Event::Node(Change::Applied(Box::new(
+            serde_json::from_value(object).expect("a Node"),
+        )))
+    };
+    let mut rig = Rig::new();
+    rig.take(vec![node("node-2", "192.0.2.2")]);
+    assert_eq!(rig.state.node_addresses(), None);
+    rig.take(vec![node("node-1", "192.0.2.1")]);
+    assert_eq!(
+        rig.state.node_addresses(),
+        Some(&["192.0.2.1".parse().expect("an address")][..])
+    );
+}

@@ -1,0 +1,93 @@
+//! One word about three watches.
+
+use super::super::{Closed, Event, Health, Sender};
+use super::client;
+use kube::runtime::watcher;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+use tracing::{info, warn};
+
+/// Which watch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Watch {
+    Services,
+    Slices,
+    Node,
+}
+
+impl Watch {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Services => "services",
+            Self::Slices => "endpointslices",
+            Self::Node => "node",
+        }
+    }
+}
+
+/// Logs and reports when a watch begins to fail and when it is good again; what lies between is not repeated.
+pub(super) struct Monitor {
+    events: Sender,
+    origin: String,
+    failing: Mutex<BTreeMap<Watch, (Instant, String)>>,
+}
+
+impl Monitor {
+    pub(super) fn new(events: Sender, origin: String) -> Self {
+        Self {
+            events,
+            origin,
+            failing: Mutex::default(),
+        }
+    }
+
+    pub(super) async fn failed(&self, watch: Watch, error: &watcher::Error) -> Result<(), Closed> {
+        let reason = client::explain(error);
+        let changed = {
+            let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = failing.contains_key(&watch);
+            failing.entry(watch).or_insert_with(|| (Instant::now(), reason.clone()));
+            !known
+        };
+        if !changed {
+            return Ok(());
+        }
+        warn!(
+            watch = watch.name(),
+            servers = self.origin,
+            reason,
+            "the API server does not answer this watch; the last known state is served until it does"
+        );
+        self.report().await
+    }
+
+    pub(super) async fn good(&self, watch: Watch) -> Result<(), Closed> {
+        let was = self
+            .failing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&watch);
+        if let Some((since, _)) = was {
+            let away = since.elapsed();
+            info!(
+                watch = watch.name(),
+                servers = self.origin,
+                ?away,
+                "the API server answers this watch again"
+            );
+        }
+        self.report().await
+    }
+
+    async fn report(&self) -> Result<(), Closed> {
+        let health = {
+            let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+            match failing.first_key_value() {
+                Some((watch, (_, reason))) => Health::Away(format!("{}: {reason}", watch.name())),
+                None => Health::Good,
+            }
+        };
+        self.events.send(Event::Health(health)).await
+    }
+}
