@@ -123,7 +123,7 @@ impl Datapath {
         edges::detach_socket_edge(&self.state)
     }
 
-    /// Keeps the SNAT ports out of the kernel's own choice, in this network namespace, until [`cleanup`].
+    /// Keeps the SNAT ports out of the kernel's own choice, in this network namespace, until [`cleanup()`].
     pub fn reserve_ports(&self, ports: RangeInclusive<u16>) -> Result<()> {
         ports::reserve(&self.state, ports)
     }
