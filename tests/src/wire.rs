@@ -102,7 +102,10 @@ impl ProbeRequest {
     }
 
     pub fn unconnected(self) -> Self {
-        Self { unconnected: true, ..self }
+        Self {
+            unconnected: true,
+            ..self
+        }
     }
 
     pub fn mapped(self) -> Self {

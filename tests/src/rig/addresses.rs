@@ -79,7 +79,10 @@ pub fn pod(node: u8, index: u8) -> Pair {
 
 /// The pod ranges of a node: a /24 and a /64.
 pub fn pod_ranges(node: u8) -> (Ipv4Net, Ipv6Net) {
-    (Ipv4Net::new_assert(tunnel(node).v4, 24), Ipv6Net::new_assert(tunnel(node).v6, 64))
+    (
+        Ipv4Net::new_assert(tunnel(node).v4, 24),
+        Ipv6Net::new_assert(tunnel(node).v6, 64),
+    )
 }
 
 /// The pod ranges of the whole cluster.
@@ -93,7 +96,10 @@ pub fn cluster_ranges() -> [IpNet; 2] {
 /// ClusterIP number `index`: 10.96.x.y and fd00:96::i. Number 1 is the API's, 10 is the DNS service's.
 pub fn cluster_ip(index: u16) -> Pair {
     let [high, low] = index.to_be_bytes();
-    Pair { v4: Ipv4Addr::new(10, 96, high, low), v6: Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, index) }
+    Pair {
+        v4: Ipv4Addr::new(10, 96, high, low),
+        v6: Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, index),
+    }
 }
 
 /// The ranges of ClusterIPs.

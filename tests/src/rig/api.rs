@@ -45,19 +45,34 @@ impl Api {
         Ok(Self { jobs })
     }
 
-    /// Creates or replaces an object (server-side apply), and its status where it has one.
+    /// Creates or replaces an object (server-side apply), and its status where it has one. The status is merged instead: a
+    /// Node with an address of each family is more than server-side apply can tell apart.
     pub fn apply(&self, object: &Value) -> Result<()> {
         let path = path(object)?;
-        let mut targets = vec![path.clone()];
-        targets.extend(object.get("status").map(|_| format!("{path}/status")));
-        for target in targets {
-            let request = http::Request::builder()
-                .method(Method::PATCH)
-                .uri(format!("{target}?fieldManager=rig&force=true"))
-                .header(CONTENT_TYPE, "application/apply-patch+yaml")
-                .body(serde_json::to_vec(object)?)?;
-            self.send(request).with_context(|| format!("apply {target}"))?;
+        let mut desired = object.clone();
+        let status = desired.as_object_mut().and_then(|fields| fields.remove("status"));
+        self.patch(
+            &format!("{path}?fieldManager=rig&force=true"),
+            "application/apply-patch+yaml",
+            &desired,
+        )?;
+        match status {
+            Some(status) => self.patch(
+                &format!("{path}/status"),
+                "application/merge-patch+json",
+                &serde_json::json!({"status": status}),
+            ),
+            None => Ok(()),
         }
+    }
+
+    fn patch(&self, target: &str, kind: &str, body: &Value) -> Result<()> {
+        let request = http::Request::builder()
+            .method(Method::PATCH)
+            .uri(target)
+            .header(CONTENT_TYPE, kind);
+        self.send(request.body(serde_json::to_vec(body)?)?)
+            .with_context(|| format!("apply {target}"))?;
         Ok(())
     }
 
@@ -76,7 +91,9 @@ impl Api {
 
     fn send(&self, request: Request) -> Result<String> {
         let (answer, answered) = mpsc::channel();
-        self.jobs.send((request, answer)).map_err(|_| anyhow!("the API client's thread ended"))?;
+        self.jobs
+            .send((request, answer))
+            .map_err(|_| anyhow!("the API client's thread ended"))?;
         answered.recv().context("the API client's thread ended")?
     }
 }
@@ -103,12 +120,18 @@ async fn serve(kubeconfig: Kubeconfig, mut queue: UnboundedReceiver<Job>, ready:
 /// Where an object lives, from its apiVersion, kind, namespace and name.
 fn path(object: &Value) -> Result<String> {
     let word = |value: &'_ Value| value.as_str().map(str::to_owned);
-    let (Some(version), Some(kind), Some(name)) =
-        (word(&object["apiVersion"]), word(&object["kind"]), word(&object["metadata"]["name"]))
-    else {
+    let (Some(version), Some(kind), Some(name)) = (
+        word(&object["apiVersion"]),
+        word(&object["kind"]),
+        word(&object["metadata"]["name"]),
+    ) else {
         bail!("not a Kubernetes object: {object}");
     };
-    let group = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let group = if version.contains('/') {
+        format!("/apis/{version}")
+    } else {
+        format!("/api/{version}")
+    };
     let plural = format!("{}s", kind.to_lowercase());
     Ok(match word(&object["metadata"]["namespace"]) {
         Some(namespace) => format!("{group}/namespaces/{namespace}/{plural}/{name}"),

@@ -41,7 +41,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 2, layout: Layout::Routed, source: Source::Manifests, proxy: Proxy::None, firewall: false }
+        Self {
+            nodes: 2,
+            layout: Layout::Routed,
+            source: Source::Manifests,
+            proxy: Proxy::None,
+            firewall: false,
+        }
     }
 }
 
@@ -90,19 +96,31 @@ impl PodSpec {
     }
 
     pub fn app(self, app: &str) -> Self {
-        Self { app: app.to_owned(), ..self }
+        Self {
+            app: app.to_owned(),
+            ..self
+        }
     }
 
     pub fn ports(self, ports: &[u16]) -> Self {
-        Self { ports: ports.to_vec(), ..self }
+        Self {
+            ports: ports.to_vec(),
+            ..self
+        }
     }
 
     pub fn namespace(self, namespace: &str) -> Self {
-        Self { namespace: namespace.to_owned(), ..self }
+        Self {
+            namespace: namespace.to_owned(),
+            ..self
+        }
     }
 
     pub fn host_network(self) -> Self {
-        Self { host_network: true, ..self }
+        Self {
+            host_network: true,
+            ..self
+        }
     }
 }
 
@@ -159,7 +177,9 @@ impl Rig {
             writeln!(routes, "route add {range} via {}", entry.get(Family::of(range.addr())))?;
         }
         outside.netns.ip_batch(&routes)?;
-        let nodes = (1..=options.nodes).map(|index| node(&lease, &lan_netns, &options, index)).collect::<Result<_>>()?;
+        let nodes = (1..=options.nodes)
+            .map(|index| node(&lease, &lan_netns, &options, index))
+            .collect::<Result<_>>()?;
         let feed = match options.source {
             Source::Manifests => Store::Manifests(Manifests::create(lease.directory().join("manifests"))?),
             Source::ControlPlane => {
@@ -232,17 +252,36 @@ impl Rig {
     pub fn add_pod(&mut self, spec: PodSpec) -> Result<()> {
         let (place, addresses) = if spec.host_network {
             let node = self.node(spec.node);
-            (node.place.sibling(self.lease.cgroup(&format!("n{}/{}", spec.node, spec.name))?), node.address)
+            (
+                node.place
+                    .sibling(self.lease.cgroup(&format!("n{}/{}", spec.node, spec.name))?),
+                node.address,
+            )
         } else {
             let index = self.next_pod.entry(spec.node).or_insert(10);
             let position = (spec.node, *index);
             *index += 1;
             let netns = Netns::create(self.lease.name(&format!("p-{}", spec.name)))?;
-            layout::attach_pod(self.options.layout, &self.node(spec.node).place.netns, &netns, position, &spec.name)?;
+            layout::attach_pod(
+                self.options.layout,
+                &self.node(spec.node).place.netns,
+                &netns,
+                position,
+                &spec.name,
+            )?;
             let cgroup = self.lease.cgroup(&format!("n{}/{}", spec.node, spec.name))?;
-            (Place::new(netns, cgroup, binaries::workspace("testpod")?), addresses::pod(position.0, position.1))
+            (
+                Place::new(netns, cgroup, binaries::workspace("testpod")?),
+                addresses::pod(position.0, position.1),
+            )
         };
-        let mut pod = Pod { spec, place, addresses, ready: true, server: None };
+        let mut pod = Pod {
+            spec,
+            place,
+            addresses,
+            ready: true,
+            server: None,
+        };
         pod.start_server(&self.lease)?;
         let app = pod.spec.app.clone();
         let name = pod.spec.name.clone();
@@ -273,14 +312,23 @@ impl Rig {
         if self.control_plane().is_some() {
             self.delete(&pod.object(self.node(pod.spec.node)))?;
         }
-        self.publish_slices(&pod.spec.app)
+        self.publish_slices(&pod.spec.app)?;
+        if pod.spec.host_network {
+            return Ok(());
+        }
+        // A namespace takes its link along too late for the next pod of this name.
+        self.node(pod.spec.node)
+            .place
+            .netns
+            .ip_batch(&format!("link del {}\n", layout::host_link(name)))
     }
 
     /// Creates or replaces a Service.
     pub fn add_service(&mut self, service: ServiceSpec) -> Result<()> {
         self.apply(&service.object())?;
         let app = service.app.clone();
-        self.services.insert(format!("{}/{}", service.namespace, service.name), service);
+        self.services
+            .insert(format!("{}/{}", service.namespace, service.name), service);
         self.publish_slices(&app)
     }
 
@@ -303,7 +351,9 @@ impl Rig {
 
     /// The process of the node's proxy, to stop it (dropping it is SIGKILL).
     pub fn take_proxy(&mut self, node: u8) -> Result<Process> {
-        self.proxies.remove(&node).with_context(|| format!("node {node} runs no proxy"))
+        self.proxies
+            .remove(&node)
+            .with_context(|| format!("node {node} runs no proxy"))
     }
 
     /// Fails when a proxy ended by itself.
@@ -318,7 +368,9 @@ impl Rig {
     }
 
     fn publish_pod(&self, name: &str) -> Result<()> {
-        let Store::ControlPlane(control_plane) = &self.feed else { return Ok(()) };
+        let Store::ControlPlane(control_plane) = &self.feed else {
+            return Ok(());
+        };
         let pod = self.pod(name);
         control_plane.api().apply(&pod.object(self.node(pod.spec.node)))
     }
@@ -343,7 +395,11 @@ impl Drop for Rig {
     fn drop(&mut self) {
         if thread::panicking() {
             for node in &self.nodes {
-                eprintln!("--- proxy of {}\n{}", node.name, tail(&node.directory.join("proxy.log")));
+                eprintln!(
+                    "--- proxy of {}\n{}",
+                    node.name,
+                    tail(&node.directory.join("proxy.log"))
+                );
             }
         }
     }
@@ -361,7 +417,13 @@ impl Pod {
 
     fn object(&self, node: &Node) -> Value {
         let spec = &self.spec;
-        objects::pod(&self.endpoint(node), &spec.namespace, &spec.app, spec.host_network, node.address.v4.into())
+        objects::pod(
+            &self.endpoint(node),
+            &spec.namespace,
+            &spec.app,
+            spec.host_network,
+            node.address.v4.into(),
+        )
     }
 
     /// Starts `testpod serve` at the pod's own addresses and waits until it listens.
@@ -370,9 +432,15 @@ impl Pod {
             return Ok(());
         }
         let log = lease.directory().join(format!("pod-{}.log", self.spec.name));
+        std::fs::write(&log, "")?;
         let mut command = self.place.testpod_command()?;
         command.args(["serve", "--name", &self.spec.name]);
-        command.args(self.addresses.both().iter().map(|address| format!("--listen={address}")));
+        command.args(
+            self.addresses
+                .both()
+                .iter()
+                .map(|address| format!("--listen={address}")),
+        );
         command.args(self.spec.ports.iter().map(|port| format!("--port={port}")));
         let mut server = self.place.spawn(&self.spec.name, command, &log)?;
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -418,8 +486,19 @@ fn node(lease: &Lease, lan_netns: &Netns, options: &Options, index: u8) -> Resul
     std::fs::create_dir_all(&directory)?;
     std::fs::create_dir_all(&bpffs)?;
     let address = lan(NODE_BASE + index);
-    let addresses = [address].into_iter().chain(options.layout.node_addresses(index)).collect();
-    Ok(Node { index, name, place, address, addresses, directory, bpffs })
+    let addresses = [address]
+        .into_iter()
+        .chain(options.layout.node_addresses(index))
+        .collect();
+    Ok(Node {
+        index,
+        name,
+        place,
+        address,
+        addresses,
+        directory,
+        bpffs,
+    })
 }
 
 /// The last lines of a log.

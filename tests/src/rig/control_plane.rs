@@ -37,8 +37,17 @@ impl ControlPlane {
         let directory = directory.join("control-plane");
         let address = lan(CONTROL_PLANE);
         let names = ["kubernetes", "kubernetes.default.svc", "localhost", "127.0.0.1"].map(str::to_owned);
-        let pki = Pki::create(&directory, names.into_iter().chain(address.both().map(|ip| ip.to_string())).collect())?;
-        fs::write(directory.join("tokens.csv"), format!("{TOKEN},admin,admin,system:masters\n"))?;
+        let pki = Pki::create(
+            &directory,
+            names
+                .into_iter()
+                .chain(address.both().map(|ip| ip.to_string()))
+                .collect(),
+        )?;
+        fs::write(
+            directory.join("tokens.csv"),
+            format!("{TOKEN},admin,admin,system:masters\n"),
+        )?;
         let kubeconfig = directory.join("kubeconfig");
         let config = json!({
             "apiVersion": "v1",
@@ -56,8 +65,16 @@ impl ControlPlane {
         let server = api_server(&place, &directory, &pki)?;
         let controllers = controllers(&place, &directory, &kubeconfig)?;
         let api = Api::open(&place.netns, &kubeconfig)?;
-        let control_plane =
-            Self { api, kubeconfig, place, directory, _controllers: controllers, server: Some(server), _etcd: etcd, pki };
+        let control_plane = Self {
+            api,
+            kubeconfig,
+            place,
+            directory,
+            _controllers: controllers,
+            server: Some(server),
+            _etcd: etcd,
+            pki,
+        };
         control_plane.wait_ready(Duration::from_secs(60))?;
         Ok(control_plane)
     }
@@ -90,7 +107,10 @@ impl ControlPlane {
     fn wait_ready(&self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
-            let ready = self.api.get("/readyz").and_then(|_| self.api.get("/api/v1/namespaces/default"));
+            let ready = self
+                .api
+                .get("/readyz")
+                .and_then(|_| self.api.get("/api/v1/namespaces/default"));
             match ready {
                 Ok(_) => return Ok(()),
                 Err(error) if Instant::now() > deadline => {

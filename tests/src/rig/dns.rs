@@ -16,7 +16,11 @@ impl Rig {
     /// Runs CoreDNS on `node`, serving `cluster.local` through the Service `kube-system/kube-dns` at ClusterIP number
     /// [`addresses::DNS`]. Needs a control plane: CoreDNS watches the API, straight at its address on the LAN.
     pub fn add_dns(&mut self, node: u8) -> Result<()> {
-        let kubeconfig = self.control_plane().context("CoreDNS needs a control plane")?.kubeconfig().to_owned();
+        let kubeconfig = self
+            .control_plane()
+            .context("CoreDNS needs a control plane")?
+            .kubeconfig()
+            .to_owned();
         let directory = self.lease.directory().to_owned();
         let corefile = directory.join("Corefile");
         let text = format!(
@@ -32,6 +36,10 @@ impl Rig {
         let server = pod.place.spawn(NAME, command, &directory.join("coredns.log"))?;
         self.attach_server(NAME, server);
         let service = ServiceSpec::new("kube-dns", NAME, addresses::DNS).namespace(NAMESPACE);
-        self.add_service(service.port(Protocol::Udp, 53, 53, None).port(Protocol::Tcp, 53, 53, None))
+        self.add_service(
+            service
+                .port(Protocol::Udp, 53, 53, None)
+                .port(Protocol::Tcp, 53, 53, None),
+        )
     }
 }

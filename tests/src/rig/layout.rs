@@ -19,8 +19,12 @@ pub enum Layout {
 }
 
 impl Layout {
-    pub const ALL: [Layout; 4] =
-        [Layout::Routed, Layout::Bridge { netfilter: true }, Layout::Bridge { netfilter: false }, Layout::Vxlan];
+    pub const ALL: [Layout; 4] = [
+        Layout::Routed,
+        Layout::Bridge { netfilter: true },
+        Layout::Bridge { netfilter: false },
+        Layout::Vxlan,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -58,13 +62,19 @@ pub(crate) fn prepare_node(layout: Layout, netns: &Netns, index: u8, count: u8) 
     netns.sysctl("net/ipv6/conf/all/forwarding", "1")?;
     if let Layout::Bridge { netfilter } = layout {
         for family in ["iptables", "ip6tables"] {
-            netns.sysctl(&format!("net/bridge/bridge-nf-call-{family}"), if netfilter { "1" } else { "0" })?;
+            netns.sysctl(
+                &format!("net/bridge/bridge-nf-call-{family}"),
+                if netfilter { "1" } else { "0" },
+            )?;
         }
     }
     let mut lines = String::new();
     if layout != Layout::Routed {
         let (gateway, mtu) = (addresses::gateway(index), layout.mtu());
-        writeln!(lines, "link add cni0 mtu {mtu} address 0a:58:0a:f4:{index:02x}:01 type bridge")?;
+        writeln!(
+            lines,
+            "link add cni0 mtu {mtu} address 0a:58:0a:f4:{index:02x}:01 type bridge"
+        )?;
         writeln!(lines, "link set cni0 up")?;
         writeln!(lines, "addr add {}/24 dev cni0", gateway.v4)?;
         writeln!(lines, "addr add {}/64 dev cni0 nodad", gateway.v6)?;
@@ -110,10 +120,26 @@ fn vxlan_devices(lines: &mut String, node: u8) -> Result<()> {
 
 /// What flannel programs on a node for each other node: a neighbour, where its MAC is, and the route.
 fn vxlan_peer(lines: &mut String, forwarding: &mut String, other: u8) -> Result<()> {
-    let (lan, tunnel, (v4, v6)) = (lan(NODE_BASE + other), addresses::tunnel(other), addresses::pod_ranges(other));
+    let (lan, tunnel, (v4, v6)) = (
+        lan(NODE_BASE + other),
+        addresses::tunnel(other),
+        addresses::pod_ranges(other),
+    );
     for (device, range, tunnel, lan, mac) in [
-        ("flannel.1", v4.to_string(), tunnel.v4.to_string(), lan.v4.to_string(), mac(other, 4)),
-        ("flannel-v6.1", v6.to_string(), tunnel.v6.to_string(), lan.v6.to_string(), mac(other, 6)),
+        (
+            "flannel.1",
+            v4.to_string(),
+            tunnel.v4.to_string(),
+            lan.v4.to_string(),
+            mac(other, 4),
+        ),
+        (
+            "flannel-v6.1",
+            v6.to_string(),
+            tunnel.v6.to_string(),
+            lan.v6.to_string(),
+            mac(other, 6),
+        ),
     ] {
         writeln!(lines, "neigh add {tunnel} dev {device} lladdr {mac} nud permanent")?;
         writeln!(lines, "route add {range} via {tunnel} dev {device} onlink")?;
@@ -127,11 +153,23 @@ fn mac(node: u8, family: u8) -> String {
     format!("0e:00:00:00:{family:02x}:{node:02x}")
 }
 
-/// Wires a pod's namespace to its node's; the node's side is called `veth<pod>`.
+/// The node's side of a pod's link.
+pub(crate) fn host_link(pod: &str) -> String {
+    format!("veth{pod}")
+}
+
+/// Wires a pod's namespace to its node's.
 pub(crate) fn attach_pod(layout: Layout, node: &Netns, pod: &Netns, index: (u8, u8), name: &str) -> Result<()> {
-    let (address, gateway, mtu) = (addresses::pod(index.0, index.1), addresses::gateway(index.0), layout.mtu());
-    let host = format!("veth{name}");
-    let mut lines = format!("link add {host} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n", pod.name());
+    let (address, gateway, mtu) = (
+        addresses::pod(index.0, index.1),
+        addresses::gateway(index.0),
+        layout.mtu(),
+    );
+    let host = host_link(name);
+    let mut lines = format!(
+        "link add {host} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}\n",
+        pod.name()
+    );
     let mut inside = String::from("link set eth0 up\n");
     match layout {
         Layout::Routed => {

@@ -40,14 +40,24 @@ impl Lease {
         let id = format!("{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = folder().join(&id);
         fs::create_dir_all(&directory)?;
-        let lock = OpenOptions::new().create(true).truncate(true).write(true).open(directory.join(LOCK))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .open(directory.join(LOCK))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).context("a rig of this id is in use")?;
         ensure_bpffs()?;
         let cgroup = cgroup2()?.join(format!("fg{id}"));
         let bpffs = Path::new(BPFFS).join(format!("fg{id}"));
         fs::create_dir_all(&cgroup).with_context(|| cgroup.display().to_string())?;
         fs::create_dir_all(&bpffs).with_context(|| bpffs.display().to_string())?;
-        Ok(Self { id, directory, cgroup, bpffs, _lock: lock })
+        Ok(Self {
+            id,
+            directory,
+            cgroup,
+            bpffs,
+            _lock: lock,
+        })
     }
 
     /// `fg<id>-<name>`.
@@ -84,7 +94,9 @@ pub fn sweep() -> Result<Vec<String>> {
     fs::create_dir_all(folder())?;
     let mut swept = Vec::new();
     for entry in fs::read_dir(folder())? {
-        let Ok(id) = entry?.file_name().into_string() else { continue };
+        let Ok(id) = entry?.file_name().into_string() else {
+            continue;
+        };
         let abandoned = match File::open(folder().join(&id).join(LOCK)) {
             Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
             // Between its folder and its lock a rig is being born, unless its program is gone.
@@ -105,7 +117,9 @@ fn folder() -> PathBuf {
 
 /// An id begins with its owner's process id.
 fn owner_lives(id: &str) -> bool {
-    id.split('x').next().is_some_and(|pid| Path::new("/proc").join(pid).exists())
+    id.split('x')
+        .next()
+        .is_some_and(|pid| Path::new("/proc").join(pid).exists())
 }
 
 /// Processes first, then what they held; the folder last, so that an interrupted removal is found again.

@@ -36,6 +36,10 @@ impl Manifests {
     fn path(&self, object: &Value) -> PathBuf {
         let word = |value: &Value| value.as_str().unwrap_or("cluster").to_lowercase();
         let (kind, metadata) = (word(&object["kind"]), &object["metadata"]);
-        self.directory.join(format!("{kind}-{}-{}.yaml", word(&metadata["namespace"]), word(&metadata["name"])))
+        self.directory.join(format!(
+            "{kind}-{}-{}.yaml",
+            word(&metadata["namespace"]),
+            word(&metadata["name"])
+        ))
     }
 }

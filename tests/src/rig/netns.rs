@@ -29,6 +29,9 @@ impl Netns {
             netns.sysctl(&format!("net/ipv6/conf/{scope}/accept_ra"), "0")?;
             netns.sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
         }
+        // Refusals in quick succession are to be seen, all of them.
+        netns.sysctl("net/ipv4/icmp_ratelimit", "0")?;
+        netns.sysctl("net/ipv6/icmp/ratelimit", "0")?;
         netns.ip_batch("link set lo up\n")?;
         Ok(netns)
     }
@@ -83,7 +86,11 @@ impl Netns {
         child.stdin.take().context("stdin")?.write_all(lines.as_bytes())?;
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            bail!("{program} in {}: {}\n{lines}", self.name, String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "{program} in {}: {}\n{lines}",
+                self.name,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         }
         Ok(())
     }
@@ -103,7 +110,11 @@ pub(crate) fn delete(name: &str) -> Result<()> {
 fn ip<const N: usize>(arguments: [&str; N]) -> Result<()> {
     let output = Command::new("ip").args(arguments).output().context("iproute2's ip")?;
     if !output.status.success() {
-        bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "ip {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }

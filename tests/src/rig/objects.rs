@@ -45,12 +45,20 @@ impl ServiceSpec {
 
     /// Adds a port; with a node port the Service becomes one of type NodePort.
     pub fn port(mut self, protocol: Protocol, port: u16, target_port: u16, node_port: Option<u16>) -> Self {
-        self.ports.push(ServicePort { protocol, port, target_port, node_port });
+        self.ports.push(ServicePort {
+            protocol,
+            port,
+            target_port,
+            node_port,
+        });
         self
     }
 
     pub fn namespace(self, namespace: &str) -> Self {
-        Self { namespace: namespace.to_owned(), ..self }
+        Self {
+            namespace: namespace.to_owned(),
+            ..self
+        }
     }
 
     /// Adds fields to `spec`.

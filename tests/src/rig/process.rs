@@ -29,12 +29,20 @@ pub struct Place {
 
 impl Place {
     pub(crate) fn new(netns: Netns, cgroup: PathBuf, testpod: PathBuf) -> Self {
-        Self { netns: Arc::new(netns), cgroup, testpod }
+        Self {
+            netns: Arc::new(netns),
+            cgroup,
+            testpod,
+        }
     }
 
     /// The same namespace with another cgroup: a pod on its node's network.
     pub(crate) fn sibling(&self, cgroup: PathBuf) -> Self {
-        Self { netns: self.netns.clone(), cgroup, testpod: self.testpod.clone() }
+        Self {
+            netns: self.netns.clone(),
+            cgroup,
+            testpod: self.testpod.clone(),
+        }
     }
 
     /// A command that will run here. Its standard streams are those of [`Command`] unless set.
@@ -42,7 +50,10 @@ impl Place {
         let mut command = Command::new(program);
         let netns = File::open(self.netns.path()).with_context(|| format!("namespace {}", self.netns.name()))?;
         let procs = self.cgroup.join("cgroup.procs");
-        let cgroup = OpenOptions::new().write(true).open(&procs).with_context(|| procs.display().to_string())?;
+        let cgroup = OpenOptions::new()
+            .write(true)
+            .open(&procs)
+            .with_context(|| procs.display().to_string())?;
         let parent = rustix::process::getpid();
         command.process_group(0);
         // SAFETY: the closure makes system calls only, on descriptors opened before fork: no allocation, no locks.
@@ -70,11 +81,20 @@ impl Place {
     /// Runs a command here to its end; an exit status other than 0 is an error with what it wrote.
     pub fn run<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, program: &str, arguments: I) -> Result<String> {
         let mut command = self.command(program)?;
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let line = format!("{command:?}");
         let (status, output, errors) = Process::start(program, command)?.output()?;
         if !status.success() {
-            bail!("{line} in {}: {status}: {}{}", self.netns.name(), output.trim(), errors.trim());
+            bail!(
+                "{line} in {}: {status}: {}{}",
+                self.netns.name(),
+                output.trim(),
+                errors.trim()
+            );
         }
         Ok(output)
     }
@@ -113,7 +133,10 @@ impl Process {
     pub fn start(name: &str, command: Command) -> Result<Self> {
         let line = format!("{command:?}");
         let child = on_spawner(command).with_context(|| format!("starting {line}"))?;
-        Ok(Self { name: name.to_owned(), child })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+        })
     }
 
     pub fn id(&self) -> u32 {
@@ -133,7 +156,11 @@ impl Process {
     /// Waits for a line of its standard error (a pipe) that equals `line`.
     pub fn wait_for_error_line(&mut self, line: &str) -> Result<()> {
         let errors = self.child.stderr.take().context("standard error is not a pipe")?;
-        match BufReader::new(errors).lines().map_while(Result::ok).find(|seen| seen == line) {
+        match BufReader::new(errors)
+            .lines()
+            .map_while(Result::ok)
+            .find(|seen| seen == line)
+        {
             Some(_) => Ok(()),
             None => bail!("{} ended without saying {line:?}", self.name),
         }
@@ -207,7 +234,10 @@ fn on_spawner(command: Command) -> Result<Child> {
         Mutex::new(jobs)
     });
     let (answer, child) = mpsc::channel();
-    let jobs = spawner.lock().map_err(|_| anyhow::anyhow!("the spawner is gone"))?.clone();
+    let jobs = spawner
+        .lock()
+        .map_err(|_| anyhow::anyhow!("the spawner is gone"))?
+        .clone();
     jobs.send((command, answer)).context("the spawner is gone")?;
     Ok(child.recv().context("the spawner is gone")??)
 }

@@ -77,7 +77,11 @@ pub(crate) fn start(proxy: &Proxy, node: &Node, feed: &Feed<'_>) -> Result<Optio
 fn ferrogate(options: &FerrogateOptions, node: &Node, feed: &Feed<'_>) -> Result<Process> {
     let mut command = node.place.command(binaries::workspace("ferrogate")?)?;
     command.arg("agent").arg("--node-name").arg(&node.name);
-    command.arg("--state-dir").arg(&node.bpffs).arg("--run-dir").arg(&node.directory);
+    command
+        .arg("--state-dir")
+        .arg(&node.bpffs)
+        .arg("--run-dir")
+        .arg(&node.directory);
     command.arg("--cgroup").arg(&node.place.cgroup);
     command.arg("--socket-edge").arg(options.socket_edge.name());
     match feed {
@@ -88,7 +92,8 @@ fn ferrogate(options: &FerrogateOptions, node: &Node, feed: &Feed<'_>) -> Result
         command.arg("--external-cluster-ip");
     }
     command.args(&options.more);
-    node.place.spawn("ferrogate", command, &node.directory.join("proxy.log"))
+    node.place
+        .spawn("ferrogate", command, &node.directory.join("proxy.log"))
 }
 
 fn kube_proxy(node: &Node, kubeconfig: &Path) -> Result<Process> {
@@ -110,5 +115,6 @@ fn kube_proxy(node: &Node, kubeconfig: &Path) -> Result<Process> {
     fs::write(&file, serde_yaml_ng::to_string(&config)?).with_context(|| file.display().to_string())?;
     let mut command = node.place.command(binaries::peer("kube-proxy")?)?;
     command.arg("--config").arg(file);
-    node.place.spawn("kube-proxy", command, &node.directory.join("proxy.log"))
+    node.place
+        .spawn("kube-proxy", command, &node.directory.join("proxy.log"))
 }

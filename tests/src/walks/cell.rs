@@ -36,8 +36,13 @@ pub enum Backend {
 }
 
 impl Backend {
-    pub const ALL: [Backend; 5] =
-        [Backend::Local, Backend::Remote, Backend::HostLocal, Backend::HostRemote, Backend::Itself];
+    pub const ALL: [Backend; 5] = [
+        Backend::Local,
+        Backend::Remote,
+        Backend::HostLocal,
+        Backend::HostRemote,
+        Backend::Itself,
+    ];
 
     /// The name of the Service with this endpoint.
     pub fn service(self) -> &'static str {
@@ -82,7 +87,13 @@ impl Cell {
                 for (protocol, family) in transports() {
                     let backends = Backend::ALL.into_iter();
                     let existing = backends.filter(|b| *b != Backend::Itself || client == Client::Pod);
-                    cells.extend(existing.map(|backend| Cell { client, target, protocol, family, backend }));
+                    cells.extend(existing.map(|backend| Cell {
+                        client,
+                        target,
+                        protocol,
+                        family,
+                        backend,
+                    }));
                 }
             }
         }
@@ -115,7 +126,9 @@ impl fmt::Display for Cell {
 }
 
 fn transports() -> impl Iterator<Item = (Protocol, Family)> {
-    [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|protocol| Family::BOTH.map(|family| (protocol, family)))
+    [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .flat_map(|protocol| Family::BOTH.map(|family| (protocol, family)))
 }
 
 /// Whose address the backend may see as the source.
@@ -156,15 +169,22 @@ fn kube_proxy(cell: &Cell, layout: Layout) -> Expectation {
         let filtered = layout != (Layout::Bridge { netfilter: false });
         match cell.backend {
             Backend::Itself if filtered => {
-                return Expectation::Limit("kube-proxy needs hairpin mode on the bridge port of a pod that asks itself");
+                return Expectation::Limit(
+                    "kube-proxy needs hairpin mode on the bridge port of a pod that asks itself",
+                );
             }
             Backend::Local if !filtered && cell.target == Target::ClusterIp => {
-                return Expectation::Limit("kube-proxy needs bridge-nf-call-iptables=1 for backends on the same bridge");
+                return Expectation::Limit(
+                    "kube-proxy needs bridge-nf-call-iptables=1 for backends on the same bridge",
+                );
             }
             _ => {}
         }
     }
     Expectation::Answer(match (cell.client, cell.target) {
+        // What stays on the translating node's own host network never passes postrouting.
+        (_, Target::ClusterIp) if cell.backend == Backend::HostLocal => Source::Client,
+        (_, Target::NodePort(node)) if cell.backend.on_host_network() && cell.backend.node() == node => Source::Client,
         (Client::Pod, Target::ClusterIp) if cell.backend != Backend::Itself => Source::Client,
         (_, Target::ClusterIp) => Source::Node(1),
         (_, Target::NodePort(node)) => Source::Node(node),
@@ -196,11 +216,4 @@ fn ferrogate(cell: &Cell, options: &FerrogateOptions) -> Expectation {
         },
         (_, Target::NodePort(entry)) => Source::Node(entry),
     })
-}
-
-impl Cell {
-    /// Through a NodePort of the other node and back: the longest way there is.
-    pub fn is_transit(&self) -> bool {
-        matches!(self.target, Target::NodePort(entry) if entry != self.backend.node()) && !self.backend.on_host_network()
-    }
 }

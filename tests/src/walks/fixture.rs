@@ -59,9 +59,12 @@ pub fn boot(options: Options) -> Result<Rig> {
     for (number, (name, app)) in (0_u16..).zip(SERVICES) {
         let node_port = Some(NODE_PORT_BASE + number);
         let service = ServiceSpec::new(name, app, CLUSTER_IP_BASE + number);
-        rig.add_service(
-            service.port(Protocol::Tcp, PORT, TARGET_PORT, node_port).port(Protocol::Udp, PORT, TARGET_PORT, node_port),
-        )?;
+        rig.add_service(service.port(Protocol::Tcp, PORT, TARGET_PORT, node_port).port(
+            Protocol::Udp,
+            PORT,
+            TARGET_PORT,
+            node_port,
+        ))?;
     }
     if rig.options.source == Source::ControlPlane {
         rig.add_dns(2)?;
@@ -108,7 +111,9 @@ pub fn client_addresses(rig: &Rig, client: Client) -> Vec<IpAddr> {
     match client {
         Client::Pod => rig.pod(CLIENT_PODS[0]).addresses.both().to_vec(),
         Client::Node => node_addresses(rig, 1),
-        Client::Outside => crate::rig::addresses::lan(crate::rig::addresses::OUTSIDE).both().to_vec(),
+        Client::Outside => crate::rig::addresses::lan(crate::rig::addresses::OUTSIDE)
+            .both()
+            .to_vec(),
     }
 }
 
@@ -121,7 +126,11 @@ pub fn node_addresses(rig: &Rig, node: u8) -> Vec<IpAddr> {
 /// TCP only: a flow towards an address that nobody translates yet would outlive the wait.
 pub fn wait_ready(rig: &mut Rig, patience: Duration) -> Result<Duration> {
     let begin = Instant::now();
-    let services: Vec<_> = SERVICES.iter().map(|(name, _)| *name).filter(|name| *name != EMPTY).collect();
+    let services: Vec<_> = SERVICES
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| *name != EMPTY)
+        .collect();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         for pod in CLIENT_PODS {
             for family in Family::BOTH {

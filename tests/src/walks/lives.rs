@@ -16,7 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) fn dns(rig: &mut Rig, _: Level) -> Result<Outcome> {
     if rig.options.source == Source::Manifests {
-        return Ok(Outcome::Skipped("CoreDNS watches an API server; this rig's source is manifests"));
+        return Ok(Outcome::Skipped(
+            "CoreDNS watches an API server; this rig's source is manifests",
+        ));
     }
     let service = rig.service(THREE).cluster_ip;
     let name = format!("{THREE}.default.svc.cluster.local");
@@ -25,7 +27,10 @@ pub(super) fn dns(rig: &mut Rig, _: Level) -> Result<Outcome> {
         for protocol in [Protocol::Udp, Protocol::Tcp] {
             for family in Family::BOTH {
                 let report = resolve(rig, client, protocol, family, &name)?;
-                ensure!(report.addresses == [service.get(family)], "{client:?} {protocol:?}: {report:?}");
+                ensure!(
+                    report.addresses == [service.get(family)],
+                    "{client:?} {protocol:?}: {report:?}"
+                );
             }
         }
     }
@@ -50,7 +55,10 @@ pub(super) fn bulk(rig: &mut Rig, level: Level) -> Result<Outcome> {
                 arguments.extend(download.then(|| "--download".to_owned()));
                 let report: BulkReport = fixture::place(rig, client).testpod(arguments)?;
                 let right = report.failure.is_none() && report.intact == bytes;
-                ensure!(right, "{client:?} {target:?} {service} {family:?} download={download}: {report:?}");
+                ensure!(
+                    right,
+                    "{client:?} {target:?} {service} {family:?} download={download}: {report:?}"
+                );
             }
         }
     }
@@ -68,7 +76,10 @@ pub(super) fn restart(rig: &mut Rig, _: Level) -> Result<Outcome> {
             let to = fixture::address(rig, "remote", target, family);
             let mut command = place.testpod_command()?;
             command.args(["tick".to_owned(), format!("--to={to}")]);
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
             let mut process = Process::start("tick", command)?;
             let input = process.stdin();
             process.wait_for_error_line("connected")?;
@@ -90,7 +101,11 @@ pub(super) fn restart(rig: &mut Rig, _: Level) -> Result<Outcome> {
         let (_, output, errors) = process.output()?;
         let report: TickReport = serde_json::from_str(&output)?;
         ensure!(report.failure.is_none(), "{client:?} {family:?}: {report:?} {errors}");
-        ensure!(report.longest_ms < 1000, "{client:?} {family:?}: silent for {} ms", report.longest_ms);
+        ensure!(
+            report.longest_ms < 1000,
+            "{client:?} {family:?}: silent for {} ms",
+            report.longest_ms
+        );
     }
     Ok(Outcome::Passed)
 }
@@ -126,7 +141,10 @@ pub(super) fn none_and_back(rig: &mut Rig, _: Level) -> Result<Outcome> {
         for family in Family::BOTH {
             port += 1;
             let to = fixture::address(rig, "remote", target, family);
-            let request = ProbeRequest::new(Protocol::Udp, to).unconnected().source_port(port).timeout_ms(100);
+            let request = ProbeRequest::new(Protocol::Udp, to)
+                .unconnected()
+                .source_port(port)
+                .timeout_ms(100);
             let answered = |rig: &Rig| Ok(fixture::place(rig, client).probe(&request)?.complete());
             ensure!(answered(rig)?, "{client:?} to {to}: no answer at first");
             rig.remove_pod("b")?;

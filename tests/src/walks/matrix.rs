@@ -28,7 +28,10 @@ pub fn run(rig: &Rig, cells: &[Cell]) -> Vec<(Cell, Mark)> {
             scope.spawn(|| {
                 while let Some(cell) = cells.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let mark = walk(rig, cell);
-                    results.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((*cell, mark));
+                    results
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner)
+                        .push((*cell, mark));
                 }
             });
         }
@@ -52,7 +55,9 @@ fn walk(rig: &Rig, cell: &Cell) -> Mark {
 fn ask(rig: &Rig, cell: &Cell, expected: Expectation) -> Result<ProbeReport> {
     let to = fixture::address(rig, cell.backend.service(), cell.target, cell.family);
     let request = match expected {
-        Expectation::Answer(_) => ProbeRequest::new(cell.protocol, to).timeout_ms(PATIENCE_MS).count(ROUNDS),
+        Expectation::Answer(_) => ProbeRequest::new(cell.protocol, to)
+            .timeout_ms(PATIENCE_MS)
+            .count(ROUNDS),
         Expectation::Nothing | Expectation::Limit(_) => ProbeRequest::new(cell.protocol, to).timeout_ms(SILENCE_MS),
     };
     fixture::place(rig, cell.client).probe(&request)
@@ -68,7 +73,12 @@ fn judge(rig: &Rig, cell: &Cell, expected: Expectation, report: &ProbeReport) ->
             (Expectation::Answer(_), Some(failure)) => bail!("no answer: {}: {}", failure.stage, failure.text),
             (Expectation::Nothing, None) => bail!("answered, though nothing should"),
             (Expectation::Nothing, Some(failure)) => {
-                ensure!(failure.kind != FailureKind::Other, "{}: {}", failure.stage, failure.text);
+                ensure!(
+                    failure.kind != FailureKind::Other,
+                    "{}: {}",
+                    failure.stage,
+                    failure.text
+                );
             }
             (Expectation::Limit(_), None) => answered(cell, attempt)?,
             (Expectation::Limit(_), Some(_)) => {}
@@ -82,7 +92,11 @@ fn answered(cell: &Cell, attempt: &Attempt) -> Result<()> {
     for answer in &attempt.answers {
         let wanted = fixture::pod(cell.backend);
         ensure!(answer.pod == wanted, "answered by {} instead of {wanted}", answer.pod);
-        ensure!(answer.local.port() == fixture::TARGET_PORT, "reached port {}", answer.local.port());
+        ensure!(
+            answer.local.port() == fixture::TARGET_PORT,
+            "reached port {}",
+            answer.local.port()
+        );
     }
     let peer = attempt.peer.context("no peer address")?;
     ensure!(peer == attempt.to, "getpeername says {peer} instead of {}", attempt.to);
@@ -101,7 +115,11 @@ fn seen_source(rig: &Rig, cell: &Cell, expected: Source, attempt: &Attempt) -> R
         Source::Either(node) => client().into_iter().chain(fixture::node_addresses(rig, node)).collect(),
     };
     for answer in &attempt.answers {
-        ensure!(allowed.contains(&answer.peer.ip()), "the backend saw {}, not {expected:?}", answer.peer);
+        ensure!(
+            allowed.contains(&answer.peer.ip()),
+            "the backend saw {}, not {expected:?}",
+            answer.peer
+        );
     }
     Ok(())
 }

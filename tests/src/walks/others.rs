@@ -49,13 +49,23 @@ const WALKS: [(&str, Walk); 13] = [
     ("CoreDNS resolves a Service through a ClusterIP", lives::dns),
     ("bulk TCP arrives intact on every path", lives::bulk),
     ("a connection outlives a killed proxy", lives::restart),
-    ("an endpoint that leaves gets no new connections", lives::endpoint_leaves),
-    ("UDP finds its endpoint again after it went and came", lives::none_and_back),
+    (
+        "an endpoint that leaves gets no new connections",
+        lives::endpoint_leaves,
+    ),
+    (
+        "UDP finds its endpoint again after it went and came",
+        lives::none_and_back,
+    ),
 ];
 
 /// Runs every walk whose name contains `filter`; without a proxy only the first means anything.
 pub fn run(rig: &mut Rig, level: Level, filter: &str) -> Vec<(String, Mark)> {
-    let meaningful = if rig.options.proxy == Proxy::None { 1 } else { WALKS.len() };
+    let meaningful = if rig.options.proxy == Proxy::None {
+        1
+    } else {
+        WALKS.len()
+    };
     let chosen = WALKS[..meaningful].iter().filter(|(name, _)| name.contains(filter));
     let result = |(name, walk): &(&str, Walk)| {
         let mark = match walk(rig, level) {
@@ -79,7 +89,9 @@ fn ways() -> [(Client, Target); 4] {
 }
 
 fn transports() -> impl Iterator<Item = (Protocol, Family)> {
-    [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|protocol| Family::BOTH.map(|family| (protocol, family)))
+    [Protocol::Tcp, Protocol::Udp]
+        .into_iter()
+        .flat_map(|protocol| Family::BOTH.map(|family| (protocol, family)))
 }
 
 fn not_a_service(rig: &mut Rig, _: Level) -> Result<Outcome> {
@@ -87,14 +99,26 @@ fn not_a_service(rig: &mut Rig, _: Level) -> Result<Outcome> {
     for (protocol, family) in transports() {
         for client in [Client::Pod, Client::Node, Client::Outside] {
             // The outside has no route to pods.
-            for (pod, address) in targets.iter().filter(|(pod, _)| client != Client::Outside || pod.starts_with('h')) {
+            for (pod, address) in targets
+                .iter()
+                .filter(|(pod, _)| client != Client::Outside || pod.starts_with('h'))
+            {
                 let to = SocketAddr::new(address.get(family), TARGET_PORT);
                 let report = fixture::place(rig, client).probe(&ProbeRequest::new(protocol, to))?;
                 let attempt = &report.attempts[0];
-                let answer = attempt.answers.first().with_context(|| format!("{client:?} to {to}: {attempt:?}"))?;
+                let answer = attempt
+                    .answers
+                    .first()
+                    .with_context(|| format!("{client:?} to {to}: {attempt:?}"))?;
                 ensure!(answer.pod == *pod, "{client:?} to {to}: answered by {}", answer.pod);
-                ensure!(answer.local == to && attempt.peer == Some(to), "{client:?} to {to}: {attempt:?}");
-                ensure!(Some(answer.peer) == attempt.local, "{client:?} to {to}: source changed: {attempt:?}");
+                ensure!(
+                    answer.local == to && attempt.peer == Some(to),
+                    "{client:?} to {to}: {attempt:?}"
+                );
+                ensure!(
+                    Some(answer.peer) == attempt.local,
+                    "{client:?} to {to}: source changed: {attempt:?}"
+                );
             }
         }
     }
@@ -109,10 +133,22 @@ fn round_robin(rig: &mut Rig, _: Level) -> Result<Outcome> {
             let report = fixture::place(rig, client).probe(&ProbeRequest::new(protocol, to).count(300))?;
             let tally = report.tally();
             let even = BTreeMap::from([("t1", 100), ("t2", 100), ("t3", 100)]);
-            let failures: Vec<_> = report.attempts.iter().filter_map(|attempt| attempt.failure.as_ref()).collect();
-            ensure!(failures.is_empty(), "{client:?} to {to} {protocol:?}: {} of 300: {:?}", failures.len(), failures[0]);
+            let failures: Vec<_> = report
+                .attempts
+                .iter()
+                .filter_map(|attempt| attempt.failure.as_ref())
+                .collect();
+            ensure!(
+                failures.is_empty(),
+                "{client:?} to {to} {protocol:?}: {} of 300: {:?}",
+                failures.len(),
+                failures[0]
+            );
             // kube-proxy chooses at random: each endpoint has its turn, no more is promised.
-            ensure!(tally == even || (!exact && tally.len() == 3), "{client:?} to {to} {protocol:?}: {tally:?}");
+            ensure!(
+                tally == even || (!exact && tally.len() == 3),
+                "{client:?} to {to} {protocol:?}: {tally:?}"
+            );
         }
     }
     Ok(Outcome::Passed)
@@ -143,13 +179,26 @@ fn refused_on_every_way(rig: &Rig, at: impl Fn(&Rig, Target, Family) -> SocketAd
     Ok(Outcome::Passed)
 }
 
-/// ECONNREFUSED, and at once.
+/// ECONNREFUSED, and at once. kube-proxy refuses TCP with an ICMP error, which the kernel ignores while connect(2) still
+/// holds the socket: there it may take one more SYN, a second later.
 fn refused(rig: &Rig, client: Client, protocol: Protocol, to: SocketAddr) -> Result<()> {
-    let report = fixture::place(rig, client).probe(&ProbeRequest::new(protocol, to).timeout_ms(1000))?;
+    let limit_ms = if rig.options.proxy == Proxy::KubeProxy {
+        1500
+    } else {
+        300
+    };
+    let report = fixture::place(rig, client).probe(&ProbeRequest::new(protocol, to).timeout_ms(limit_ms))?;
     let attempt = &report.attempts[0];
-    let failure = attempt.failure.as_ref().with_context(|| format!("{client:?} to {to} was answered"))?;
-    ensure!(failure.kind == FailureKind::Refused, "{client:?} to {to} {protocol:?}: {} {}", failure.stage, failure.text);
-    ensure!(attempt.micros < 500_000, "{client:?} to {to} {protocol:?}: refused after {} us", attempt.micros);
+    let failure = attempt
+        .failure
+        .as_ref()
+        .with_context(|| format!("{client:?} to {to} was answered"))?;
+    ensure!(
+        failure.kind == FailureKind::Refused,
+        "{client:?} to {to} {protocol:?}: {} {}",
+        failure.stage,
+        failure.text
+    );
     Ok(())
 }
 
@@ -160,7 +209,10 @@ fn port_collision(rig: &mut Rig, _: Level) -> Result<Outcome> {
             let request = ProbeRequest::new(protocol, one).and_to(two).source_port(15000 + number);
             let report = fixture::place(rig, client).probe(&request)?;
             ensure!(report.complete(), "{client:?} {protocol:?} {family:?}: {report:?}");
-            ensure!(report.attempts.iter().all(|a| a.peer == Some(a.to)), "{client:?} {protocol:?}: {report:?}");
+            ensure!(
+                report.attempts.iter().all(|a| a.peer == Some(a.to)),
+                "{client:?} {protocol:?}: {report:?}"
+            );
         }
     }
     Ok(Outcome::Passed)
@@ -174,8 +226,14 @@ fn unconnected_keeps(rig: &mut Rig, _: Level) -> Result<Outcome> {
             let report = fixture::place(rig, client).probe(&request)?;
             ensure!(report.complete(), "{client:?} to {to}: {report:?}");
             let first = &report.attempts[0].answers[0].pod;
-            ensure!(report.answers().all(|answer| answer.pod == *first), "{client:?} to {to}: scattered: {report:?}");
-            ensure!(report.attempts[0].from == Some(to), "{client:?} to {to}: recvfrom says otherwise: {report:?}");
+            ensure!(
+                report.answers().all(|answer| answer.pod == *first),
+                "{client:?} to {to}: scattered: {report:?}"
+            );
+            ensure!(
+                report.attempts[0].from == Some(to),
+                "{client:?} to {to}: recvfrom says otherwise: {report:?}"
+            );
         }
     }
     Ok(Outcome::Passed)
@@ -184,7 +242,10 @@ fn unconnected_keeps(rig: &mut Rig, _: Level) -> Result<Outcome> {
 fn unconnected_two(rig: &mut Rig, _: Level) -> Result<Outcome> {
     for family in Family::BOTH {
         let [local, remote] = ["local", "remote"].map(|s| fixture::address(rig, s, Target::ClusterIp, family));
-        let request = ProbeRequest::new(Protocol::Udp, local).and_to(remote).unconnected().questions(5);
+        let request = ProbeRequest::new(Protocol::Udp, local)
+            .and_to(remote)
+            .unconnected()
+            .questions(5);
         for client in [Client::Pod, Client::Node] {
             let report = fixture::place(rig, client).probe(&request)?;
             ensure!(report.complete(), "{client:?}: {report:?}");
@@ -204,13 +265,22 @@ fn mapped(rig: &mut Rig, _: Level) -> Result<Outcome> {
                 let to = fixture::address(rig, service, Target::ClusterIp, Family::V4);
                 let requests = [
                     ProbeRequest::new(protocol, to).mapped(),
-                    ProbeRequest { unconnected: true, ..ProbeRequest::new(protocol, to).mapped() },
+                    ProbeRequest {
+                        unconnected: true,
+                        ..ProbeRequest::new(protocol, to).mapped()
+                    },
                 ];
                 for request in requests {
                     let report = fixture::place(rig, client).probe(&request)?;
                     ensure!(report.complete(), "{client:?} to {service}: {report:?}");
-                    let seen = report.attempts[0].peer.or(report.attempts[0].from).context("no address")?;
-                    ensure!(seen.ip().to_canonical() == to.ip(), "{client:?} to {service}: {report:?}");
+                    let seen = report.attempts[0]
+                        .peer
+                        .or(report.attempts[0].from)
+                        .context("no address")?;
+                    ensure!(
+                        seen.ip().to_canonical() == to.ip(),
+                        "{client:?} to {service}: {report:?}"
+                    );
                 }
             }
         }
@@ -219,14 +289,28 @@ fn mapped(rig: &mut Rig, _: Level) -> Result<Outcome> {
 }
 
 /// Asks the cluster's DNS service from a client.
-pub(crate) fn resolve(rig: &Rig, client: Client, protocol: Protocol, family: Family, name: &str) -> Result<ResolveReport> {
+pub(crate) fn resolve(
+    rig: &Rig,
+    client: Client,
+    protocol: Protocol,
+    family: Family,
+    name: &str,
+) -> Result<ResolveReport> {
     let server = SocketAddr::new(addresses::cluster_ip(addresses::DNS).get(family), 53);
-    let mut arguments = vec!["resolve".to_owned(), format!("--server={server}"), format!("--name={name}")];
+    let mut arguments = vec![
+        "resolve".to_owned(),
+        format!("--server={server}"),
+        format!("--name={name}"),
+    ];
     arguments.push(format!("--protocol={}", protocol.kubernetes().to_lowercase()));
     arguments.extend((family == Family::V6).then(|| "--ipv6".to_owned()));
     let report: ResolveReport = fixture::place(rig, client).testpod(arguments)?;
     if let Some(failure) = &report.failure {
-        bail!("{client:?} {protocol:?} {family:?}: {}: {}", failure.stage, failure.text);
+        bail!(
+            "{client:?} {protocol:?} {family:?}: {}: {}",
+            failure.stage,
+            failure.text
+        );
     }
     Ok(report)
 }

@@ -38,6 +38,9 @@ pub struct Arguments {
     /// Only the walks, cells included, whose name contains this.
     #[arg(long, default_value = "")]
     pub filter: String,
+    /// After the walks, keep each rig until Enter is pressed: `ip netns exec` shows it from inside.
+    #[arg(long)]
+    pub hold: bool,
     /// Further options of `ferrogate agent`.
     #[arg(long = "agent-option", allow_hyphen_values = true)]
     pub agent_options: Vec<String>,
@@ -71,7 +74,11 @@ pub fn main() -> ExitCode {
         report.columns.push(column(&arguments, options));
     }
     print!("{}", report.text());
-    if report.totals().1 == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if report.totals().1 == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// The rigs of a run: layouts x proxies, and Ferrogate once for each setting of its socket edge.
@@ -83,7 +90,13 @@ fn rigs(arguments: &Arguments) -> Vec<Options> {
                 (Proxy::KubeProxy, _) | (_, SourceName::ControlPlane) => Source::ControlPlane,
                 (_, SourceName::Manifests) => Source::Manifests,
             };
-            rigs.push(Options { nodes: 2, layout: *layout, source, proxy, firewall: arguments.firewall });
+            rigs.push(Options {
+                nodes: 2,
+                layout: *layout,
+                source,
+                proxy,
+                firewall: arguments.firewall,
+            });
         }
     }
     rigs
@@ -114,9 +127,14 @@ fn column(arguments: &Arguments, options: Options) -> Column {
     let firewall = if options.firewall { " firewall" } else { "" };
     let name = format!("{} {}{firewall}", options.layout.name(), options.proxy.name());
     eprintln!("walking: {name}");
-    let mut column = Column { name, ..Column::default() };
+    let mut column = Column {
+        name,
+        ..Column::default()
+    };
     if let Err(error) = fill(&mut column, arguments, options) {
-        column.others.push(("the rig".to_owned(), Mark::Fail(format!("{error:#}"))));
+        column
+            .others
+            .push(("the rig".to_owned(), Mark::Fail(format!("{error:#}"))));
     }
     column
 }
@@ -126,11 +144,20 @@ fn fill(column: &mut Column, arguments: &Arguments, options: Options) -> Result<
     let mut rig = fixture::boot(options)?;
     let booted = begin.elapsed();
     let ready = ready(&mut rig, column)?;
-    let cells: Vec<_> = Cell::all().into_iter().filter(|cell| cell.to_string().contains(&arguments.filter)).collect();
+    let cells: Vec<_> = Cell::all()
+        .into_iter()
+        .filter(|cell| cell.to_string().contains(&arguments.filter))
+        .collect();
     let walking = Instant::now();
     column.cells = matrix::run(&rig, &cells);
     let walked = walking.elapsed();
-    column.others.extend(others::run(&mut rig, arguments.level, &arguments.filter));
+    column
+        .others
+        .extend(others::run(&mut rig, arguments.level, &arguments.filter));
+    if arguments.hold {
+        eprintln!("held: {} and its like; Enter removes it", rig.lease.name("n1"));
+        std::io::stdin().read_line(&mut String::new())?;
+    }
     rig.check_proxies()?;
     column.notes.push(format!(
         "boot {:.1} s, ready after {:.1} s more, matrix {:.1} s, all {:.1} s",
@@ -150,7 +177,9 @@ fn ready(rig: &mut Rig, column: &mut Column) -> Result<Duration> {
     let begin = Instant::now();
     if let Err(error) = fixture::wait_ready(rig, Duration::from_secs(15)) {
         rig.check_proxies()?;
-        column.others.push(("every Service comes up".to_owned(), Mark::Fail(format!("{error:#}"))));
+        column
+            .others
+            .push(("every Service comes up".to_owned(), Mark::Fail(format!("{error:#}"))));
     }
     Ok(begin.elapsed())
 }

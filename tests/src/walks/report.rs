@@ -76,8 +76,14 @@ impl Report {
                 writeln!(text, "       {note}")?;
             }
         }
-        writeln!(text, "Backends in each column: L pod on node 1, R pod on node 2, l/r host network of node 1/2, S itself.")?;
-        writeln!(text, "+ passed   X failed   - a documented limit   (blank) no such cell\n")?;
+        writeln!(
+            text,
+            "Backends in each column: L pod on node 1, R pod on node 2, l/r host network of node 1/2, S itself."
+        )?;
+        writeln!(
+            text,
+            "+ passed   X failed   - a documented limit   (blank) no such cell\n"
+        )?;
         self.write_matrix(text)?;
         self.write_others(text)?;
         for column in &self.columns {
@@ -90,7 +96,11 @@ impl Report {
     fn write_matrix(&self, text: &mut String) -> std::fmt::Result {
         let mut rows: BTreeMap<Cell, String> = BTreeMap::new();
         for (cell, _) in self.columns.iter().flat_map(|column| &column.cells) {
-            rows.entry(Cell { backend: Backend::Local, ..*cell }).or_insert_with(|| cell.row());
+            rows.entry(Cell {
+                backend: Backend::Local,
+                ..*cell
+            })
+            .or_insert_with(|| cell.row());
         }
         if rows.is_empty() {
             return Ok(());
@@ -112,12 +122,21 @@ impl Report {
 
     fn write_others(&self, text: &mut String) -> std::fmt::Result {
         let mut seen = BTreeSet::new();
-        let names = self.columns.iter().flat_map(|column| &column.others).map(|(name, _)| name);
+        let names = self
+            .columns
+            .iter()
+            .flat_map(|column| &column.others)
+            .map(|(name, _)| name);
         for name in names.filter(|name| seen.insert((*name).clone())) {
             write!(text, "{name:60}")?;
             for (number, column) in self.columns.iter().enumerate() {
                 let mark = column.others.iter().find(|(other, _)| other == name);
-                write!(text, "  {}:{}", letter(number), mark.map_or(' ', |(_, mark)| mark.letter()))?;
+                write!(
+                    text,
+                    "  {}:{}",
+                    letter(number),
+                    mark.map_or(' ', |(_, mark)| mark.letter())
+                )?;
             }
             writeln!(text)?;
         }

@@ -17,7 +17,12 @@ pub(crate) fn tick(to: SocketAddr, interval_ms: u64, timeout_ms: u64) -> TickRep
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
         watcher.store(true, Ordering::Relaxed);
     });
-    let mut report = TickReport { pod: None, ticks: 0, longest_ms: 0, failure: None };
+    let mut report = TickReport {
+        pod: None,
+        ticks: 0,
+        longest_ms: 0,
+        failure: None,
+    };
     report.failure = tick_until(&ended, to, interval_ms, timeout_ms, &mut report).err();
     report
 }
@@ -47,10 +52,19 @@ fn tick_until(
 }
 
 pub(crate) fn bulk(to: SocketAddr, bytes: u64, download: bool, timeout_ms: u64) -> BulkReport {
-    let mut report = BulkReport { pod: None, intact: 0, micros: 0, failure: None };
+    let mut report = BulkReport {
+        pod: None,
+        intact: 0,
+        micros: 0,
+        failure: None,
+    };
     let begin = Instant::now();
     let result = open(to, timeout_ms).and_then(|stream| {
-        if download { pull(&stream, bytes, &mut report) } else { push(&stream, bytes, &mut report) }
+        if download {
+            pull(&stream, bytes, &mut report)
+        } else {
+            push(&stream, bytes, &mut report)
+        }
     });
     report.failure = result.err();
     report.micros = begin.elapsed().as_micros() as u64;
@@ -108,5 +122,9 @@ fn identity(reader: &mut impl BufRead) -> Result<Identity, Failure> {
 }
 
 fn misunderstood(what: &str) -> Failure {
-    Failure { stage: "answer".to_owned(), kind: FailureKind::Other, text: format!("not as expected: {what:?}") }
+    Failure {
+        stage: "answer".to_owned(),
+        kind: FailureKind::Other,
+        text: format!("not as expected: {what:?}"),
+    }
 }

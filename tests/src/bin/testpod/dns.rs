@@ -23,13 +23,25 @@ pub(crate) fn resolve(server: SocketAddr, name: &str, protocol: Protocol, ipv6: 
         parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed DNS response"))
     });
     match parsed.at("receive") {
-        Ok((code, addresses)) => ResolveReport { addresses, code, failure: None },
-        Err(failure) => ResolveReport { addresses: Vec::new(), code: 0, failure: Some(failure) },
+        Ok((code, addresses)) => ResolveReport {
+            addresses,
+            code,
+            failure: None,
+        },
+        Err(failure) => ResolveReport {
+            addresses: Vec::new(),
+            code: 0,
+            failure: Some(failure),
+        },
     }
 }
 
 fn over_udp(server: SocketAddr, question: &[u8], timeout: Duration) -> io::Result<Vec<u8>> {
-    let any = if server.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any = if server.is_ipv4() {
+        IpAddr::from(Ipv4Addr::UNSPECIFIED)
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(timeout))?;
     // As resolvers do: an answer from another address than the one asked is not an answer.

@@ -10,7 +10,11 @@ pub(crate) trait At<T> {
 
 impl<T> At<T> for io::Result<T> {
     fn at(self, stage: &str) -> Result<T, Failure> {
-        self.map_err(|error| Failure { stage: stage.to_owned(), kind: kind(&error), text: error.to_string() })
+        self.map_err(|error| Failure {
+            stage: stage.to_owned(),
+            kind: kind(&error),
+            text: error.to_string(),
+        })
     }
 }
 

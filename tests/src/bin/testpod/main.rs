@@ -67,11 +67,24 @@ fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Serve(options) => serve::run(&options),
         Command::Probe(request) => print(&probe::run(&request)),
-        Command::Tick { to, interval_ms, timeout_ms } => print(&client::tick(to, interval_ms, timeout_ms)),
-        Command::Bulk { to, bytes, download, timeout_ms } => print(&client::bulk(to, bytes, download, timeout_ms)),
-        Command::Resolve { server, name, protocol, ipv6, timeout_ms } => {
-            print(&dns::resolve(server, &name, protocol, ipv6, timeout_ms))
-        }
+        Command::Tick {
+            to,
+            interval_ms,
+            timeout_ms,
+        } => print(&client::tick(to, interval_ms, timeout_ms)),
+        Command::Bulk {
+            to,
+            bytes,
+            download,
+            timeout_ms,
+        } => print(&client::bulk(to, bytes, download, timeout_ms)),
+        Command::Resolve {
+            server,
+            name,
+            protocol,
+            ipv6,
+            timeout_ms,
+        } => print(&dns::resolve(server, &name, protocol, ipv6, timeout_ms)),
     }
 }
 

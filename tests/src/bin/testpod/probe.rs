@@ -14,7 +14,9 @@ pub(crate) fn run(request: &ProbeRequest) -> ProbeReport {
         Protocol::Udp if request.unconnected => unconnected(request),
         _ => connected(request),
     };
-    ProbeReport { attempts: (0..request.count).flat_map(round).collect() }
+    ProbeReport {
+        attempts: (0..request.count).flat_map(round).collect(),
+    }
 }
 
 /// A socket for each address; all stay open until the last is done, so that their tuples really stand side by side.
@@ -35,7 +37,15 @@ fn connected(request: &ProbeRequest) -> Vec<Attempt> {
 }
 
 fn fresh(to: SocketAddr) -> Attempt {
-    Attempt { to, local: None, peer: None, from: None, answers: Vec::new(), failure: None, micros: 0 }
+    Attempt {
+        to,
+        local: None,
+        peer: None,
+        from: None,
+        answers: Vec::new(),
+        failure: None,
+        micros: 0,
+    }
 }
 
 /// The address to hand to the socket calls: v4-mapped where the request says so.
@@ -57,7 +67,11 @@ fn open(request: &ProbeRequest, to: SocketAddr) -> Result<Socket, Failure> {
     }
     if request.source_port != 0 || request.source.is_some() {
         socket.set_reuse_address(true).at("bind")?;
-        let any = if to.is_ipv4() { IpAddr::from([0, 0, 0, 0]) } else { Ipv6Addr::UNSPECIFIED.into() };
+        let any = if to.is_ipv4() {
+            IpAddr::from([0, 0, 0, 0])
+        } else {
+            Ipv6Addr::UNSPECIFIED.into()
+        };
         let source = SocketAddr::new(request.source.unwrap_or(any), request.source_port);
         socket.bind(&source.into()).at("bind")?;
     }
@@ -70,7 +84,9 @@ fn open(request: &ProbeRequest, to: SocketAddr) -> Result<Socket, Failure> {
 fn tcp(request: &ProbeRequest, attempt: &mut Attempt) -> Result<Socket, Failure> {
     let to = target(request, attempt.to);
     let socket = open(request, to)?;
-    socket.connect_timeout(&to.into(), Duration::from_millis(request.timeout_ms)).at("connect")?;
+    socket
+        .connect_timeout(&to.into(), Duration::from_millis(request.timeout_ms))
+        .at("connect")?;
     let stream: TcpStream = socket.into();
     attempt.local = Some(stream.local_addr().at("connect")?);
     attempt.peer = Some(stream.peer_addr().at("connect")?);
@@ -85,7 +101,9 @@ fn tcp(request: &ProbeRequest, attempt: &mut Attempt) -> Result<Socket, Failure>
     }
     if request.source_port != 0 {
         // The port is to be free at once for the next round: end with a reset instead of TIME_WAIT.
-        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).at("close")?;
+        socket2::SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .at("close")?;
     }
     Ok(stream.into())
 }
@@ -110,7 +128,9 @@ fn unconnected(request: &ProbeRequest) -> Vec<Attempt> {
     let socket: UdpSocket = match open(request, target(request, request.to[0])) {
         Ok(socket) => socket.into(),
         Err(failure) => {
-            attempts.iter_mut().for_each(|attempt| attempt.failure = Some(failure.clone()));
+            attempts
+                .iter_mut()
+                .for_each(|attempt| attempt.failure = Some(failure.clone()));
             return attempts;
         }
     };
@@ -138,7 +158,11 @@ fn receive(socket: &UdpSocket, attempt: &mut Attempt) -> Result<(), Failure> {
 fn parse(bytes: &[u8]) -> Result<Identity, Failure> {
     serde_json::from_slice(bytes).map_err(|error| Failure {
         stage: "answer".to_owned(),
-        kind: if bytes.is_empty() { FailureKind::Refused } else { FailureKind::Other },
+        kind: if bytes.is_empty() {
+            FailureKind::Refused
+        } else {
+            FailureKind::Other
+        },
         text: format!("{error}: {:?}", String::from_utf8_lossy(bytes)),
     })
 }

@@ -26,7 +26,11 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let name: Arc<str> = options.name.as_str().into();
     let mut threads = Vec::new();
-    for (address, port) in options.listen.iter().flat_map(|a| options.ports.iter().map(|p| (*a, *p))) {
+    for (address, port) in options
+        .listen
+        .iter()
+        .flat_map(|a| options.ports.iter().map(|p| (*a, *p)))
+    {
         let at = SocketAddr::new(address, port);
         let listener = listener(at).with_context(|| format!("TCP {at}"))?;
         let socket = UdpSocket::bind(at).with_context(|| format!("UDP {at}"))?;
@@ -62,8 +66,12 @@ fn accept(name: &Arc<str>, listener: &TcpListener) {
 
 fn converse(name: &str, stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut identity =
-        Identity { pod: name.to_owned(), peer: stream.peer_addr()?, local: stream.local_addr()?, count: 0 };
+    let mut identity = Identity {
+        pod: name.to_owned(),
+        peer: stream.peer_addr()?,
+        local: stream.local_addr()?,
+        count: 0,
+    };
     let mut reader = BufReader::with_capacity(1 << 16, stream);
     let mut line = String::new();
     while reader.read_line(&mut line)? > 0 {
@@ -146,10 +154,17 @@ fn datagrams(name: &str, socket: &UdpSocket) {
     let mut buffer = [0; 2048];
     loop {
         // An error here is an ICMP message about an earlier answer: that client is gone, others are not.
-        let Ok((_, peer)) = socket.recv_from(&mut buffer) else { continue };
+        let Ok((_, peer)) = socket.recv_from(&mut buffer) else {
+            continue;
+        };
         let count = counts.entry(peer).or_default();
         *count += 1;
-        let identity = Identity { pod: name.to_owned(), peer, local, count: *count };
+        let identity = Identity {
+            pod: name.to_owned(),
+            peer,
+            local,
+            count: *count,
+        };
         if let Ok(answer) = serde_json::to_vec(&identity) {
             let _ = socket.send_to(&answer, peer);
         }
