@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 
 use anyhow::{Context, Result, bail};
 
@@ -87,6 +88,8 @@ pub(crate) fn as_root(program: impl AsRef<OsStr>) -> Result<Command> {
             program.as_ref().to_string_lossy()
         );
     };
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| println!("(parts of this need root: sudo may ask for your password)"));
     let mut cmd = Command::new(sudo);
     cmd.arg("env");
     let kept = [

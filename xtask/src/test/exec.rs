@@ -88,7 +88,12 @@ fn watch(name: &str, mut cmd: Command, all: bool) -> Result<Tally> {
         }
     }
     let status = child.wait()?;
-    tally.settle(name, status.success(), &status.to_string());
+    let how = match status.code() {
+        // As timeout(1) says it.
+        Some(124) => "the end of its time".to_owned(),
+        _ => status.to_string(),
+    };
+    tally.settle(name, status.success(), &how);
     println!("{name:<40} {:>7.1} s  {}", begun.elapsed().as_secs_f64(), tally.line());
     Ok(tally)
 }
