@@ -64,7 +64,8 @@ macro_rules! goldens {
         $(
             #[test]
             fn $test() {
-                insta::with_settings!({ description => concat!("manifests/", $manifest, ".yaml"), omit_expression => true }, {
+                let manifest = concat!("manifests/", $manifest, ".yaml");
+                insta::with_settings!({ description => manifest, omit_expression => true }, {
                     insta::assert_snapshot!($manifest, dump($manifest));
                 });
             }

@@ -3,4 +3,5 @@
 mod fixture;
 mod objects;
 mod properties;
+mod restarts;
 mod writes;

@@ -14,7 +14,7 @@ use proptest::sample::select;
 #[derive(Clone, Debug)]
 enum Event {
     Service(Box<Service>),
-    Slice(EndpointSlice, bool),
+    Slice(Box<EndpointSlice>, bool),
     DeleteService(String),
     DeleteSlice(String),
     Replace(Vec<Service>, Vec<EndpointSlice>),
@@ -163,7 +163,7 @@ fn slice() -> impl Strategy<Value = EndpointSlice> {
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => service().prop_map(|service| Event::Service(Box::new(service))),
-        4 => (slice(), any::<bool>()).prop_map(|(slice, defaults)| Event::Slice(slice, defaults)),
+        4 => (slice(), any::<bool>()).prop_map(|(slice, defaults)| Event::Slice(Box::new(slice), defaults)),
         1 => text(&["a", "b", "c"]).prop_map(Event::DeleteService),
         1 => text(&["a", "b", "c"]).prop_map(Event::DeleteSlice),
         1 => (vec(service(), 0..4), vec(slice(), 0..4)).prop_map(|(services, slices)| Event::Replace(services, slices)),

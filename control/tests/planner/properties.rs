@@ -1,5 +1,5 @@
-//! Random changes, with ends in the middle of a plan: every step of every plan leaves tables that hang together, and every
-//! finished plan leaves exactly what is desired.
+//! Random changes, with ends in the middle of a plan: every step of every plan leaves tables that hang together, and
+//! every finished plan leaves exactly what is desired.
 
 use crate::fixture::{endpoint, frontend, node_port};
 use ferrogate_common::{FrontendKey, FrontendKind, Protocol, SlotRange};
@@ -61,7 +61,7 @@ fn frontends() -> impl Strategy<Value = BTreeMap<FrontendKey, FrontendKind>> {
 fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
     let all: Vec<usize> = (0..5).collect();
     let local = |number: usize, moved: bool| Endpoint {
-        local: (number % 2 == 0) != moved,
+        local: number.is_multiple_of(2) != moved,
         ..endpoint(&format!("10.1.0.{number}"))
     };
     (subsequence(all, 0..=5), any::<bool>())
@@ -100,7 +100,8 @@ fn services() -> impl Strategy<Value = Vec<Vec<DesiredPort>>> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (services(), vec((0..5usize).prop_map(service_name), 0..3)).prop_map(|(some, gone)| Step::Change(some, gone)),
+        6 => (services(), vec((0..5usize).prop_map(service_name), 0..3))
+            .prop_map(|(some, gone)| Step::Change(some, gone)),
         1 => Just(Step::Relist),
         1 => Just(Step::Restart),
         2 => (services(), 0..40usize).prop_map(|(some, writes)| Step::Crash(some, writes)),

@@ -1,0 +1,223 @@
+//! What makes a service dirty, and what the index says about the objects it is shown.
+
+use ferrogate_control::{Changes, Endpoint, Index, NoticeKind, Options, ServiceName};
+use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::de::DeserializeOwned;
+
+fn yaml<T: DeserializeOwned>(text: &str) -> T {
+    serde_yaml_ng::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+fn index() -> Index {
+    Index::new(Options {
+        node_name: "node-a".to_owned(),
+        ..Options::default()
+    })
+}
+
+fn service(name: &str, cluster_ip: &str) -> Service {
+    yaml(&format!(
+        "{{metadata: {{namespace: default, name: {name}}}, spec: {{clusterIP: {cluster_ip}, ports: [{{port: 80}}]}}}}"
+    ))
+}
+
+/// Of a service, with endpoints as YAML.
+fn slice(name: &str, service: &str, endpoints: &str) -> EndpointSlice {
+    yaml(&format!(
+        "{{metadata: {{namespace: default, name: {name}, labels: {{kubernetes.io/service-name: {service}}}}}, \
+         addressType: IPv4, ports: [{{name: '', port: 8080}}], endpoints: [{endpoints}]}}"
+    ))
+}
+
+fn node(name: &str, zone: &str) -> Node {
+    yaml(&format!(
+        "{{metadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}}}"
+    ))
+}
+
+/// Names of the services that changed.
+fn dirty(changes: &Changes) -> Vec<&str> {
+    changes.services.keys().map(|name| &*name.name).collect()
+}
+
+fn cluster<'a>(changes: &'a Changes, service: &str) -> &'a [Endpoint] {
+    &changes.services[&ServiceName::new("default", service)][0].cluster
+}
+
+#[test]
+fn only_what_changed_is_compiled() {
+    let mut index = index();
+    index.apply_service(&service("a", "10.96.0.1"));
+    index.apply_service(&service("b", "10.96.0.2"));
+    assert_eq!(dirty(&index.compile()), ["a", "b"]);
+    assert!(!index.is_dirty());
+    index.apply_slice(&slice("b-1", "b", "{addresses: [10.1.0.1]}"));
+    assert_eq!(dirty(&index.compile()), ["b"]);
+}
+
+#[test]
+fn an_object_that_comes_again_changes_nothing() {
+    let mut index = index();
+    let mut service = service("a", "10.96.0.1");
+    let slice = slice("a-1", "a", "{addresses: [10.1.0.1]}");
+    index.apply_service(&service);
+    index.apply_slice(&slice);
+    index.compile();
+    service.metadata.resource_version = Some("2".to_owned());
+    service.metadata.annotations = Some([("a".to_owned(), "b".to_owned())].into());
+    index.apply_service(&service);
+    index.apply_slice(&slice);
+    index.delete_slice("default", "no-such-slice");
+    index.delete_service("default", "no-such-service");
+    assert!(index.compile().is_empty());
+}
+
+#[test]
+fn slices_may_come_before_their_service() {
+    let mut index = index();
+    index.apply_slice(&slice("a-1", "a", "{addresses: [10.1.0.1]}"));
+    assert!(!index.is_dirty());
+    index.apply_service(&service("a", "10.96.0.1"));
+    assert_eq!(cluster(&index.compile(), "a").len(), 1);
+}
+
+#[test]
+fn a_deleted_service_has_no_ports_and_its_slices_wait_for_its_return() {
+    let mut index = index();
+    index.apply_service(&service("a", "10.96.0.1"));
+    index.apply_slice(&slice("a-1", "a", "{addresses: [10.1.0.1]}"));
+    index.compile();
+    index.delete_service("default", "a");
+    assert_eq!(index.compile().services[&ServiceName::new("default", "a")], []);
+    index.apply_service(&service("a", "10.96.0.9"));
+    assert_eq!(cluster(&index.compile(), "a").len(), 1);
+}
+
+#[test]
+fn a_service_that_becomes_headless_or_another_proxys_is_removed() {
+    let mut index = index();
+    index.apply_service(&service("a", "10.96.0.1"));
+    index.compile();
+    index.apply_service(&service("a", "None"));
+    assert_eq!(index.compile().services[&ServiceName::new("default", "a")], []);
+    let mut foreign = service("a", "10.96.0.1");
+    index.apply_service(&foreign);
+    index.compile();
+    foreign.metadata.labels = Some([("service.kubernetes.io/service-proxy-name".to_owned(), "mesh".to_owned())].into());
+    index.apply_service(&foreign);
+    assert_eq!(index.compile().services[&ServiceName::new("default", "a")], []);
+}
+
+#[test]
+fn a_proxy_with_a_name_takes_the_services_with_that_name_only() {
+    let mut index = Index::new(Options {
+        proxy_name: Some("mesh".to_owned()),
+        ..Options::default()
+    });
+    let mut ours = service("ours", "10.96.0.1");
+    ours.metadata.labels = Some([("service.kubernetes.io/service-proxy-name".to_owned(), "mesh".to_owned())].into());
+    index.apply_service(&ours);
+    index.apply_service(&service("default-proxys", "10.96.0.2"));
+    assert_eq!(dirty(&index.compile()), ["ours"]);
+}
+
+#[test]
+fn a_slice_that_changes_its_service_leaves_the_old_one() {
+    let mut index = index();
+    index.apply_service(&service("a", "10.96.0.1"));
+    index.apply_service(&service("b", "10.96.0.2"));
+    index.apply_slice(&slice("moving", "a", "{addresses: [10.1.0.1]}"));
+    index.compile();
+    index.apply_slice(&slice("moving", "b", "{addresses: [10.1.0.1]}"));
+    let changes = index.compile();
+    assert_eq!(dirty(&changes), ["a", "b"]);
+    assert_eq!((cluster(&changes, "a").len(), cluster(&changes, "b").len()), (0, 1));
+}
+
+#[test]
+fn after_a_list_what_is_not_in_it_is_gone() {
+    let mut index = index();
+    for name in ["a", "b"] {
+        index.apply_service(&service(name, "10.96.0.1"));
+        index.apply_slice(&slice(&format!("{name}-1"), name, "{addresses: [10.1.0.1]}"));
+    }
+    index.compile();
+    index.replace_all(
+        [service("a", "10.96.0.1")],
+        [slice("a-2", "a", "{addresses: [10.1.0.2]}, {addresses: [10.1.0.3]}")],
+    );
+    let changes = index.compile();
+    assert!(changes.full);
+    assert_eq!(dirty(&changes), ["a"]);
+    assert_eq!(cluster(&changes, "a").len(), 2);
+}
+
+#[test]
+fn the_zone_of_our_node_decides_and_other_nodes_do_not() {
+    let mut index = index();
+    index.apply_service(&service("hinted", "10.96.0.1"));
+    index.apply_service(&service("plain", "10.96.0.2"));
+    let hints = "{addresses: [10.1.0.1], hints: {forZones: [{name: x}]}}, \
+                 {addresses: [10.1.0.2], hints: {forZones: [{name: y}]}}";
+    index.apply_slice(&slice("hinted-1", "hinted", hints));
+    index.apply_slice(&slice("plain-1", "plain", "{addresses: [10.1.0.3]}"));
+    assert_eq!(cluster(&index.compile(), "hinted").len(), 2);
+    index.apply_node(&node("node-b", "x"));
+    assert!(!index.is_dirty());
+    index.apply_node(&node("node-a", "y"));
+    let changes = index.compile();
+    assert_eq!(dirty(&changes), ["hinted"]);
+    assert_eq!(cluster(&changes, "hinted")[0].address.to_string(), "10.1.0.2");
+    index.apply_node(&node("node-a", "y"));
+    assert!(!index.is_dirty());
+}
+
+#[test]
+fn a_notice_is_given_once_and_stands_until_its_cause_is_gone() {
+    let mut index = index();
+    let mut object = service("a", "10.96.0.1");
+    object.spec.get_or_insert_default().external_ips = Some(vec!["198.51.100.1".to_owned()]);
+    let first = index.apply_service(&object);
+    assert!(
+        matches!(first[..], [ref one] if matches!(one.kind, NoticeKind::ExternalIpRefused { .. })),
+        "{first:?}"
+    );
+    assert_eq!(
+        first[0].to_string(),
+        "service default/a: externalIPs 198.51.100.1 is in no range that is allowed for external IPs: refused \
+         (CVE-2020-8554)"
+    );
+    assert_eq!(index.apply_service(&object), []);
+    assert_eq!(index.notices(), first);
+    object.spec.get_or_insert_default().external_ips = None;
+    assert_eq!(index.apply_service(&object), []);
+    assert_eq!(index.notices(), []);
+}
+
+#[test]
+fn objects_without_a_name_are_ignored_and_said() {
+    let mut index = index();
+    assert!(matches!(
+        index.apply_service(&Service::default())[0].kind,
+        NoticeKind::Unnamed
+    ));
+    assert!(matches!(
+        index.apply_slice(&EndpointSlice::default())[0].kind,
+        NoticeKind::Unnamed
+    ));
+    assert!(!index.is_dirty());
+}
+
+#[test]
+fn a_slice_from_a_file_can_leave_out_what_the_api_server_fills_in() {
+    let mut index = index();
+    index.apply_service(&service("a", "10.96.0.1"));
+    let mut object = slice("a-1", "a", "{addresses: [10.1.0.1]}");
+    object.ports = yaml("[{port: 8080}]");
+    assert_eq!(index.apply_slice(&object).len(), 1);
+    assert_eq!(cluster(&index.compile(), "a"), []);
+    ferrogate_control::set_api_defaults(&mut object);
+    assert_eq!(index.apply_slice(&object), []);
+    assert_eq!(cluster(&index.compile(), "a").len(), 1);
+}
