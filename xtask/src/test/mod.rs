@@ -38,15 +38,15 @@ pub(crate) fn test(args: &Args) -> Result<bool> {
     setup::setup(&setup::Args {
         peers: levels.iter().any(|level| level.peers),
     })?;
+    if levels.iter().any(|level| level.root) && !cmd::is_root() {
+        // The password is asked for now, not after minutes of building.
+        cmd::run(&mut cmd::as_root("true")?)?;
+    }
     build(&build::Args {
         release: false,
         bpf_only: false,
     })?;
     let programs = plan::build(&levels)?;
-    if levels.iter().any(|level| level.root) && !cmd::is_root() {
-        // The password is asked for now, not after minutes of unit tests.
-        cmd::run(&mut cmd::as_root("true")?)?;
-    }
 
     let mut rows = Vec::new();
     let mut total = Tally::default();
