@@ -1,0 +1,109 @@
+//! Packets: a socket buffer or an XDP frame.
+
+use crate::checksum::{self, add, fold};
+use crate::env::{ChecksumChange, Packet};
+use bytemuck::Pod;
+use std::vec;
+use std::vec::Vec;
+
+/// A packet and what its context says of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostPacket {
+    /// From the link-layer header on.
+    pub bytes: Vec<u8>,
+    /// Bytes of link-layer header: 14 or 0.
+    pub link: usize,
+    /// Where the kernel believes the IP header to begin, and opens gaps. `link`, but for packets that a test run hands to a
+    /// program for devices without link-layer header: then still 14.
+    pub network_offset: usize,
+    pub ifindex: u32,
+    /// Sent by a process of this node.
+    pub from_this_node: bool,
+    /// An XDP frame: can't be reshaped, and its checksums are always complete.
+    pub frame: bool,
+    /// The device completes the transport checksum (CHECKSUM_PARTIAL): the field holds the pseudo header's sum so far.
+    pub partial: bool,
+    /// To be cut into segments before it leaves.
+    pub segmented: bool,
+}
+
+impl HostPacket {
+    /// An Ethernet packet on `ifindex`, forwarded or received.
+    pub fn ethernet(bytes: Vec<u8>, ifindex: u32) -> Self {
+        Self {
+            bytes,
+            link: 14,
+            network_offset: 14,
+            ifindex,
+            from_this_node: false,
+            frame: false,
+            partial: false,
+            segmented: false,
+        }
+    }
+
+    /// A packet of a device without link-layer header.
+    pub fn layer3(bytes: Vec<u8>, ifindex: u32) -> Self {
+        Self {
+            link: 0,
+            network_offset: 0,
+            ..Self::ethernet(bytes, ifindex)
+        }
+    }
+}
+
+impl Packet for HostPacket {
+    fn load<T: Pod>(&self, at: usize) -> Option<T> {
+        let bytes = self.bytes.get(at..at.checked_add(size_of::<T>())?)?;
+        Some(bytemuck::pod_read_unaligned(bytes))
+    }
+
+    fn store<T: Pod>(&mut self, at: usize, value: T) -> Option<()> {
+        let bytes = self.bytes.get_mut(at..at.checked_add(size_of::<T>())?)?;
+        bytes.copy_from_slice(bytemuck::bytes_of(&value));
+        Some(())
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// As `bpf_l4_csum_replace` does it for packets whose checksum is complete or partial.
+    fn update_transport_checksum(&mut self, at: usize, change: ChecksumChange) -> Option<()> {
+        let old: u16 = self.load(at)?;
+        if !self.partial {
+            return self.store(at, checksum::updated(old, &change));
+        }
+        if change.optional && old == 0 {
+            return Some(());
+        }
+        let new = fold(add(change.addresses, old.into()));
+        self.store(at, if change.optional && new == 0 { 0xffff } else { new })
+    }
+
+    fn set_transport_checksum(&mut self, at: usize, full: u16, pseudo: u16) -> Option<()> {
+        self.store(at, if self.partial { pseudo } else { full })
+    }
+
+    fn reshape(&mut self, keep: usize, _at: usize, gap: usize) -> Option<()> {
+        if self.frame {
+            return None;
+        }
+        self.bytes.resize(keep, 0);
+        let at = self.network_offset;
+        self.bytes.splice(at..at, vec![0; gap]);
+        Some(())
+    }
+
+    fn link_header(&self) -> usize {
+        self.link
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    fn is_from_this_node(&self) -> bool {
+        self.from_this_node
+    }
+}

@@ -1,0 +1,222 @@
+//! A node's datapath: tables, routes and clock, and programs to run packets through.
+
+use super::tables::delegate_tables;
+use super::{HostFib, HostPacket, HostTables};
+use crate::env::{ChecksumChange, Clock, Fib, FlowTable, Insert, Packet, Route, Routed, Tables, Transport};
+use crate::{Edge, Verdict, enter, leave};
+use bytemuck::{Pod, Zeroable};
+use ferrogate_common::{
+    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, Tuple, interface_flags,
+};
+use std::vec;
+use std::vec::Vec;
+
+/// Bytes of Ethernet header.
+const ETHERNET: usize = 14;
+
+/// The loaded packet programs, by what they do.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Program {
+    PodIngress,
+    PodEgress,
+    UplinkIngress,
+    UplinkEgress,
+    UplinkIngressL3,
+    UplinkEgressL3,
+    UplinkXdp,
+}
+
+impl Program {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::PodIngress,
+        Self::PodEgress,
+        Self::UplinkIngress,
+        Self::UplinkEgress,
+        Self::UplinkIngressL3,
+        Self::UplinkEgressL3,
+        Self::UplinkXdp,
+    ];
+
+    /// Name in the object file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PodIngress => "pod_ingress",
+            Self::PodEgress => "pod_egress",
+            Self::UplinkIngress => "uplink_ingress",
+            Self::UplinkEgress => "uplink_egress",
+            Self::UplinkIngressL3 => "uplink_ingress_l3",
+            Self::UplinkEgressL3 => "uplink_egress_l3",
+            Self::UplinkXdp => "uplink_xdp",
+        }
+    }
+
+    /// Whether its packets go towards a client.
+    pub const fn is_egress(self) -> bool {
+        matches!(self, Self::PodEgress | Self::UplinkEgress | Self::UplinkEgressL3)
+    }
+
+    /// Whether its packets begin with the IP header.
+    pub const fn is_layer3(self) -> bool {
+        matches!(self, Self::UplinkIngressL3 | Self::UplinkEgressL3)
+    }
+
+    const fn edge(self) -> Edge {
+        match self {
+            Self::PodIngress | Self::PodEgress => Edge::Pod,
+            Self::UplinkIngress | Self::UplinkIngressL3 => Edge::Uplink,
+            Self::UplinkEgress | Self::UplinkEgressL3 => Edge::Node,
+            Self::UplinkXdp => Edge::Xdp,
+        }
+    }
+}
+
+/// What became of a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    pub verdict: Verdict,
+    /// The packet when the program returns; the link-layer header of a forwarded socket buffer is filled in only later.
+    pub bytes: Vec<u8>,
+    /// Where a forwarded packet goes.
+    pub hop: Route,
+}
+
+/// A node's datapath.
+#[derive(Clone, Debug)]
+pub struct Simulator {
+    pub tables: HostTables,
+    pub fib: HostFib,
+    /// The clock.
+    pub ticks: u32,
+}
+
+impl Default for Simulator {
+    fn default() -> Self {
+        Self {
+            tables: HostTables::default(),
+            fib: HostFib::default(),
+            ticks: 1,
+        }
+    }
+}
+
+impl Simulator {
+    /// Runs a packet through a program.
+    pub fn run(&mut self, program: Program, packet: HostPacket) -> Outcome {
+        let mut env = Surroundings {
+            tables: &mut self.tables,
+            fib: &self.fib,
+            ticks: self.ticks,
+            packet,
+            hop: Route::zeroed(),
+        };
+        env.packet.frame = program == Program::UplinkXdp;
+        let verdict = if program.is_egress() {
+            leave(&mut env, program.edge())
+        } else {
+            enter(&mut env, program.edge())
+        };
+        let hop = env.hop;
+        if let Verdict::Forward(_) = verdict {
+            env.prepare_forward(program);
+        }
+        Outcome {
+            verdict,
+            bytes: env.packet.bytes,
+            hop,
+        }
+    }
+}
+
+/// One packet's `Env`.
+struct Surroundings<'a> {
+    tables: &'a mut HostTables,
+    fib: &'a HostFib,
+    ticks: u32,
+    packet: HostPacket,
+    hop: Route,
+}
+
+impl Surroundings<'_> {
+    /// What a hook does with a packet that it sends on.
+    fn prepare_forward(&mut self, program: Program) {
+        let macs = [self.hop.destination_mac, self.hop.source_mac];
+        if program == Program::UplinkXdp {
+            self.packet.bytes[..12].copy_from_slice(bytemuck::bytes_of(&macs));
+        } else if program.is_layer3() {
+            self.packet.bytes.splice(0..0, vec![0; ETHERNET]);
+        }
+    }
+}
+
+delegate_tables!(Surroundings<'_>);
+
+impl Packet for Surroundings<'_> {
+    fn load<T: Pod>(&self, at: usize) -> Option<T> {
+        self.packet.load(at)
+    }
+
+    fn store<T: Pod>(&mut self, at: usize, value: T) -> Option<()> {
+        self.packet.store(at, value)
+    }
+
+    fn len(&self) -> usize {
+        self.packet.len()
+    }
+
+    fn update_transport_checksum(&mut self, at: usize, change: ChecksumChange) -> Option<()> {
+        self.packet.update_transport_checksum(at, change)
+    }
+
+    fn set_transport_checksum(&mut self, at: usize, full: u16, pseudo: u16) -> Option<()> {
+        self.packet.set_transport_checksum(at, full, pseudo)
+    }
+
+    fn reshape(&mut self, keep: usize, at: usize, gap: usize) -> Option<()> {
+        self.packet.reshape(keep, at, gap)
+    }
+
+    fn link_header(&self) -> usize {
+        self.packet.link_header()
+    }
+
+    fn ifindex(&self) -> u32 {
+        self.packet.ifindex()
+    }
+
+    fn is_from_this_node(&self) -> bool {
+        self.packet.is_from_this_node()
+    }
+}
+
+impl Clock for Surroundings<'_> {
+    fn ticks(&self) -> u32 {
+        self.ticks
+    }
+}
+
+impl Fib for Surroundings<'_> {
+    fn route(&mut self, ifindex: u32, _source: &Address, destination: &Address, mut transport: Transport) -> Routed {
+        if self.packet.segmented {
+            transport.length = 0;
+        }
+        let whole = (!self.packet.frame && !self.packet.segmented).then(|| self.packet.len());
+        let routed = self.fib.route(&mut self.hop, ifindex, destination, transport, whole);
+        if routed != Routed::To || !self.packet.frame {
+            return routed;
+        }
+        let sends_frames = self
+            .tables
+            .interface(self.hop.ifindex)
+            .is_some_and(|interface| interface.flags & interface_flags::XDP_TARGET != 0);
+        if sends_frames && self.hop.destination_mac != [0; 3] {
+            Routed::To
+        } else {
+            Routed::NotFromHere
+        }
+    }
+
+    fn hop(&self) -> &Route {
+        &self.hop
+    }
+}

@@ -1,0 +1,339 @@
+//! The maps.
+
+use crate::env::{FlowTable, Insert, Tables};
+use bytemuck::Zeroable;
+use ferrogate_common::{
+    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, SocketPair,
+    SocketPairKey, Tuple,
+};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::vec;
+use std::vec::Vec;
+
+/// Number of elements of each array map: a look-up beyond finds nothing, one within finds zeros at least.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    pub services: usize,
+    pub slots: usize,
+    pub backends: usize,
+    pub sources: usize,
+}
+
+impl Default for Sizes {
+    /// Small, for tests.
+    fn default() -> Self {
+        Self {
+            services: 64,
+            slots: 1024,
+            backends: 256,
+            sources: 16,
+        }
+    }
+}
+
+/// An entry that the pipeline wrote, or removed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Touched {
+    Established(Tuple),
+    HalfOpen(Tuple),
+    Snat(Tuple),
+    Cursor(u32),
+    Connections(u32),
+}
+
+impl Touched {
+    /// An entry of one of the two flow tables.
+    pub const fn flow(table: FlowTable, key: Tuple) -> Self {
+        match table {
+            FlowTable::Established => Self::Established(key),
+            FlowTable::HalfOpen => Self::HalfOpen(key),
+        }
+    }
+}
+
+/// All maps. LRU maps do not evict here: a test that wants an eviction removes the entry.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostTables {
+    pub config: Config,
+    pub frontends: BTreeMap<FrontendKey, Frontend>,
+    pub services: Vec<Service>,
+    pub slots: Vec<u32>,
+    pub backends: Vec<Backend>,
+    pub cursors: Vec<u64>,
+    pub node_addresses: BTreeSet<Address>,
+    pub sources: Vec<Address>,
+    pub interfaces: BTreeMap<u32, Interface>,
+    pub flows: BTreeMap<Tuple, Flow>,
+    pub half_open: BTreeMap<Tuple, Flow>,
+    pub snat_flows: BTreeMap<Tuple, SnatFlow>,
+    pub socket_pairs: HashMap<SocketPairKey, SocketPair>,
+    /// Sum over all CPUs, by number of [`Reason`].
+    pub reasons: Vec<u64>,
+    /// Sum over all CPUs, by service.
+    pub connections: Vec<u64>,
+    /// Makes every insertion into an LRU map fail, as a full or busy one does.
+    pub full: bool,
+    /// What was written since this was last emptied.
+    pub touched: BTreeSet<Touched>,
+}
+
+impl Default for HostTables {
+    fn default() -> Self {
+        Self::new(Sizes::default())
+    }
+}
+
+impl HostTables {
+    /// Empty maps.
+    pub fn new(sizes: Sizes) -> Self {
+        Self {
+            config: Config::zeroed(),
+            frontends: BTreeMap::new(),
+            services: vec![Service::zeroed(); sizes.services],
+            slots: vec![0; sizes.slots],
+            backends: vec![Backend::zeroed(); sizes.backends],
+            cursors: vec![0; sizes.services],
+            node_addresses: BTreeSet::new(),
+            sources: vec![Address::zeroed(); sizes.sources],
+            interfaces: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            half_open: BTreeMap::new(),
+            snat_flows: BTreeMap::new(),
+            socket_pairs: HashMap::new(),
+            reasons: vec![0; ferrogate_common::maps::REASONS.entries as usize],
+            connections: vec![0; sizes.services],
+            full: false,
+            touched: BTreeSet::new(),
+        }
+    }
+
+    /// How often an outcome was counted.
+    pub fn counted(&self, reason: Reason) -> u64 {
+        self.reasons[reason as usize]
+    }
+
+    /// One of the two flow tables.
+    pub fn flow_table(&self, table: FlowTable) -> &BTreeMap<Tuple, Flow> {
+        match table {
+            FlowTable::Established => &self.flows,
+            FlowTable::HalfOpen => &self.half_open,
+        }
+    }
+
+    /// One of the two flow tables, to change.
+    pub fn flow_table_mut(&mut self, table: FlowTable) -> &mut BTreeMap<Tuple, Flow> {
+        match table {
+            FlowTable::Established => &mut self.flows,
+            FlowTable::HalfOpen => &mut self.half_open,
+        }
+    }
+
+    /// Forgets every flow.
+    pub fn clear_flows(&mut self) {
+        self.flows.clear();
+        self.half_open.clear();
+        self.snat_flows.clear();
+        self.touched.clear();
+    }
+}
+
+impl Tables for HostTables {
+    fn config(&self) -> Config {
+        self.config
+    }
+
+    fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+        self.frontends.get(key).copied()
+    }
+
+    fn is_node_address(&self, address: &Address) -> bool {
+        self.node_addresses.contains(address)
+    }
+
+    fn service(&self, id: u32) -> Option<Service> {
+        self.services.get(id as usize).copied()
+    }
+
+    fn next_cursor(&mut self, service: u32) -> u32 {
+        let Some(cursor) = self.cursors.get_mut(service as usize) else {
+            return 0;
+        };
+        let turn = *cursor as u32;
+        *cursor += 1;
+        self.touched.insert(Touched::Cursor(service));
+        turn
+    }
+
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.slots.get(index as usize).copied()
+    }
+
+    fn backend(&self, id: u32) -> Option<Backend> {
+        self.backends.get(id as usize).copied()
+    }
+
+    fn generation(&self, id: u32) -> u32 {
+        self.backends.get(id as usize).map_or(0, |backend| backend.generation)
+    }
+
+    fn source(&self, index: u16) -> Option<Address> {
+        if index == 0 {
+            return None;
+        }
+        self.sources.get(index as usize).copied()
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<Interface> {
+        self.interfaces.get(&ifindex).copied()
+    }
+
+    fn flow(&self, table: FlowTable, key: &Tuple) -> Option<Flow> {
+        self.flow_table(table).get(key).copied()
+    }
+
+    fn put_flow(&mut self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool {
+        if self.full {
+            return false;
+        }
+        self.touched.insert(Touched::flow(table, *key));
+        self.flow_table_mut(table).insert(*key, *flow);
+        true
+    }
+
+    fn insert_flow(&mut self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert {
+        if self.flow_table(table).contains_key(key) {
+            return Insert::Exists;
+        }
+        if self.put_flow(table, key, flow) {
+            Insert::Done
+        } else {
+            Insert::Failed
+        }
+    }
+
+    fn remove_flow(&mut self, table: FlowTable, key: &Tuple) {
+        self.touched.insert(Touched::flow(table, *key));
+        self.flow_table_mut(table).remove(key);
+    }
+
+    fn mark_flow(&mut self, table: FlowTable, key: &Tuple, seen: u32, flags: u8) -> bool {
+        let Some(flow) = self.flow_table_mut(table).get_mut(key) else {
+            return false;
+        };
+        flow.seen = seen;
+        flow.flags |= flags;
+        self.touched.insert(Touched::flow(table, *key));
+        true
+    }
+
+    fn snat_flow(&self, key: &Tuple) -> Option<SnatFlow> {
+        self.snat_flows.get(key).copied()
+    }
+
+    fn insert_snat_flow(&mut self, key: &Tuple, flow: &SnatFlow) -> Insert {
+        if self.snat_flows.contains_key(key) {
+            return Insert::Exists;
+        }
+        if self.full {
+            return Insert::Failed;
+        }
+        self.touched.insert(Touched::Snat(*key));
+        self.snat_flows.insert(*key, *flow);
+        Insert::Done
+    }
+
+    fn mark_snat_flow(&mut self, key: &Tuple, seen: u32) -> bool {
+        let Some(flow) = self.snat_flows.get_mut(key) else {
+            return false;
+        };
+        flow.seen = seen;
+        self.touched.insert(Touched::Snat(*key));
+        true
+    }
+
+    fn count(&mut self, reason: Reason) {
+        self.reasons[reason as usize] += 1;
+    }
+
+    fn count_connection(&mut self, service: u32) {
+        if let Some(counter) = self.connections.get_mut(service as usize) {
+            *counter += 1;
+            self.touched.insert(Touched::Connections(service));
+        }
+    }
+}
+
+/// Makes a type with a field `tables` that is or refers to [`HostTables`] the pipeline's `Tables`.
+macro_rules! delegate_tables {
+    ($type:ty) => {
+        impl $crate::env::Tables for $type {
+            fn config(&self) -> Config {
+                self.tables.config()
+            }
+            fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
+                self.tables.frontend(key)
+            }
+            fn is_node_address(&self, address: &Address) -> bool {
+                self.tables.is_node_address(address)
+            }
+            fn service(&self, id: u32) -> Option<Service> {
+                self.tables.service(id)
+            }
+            fn next_cursor(&mut self, service: u32) -> u32 {
+                self.tables.next_cursor(service)
+            }
+            fn slot(&self, index: u32) -> Option<u32> {
+                self.tables.slot(index)
+            }
+            fn backend(&self, id: u32) -> Option<Backend> {
+                self.tables.backend(id)
+            }
+            fn generation(&self, id: u32) -> u32 {
+                self.tables.generation(id)
+            }
+            fn source(&self, index: u16) -> Option<Address> {
+                self.tables.source(index)
+            }
+            fn interface(&self, ifindex: u32) -> Option<Interface> {
+                self.tables.interface(ifindex)
+            }
+            fn flow(&self, table: FlowTable, key: &Tuple) -> Option<Flow> {
+                self.tables.flow(table, key)
+            }
+            fn put_flow(&mut self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool {
+                self.tables.put_flow(table, key, flow)
+            }
+            fn insert_flow(&mut self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert {
+                self.tables.insert_flow(table, key, flow)
+            }
+            fn remove_flow(&mut self, table: FlowTable, key: &Tuple) {
+                self.tables.remove_flow(table, key);
+            }
+            fn mark_flow(&mut self, table: FlowTable, key: &Tuple, seen: u32, flags: u8) -> bool {
+                self.tables.mark_flow(table, key, seen, flags)
+            }
+            fn snat_flow(&self, key: &Tuple) -> Option<SnatFlow> {
+                self.tables.snat_flow(key)
+            }
+            fn insert_snat_flow(&mut self, key: &Tuple, flow: &SnatFlow) -> Insert {
+                self.tables.insert_snat_flow(key, flow)
+            }
+            fn mark_snat_flow(&mut self, key: &Tuple, seen: u32) -> bool {
+                self.tables.mark_snat_flow(key, seen)
+            }
+            fn count(&mut self, reason: Reason) {
+                self.tables.count(reason);
+            }
+            fn count_connection(&mut self, service: u32) {
+                self.tables.count_connection(service);
+            }
+        }
+
+        impl $crate::env::Opaque for $type {
+            fn opaque(&self, value: u32) -> u32 {
+                value
+            }
+        }
+    };
+}
+pub(crate) use delegate_tables;
