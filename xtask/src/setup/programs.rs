@@ -20,51 +20,15 @@ const PROGRAMS: &[Program] = &[
         tests_only: false,
     },
     Program {
+        name: "nft",
+        package: "nftables",
+        why: "kube-proxy's rules, host firewalls",
+        tests_only: true,
+    },
+    Program {
         name: "etcd",
         package: "etcd-server",
         why: "the API server's store",
-        tests_only: true,
-    },
-    Program {
-        name: "nft",
-        package: "nftables",
-        why: "kube-proxy's rules, host firewalls in tests",
-        tests_only: true,
-    },
-    Program {
-        name: "iptables",
-        package: "iptables",
-        why: "bridge-nf-call-iptables, host firewalls",
-        tests_only: true,
-    },
-    Program {
-        name: "conntrack",
-        package: "conntrack",
-        why: "what netfilter saw of a flow",
-        tests_only: true,
-    },
-    Program {
-        name: "haproxy",
-        package: "haproxy",
-        why: "a cloud load balancer's stand-in",
-        tests_only: true,
-    },
-    Program {
-        name: "tcpdump",
-        package: "tcpdump",
-        why: "captures of a failed walk",
-        tests_only: true,
-    },
-    Program {
-        name: "ethtool",
-        package: "ethtool",
-        why: "offloads on and off",
-        tests_only: true,
-    },
-    Program {
-        name: "iperf3",
-        package: "iperf3",
-        why: "bulk traffic",
         tests_only: true,
     },
 ];
