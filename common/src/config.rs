@@ -16,7 +16,8 @@ pub struct Config {
     /// First port of the SNAT range and number of its ports, host order.
     pub snat_port_base: u16,
     pub snat_port_count: u16,
-    pub reserved: u32,
+    /// Always 0, which the verifier does not know: added to constants that it would otherwise follow one by one.
+    pub zero: u32,
 }
 
 /// Bits of [`Config::flags`].
@@ -25,6 +26,6 @@ pub mod config_flags {
     pub const EXTERNAL_CLUSTER_IP: u32 = 1;
     /// `--snat always`: every outside client of policy Cluster is masqueraded, as kube-proxy does.
     pub const SNAT_ALWAYS: u32 = 1 << 1;
-    /// `--node-edge off`: uplinks' egress translates replies only, not packets of this node's own processes.
+    /// `--node-edge off`: requests of this node's own processes are not translated on their way out.
     pub const NODE_EDGE_OFF: u32 = 1 << 2;
 }

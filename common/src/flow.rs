@@ -28,6 +28,27 @@ pub struct Tuple {
     pub reserved: u16,
 }
 
+impl Tuple {
+    /// `{source:port -> destination:port}` of a protocol, in a direction.
+    #[inline(always)]
+    pub const fn new(
+        (source, source_port): (Address, Port),
+        (destination, destination_port): (Address, Port),
+        protocol: u8,
+        direction: Direction,
+    ) -> Self {
+        Self {
+            source,
+            destination,
+            source_port,
+            destination_port,
+            protocol,
+            direction: direction as u8,
+            reserved: 0,
+        }
+    }
+}
+
 /// Value of `FLOWS` and `HALF_OPEN`, for either direction.
 ///
 /// It carries addresses itself and not only a backend's index, so that TCP connections stay with a terminating or removed
@@ -52,6 +73,21 @@ pub struct Flow {
     /// Bits of [`flow_flags`].
     pub flags: u8,
     pub reserved: u8,
+}
+
+impl Flow {
+    /// No flow: backend 0, generation 0, which no backend ever has.
+    pub const NONE: Self = Self {
+        address: Address::UNSPECIFIED,
+        port: Port::ZERO,
+        source_port: Port::ZERO,
+        backend: 0,
+        generation: 0,
+        seen: 0,
+        source: 0,
+        flags: 0,
+        reserved: 0,
+    };
 }
 
 /// Value of `SNAT_FLOWS`: a reply to a flow whose source was changed too. Its key's destination port is in the SNAT range.

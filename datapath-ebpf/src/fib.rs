@@ -2,6 +2,8 @@
 
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Parameters,
+    bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3,
+    bpf_fib_lookup__bindgen_ty_4, bpf_fib_lookup__bindgen_ty_5,
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use core::ffi::c_void;
@@ -21,20 +23,27 @@ pub(crate) fn route(
     destination: &Address,
     transport: Transport,
 ) -> Routed {
-    // SAFETY: a plain C structure of integers.
-    let mut p: Parameters = unsafe { core::mem::zeroed() };
-    p.ifindex = ifindex;
-    p.l4_protocol = transport.protocol;
-    p.__bindgen_anon_1.tot_len = transport.length;
-    if destination.is_v4() {
-        p.family = AF_INET;
-        p.__bindgen_anon_3.ipv4_src = source.v4_word();
-        p.__bindgen_anon_4.ipv4_dst = destination.v4_word();
+    let (family, from, to) = if destination.is_v4() {
+        (AF_INET, [source.v4_word(), 0, 0, 0], [destination.v4_word(), 0, 0, 0])
     } else {
-        p.family = AF_INET6;
-        p.__bindgen_anon_3.ipv6_src = source.words();
-        p.__bindgen_anon_4.ipv6_dst = destination.words();
-    }
+        (AF_INET6, source.words(), destination.words())
+    };
+    let mut p = Parameters {
+        family,
+        l4_protocol: transport.protocol,
+        sport: 0,
+        dport: 0,
+        __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 {
+            tot_len: transport.length,
+        },
+        ifindex,
+        __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 { flowinfo: 0 },
+        __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 { ipv6_src: from },
+        __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 { ipv6_dst: to },
+        __bindgen_anon_5: bpf_fib_lookup__bindgen_ty_5 { tbid: 0 },
+        smac: [0; 6],
+        dmac: [0; 6],
+    };
     // SAFETY: context and parameters are valid for the call.
     let result = unsafe { bpf_fib_lookup(context, &raw mut p, size_of::<Parameters>() as i32, 0) } as u32;
     match result {

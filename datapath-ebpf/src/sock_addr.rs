@@ -6,7 +6,6 @@ use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use bytemuck::Zeroable;
 use ferrogate_common::{Address, Direction, Port, SocketPair, SocketPairKey, SocketState};
 use ferrogate_datapath::{SocketCall, SocketMemory, SocketVerdict, connect, restore_peer, sendmsg};
 
@@ -19,6 +18,18 @@ const REFUSE: i32 = 0;
 /// A call whose address is an IPv6 one, or an IPv4 one.
 struct Call<'a, const V6: bool> {
     context: &'a SockAddrContext,
+    /// For `Opaque`.
+    zero: u32,
+}
+
+impl<'a, const V6: bool> Call<'a, V6> {
+    #[inline(always)]
+    fn new(context: &'a SockAddrContext) -> Self {
+        Self {
+            context,
+            zero: config().zero,
+        }
+    }
 }
 
 impl<const V6: bool> Call<'_, V6> {
@@ -29,14 +40,15 @@ impl<const V6: bool> Call<'_, V6> {
 
     #[inline(always)]
     fn key(&self, address: &Address, port: Port, direction: Direction) -> SocketPairKey {
-        let mut key = SocketPairKey::zeroed();
-        // SAFETY: a live context.
-        key.cookie = unsafe { bpf_get_socket_cookie(self.raw().cast()) };
-        key.address = *address;
-        key.port = port;
-        key.direction = direction as u8;
-        key.protocol = self.protocol();
-        key
+        SocketPairKey {
+            // SAFETY: a live context.
+            cookie: unsafe { bpf_get_socket_cookie(self.raw().cast()) },
+            address: *address,
+            port,
+            direction: direction as u8,
+            protocol: self.protocol(),
+            reserved: 0,
+        }
     }
 }
 
@@ -155,44 +167,44 @@ fn finish(verdict: SocketVerdict) -> i32 {
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(context: SockAddrContext) -> i32 {
-    finish(connect(&mut Call::<false> { context: &context }))
+    finish(connect(&mut Call::<false>::new(&context)))
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(context: SockAddrContext) -> i32 {
-    finish(connect(&mut Call::<true> { context: &context }))
+    finish(connect(&mut Call::<true>::new(&context)))
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(context: SockAddrContext) -> i32 {
-    finish(sendmsg(&mut Call::<false> { context: &context }))
+    finish(sendmsg(&mut Call::<false>::new(&context)))
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(context: SockAddrContext) -> i32 {
-    finish(sendmsg(&mut Call::<true> { context: &context }))
+    finish(sendmsg(&mut Call::<true>::new(&context)))
 }
 
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(context: SockAddrContext) -> i32 {
-    restore_peer(&mut Call::<false> { context: &context });
+    restore_peer(&mut Call::<false>::new(&context));
     PROCEED
 }
 
 #[cgroup_sock_addr(recvmsg6)]
 pub fn recvmsg6(context: SockAddrContext) -> i32 {
-    restore_peer(&mut Call::<true> { context: &context });
+    restore_peer(&mut Call::<true>::new(&context));
     PROCEED
 }
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(context: SockAddrContext) -> i32 {
-    restore_peer(&mut Call::<false> { context: &context });
+    restore_peer(&mut Call::<false>::new(&context));
     PROCEED
 }
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(context: SockAddrContext) -> i32 {
-    restore_peer(&mut Call::<true> { context: &context });
+    restore_peer(&mut Call::<true>::new(&context));
     PROCEED
 }

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use bytemuck::Zeroable;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use ferrogate_common::{
-    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, TICK_SHIFT, Tuple,
+    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Service, SnatFlow, TICK_SHIFT, Tuple,
 };
 use ferrogate_datapath::{FlowTable, Insert};
 
@@ -160,8 +160,8 @@ fn inserted(result: Result<(), i32>) -> Insert {
 }
 
 #[inline(always)]
-pub(crate) fn count(reason: Reason) {
-    if let Some(counter) = REASONS.get_ptr_mut(reason as u32) {
+pub(crate) fn count(index: u32) {
+    if let Some(counter) = REASONS.get_ptr_mut(index) {
         // SAFETY: this CPU's own element.
         unsafe { *counter += 1 };
     }
@@ -277,11 +277,18 @@ macro_rules! tables_are_maps {
             }
             #[inline(always)]
             fn count(&mut self, reason: ferrogate_common::Reason) {
-                $crate::tables::count(reason);
+                $crate::tables::count(ferrogate_datapath::Opaque::opaque(self, reason as u32));
             }
             #[inline(always)]
             fn count_connection(&mut self, service: u32) {
                 $crate::tables::count_connection(service);
+            }
+        }
+
+        impl$(<$($generics)+>)? ferrogate_datapath::Opaque for $context {
+            #[inline(always)]
+            fn opaque(&self, value: u32) -> u32 {
+                value.wrapping_add(self.zero)
             }
         }
 

@@ -2,10 +2,10 @@
 
 use crate::fib::{self, AF_INET, AF_INET6};
 use crate::packet;
-use crate::tables::tables_are_maps;
+use crate::tables::{config, tables_are_maps};
 use aya_ebpf::bindings::{
     __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode,
-    bpf_redir_neigh,
+    bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
     bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head,
@@ -14,7 +14,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 use ferrogate_common::Address;
 use ferrogate_datapath::{ChecksumChange, Edge, Fib, Packet, Route, Routed, Transport, Verdict, enter, leave};
 
@@ -31,6 +31,8 @@ const BPF_F_IPV6: u64 = 1 << 7;
 struct Skb<const LINK: usize> {
     skb: *mut __sk_buff,
     hop: Route,
+    /// For `Opaque`.
+    zero: u32,
 }
 
 impl<const LINK: usize> Skb<LINK> {
@@ -38,7 +40,8 @@ impl<const LINK: usize> Skb<LINK> {
     fn new(context: &TcContext) -> Self {
         let skb = Self {
             skb: context.skb.skb,
-            hop: Route::zeroed(),
+            hop: Route::NONE,
+            zero: config().zero,
         };
         // Headers that lie in fragments are pulled into reach once, here.
         let reach = skb.length().min(HEADERS);
@@ -212,15 +215,16 @@ fn forward<const LINK: usize>(skb: &Skb<LINK>) -> i32 {
     if LINK == 0 && unsafe { bpf_skb_change_head(skb.skb, ETHERNET as u32, 0) } < 0 {
         return TC_ACT_SHOT;
     }
-    // SAFETY: a plain C structure of integers.
-    let mut next_hop: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    if skb.hop.next_hop.is_v4() {
-        next_hop.nh_family = AF_INET.into();
-        next_hop.__bindgen_anon_1.ipv4_nh = skb.hop.next_hop.v4_word();
+    let hop = &skb.hop.next_hop;
+    let (family, words) = if hop.is_v4() {
+        (AF_INET, [hop.v4_word(), 0, 0, 0])
     } else {
-        next_hop.nh_family = AF_INET6.into();
-        next_hop.__bindgen_anon_1.ipv6_nh = skb.hop.next_hop.words();
-    }
+        (AF_INET6, hop.words())
+    };
+    let mut next_hop = bpf_redir_neigh {
+        nh_family: family.into(),
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: words },
+    };
     let size = size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: the structure outlives the call.
     unsafe { bpf_redirect_neigh(skb.hop.ifindex, &raw mut next_hop, size, 0) as i32 }

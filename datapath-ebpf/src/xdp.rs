@@ -7,7 +7,7 @@ use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Pod;
 use ferrogate_common::{Address, interface_flags};
 use ferrogate_datapath::{ChecksumChange, Edge, Fib, Packet, Route, Routed, Transport, Verdict, checksum, enter};
 
@@ -17,6 +17,8 @@ const ETHERNET: usize = 14;
 struct Frame {
     xdp: *mut xdp_md,
     hop: Route,
+    /// For `Opaque`.
+    zero: u32,
 }
 
 impl Frame {
@@ -110,7 +112,8 @@ impl Fib for Frame {
 pub fn uplink_xdp(context: XdpContext) -> u32 {
     let mut frame = Frame {
         xdp: context.ctx,
-        hop: Route::zeroed(),
+        hop: Route::NONE,
+        zero: tables::config().zero,
     };
     match enter(&mut frame, Edge::Xdp) {
         Verdict::Pass(_) => xdp_action::XDP_PASS,

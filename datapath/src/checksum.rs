@@ -13,13 +13,10 @@ pub(crate) const fn add(a: u32, b: u32) -> u32 {
     (sum as u32).wrapping_add((sum >> 32) as u32)
 }
 
-/// Sum of an address's words.
+/// Sum of an address's words. The prefix of a v4-mapped one sums up to 0xffff, which is 0 in one's complement.
 #[inline(always)]
 pub(crate) fn address(a: &Address) -> u32 {
     let [w, x, y, z] = a.words();
-    if a.is_v4() {
-        return z;
-    }
     add(add(w, x), add(y, z))
 }
 

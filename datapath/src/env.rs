@@ -127,6 +127,18 @@ pub struct Route {
     pub reserved: u16,
 }
 
+impl Route {
+    /// Nowhere yet.
+    pub const NONE: Self = Self {
+        next_hop: Address::UNSPECIFIED,
+        ifindex: 0,
+        destination_mac: [0; 3],
+        source_mac: [0; 3],
+        mtu: 0,
+        reserved: 0,
+    };
+}
+
 /// Outcome of a route look-up; the rest is in [`Fib::hop`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Routed {
@@ -158,7 +170,14 @@ pub struct Transport {
     pub length: u16,
 }
 
-/// All of it.
-pub trait Env: Packet + Tables + Clock + Fib {}
+/// A way to keep the verifier's work small.
+pub trait Opaque {
+    /// `value`, in a form that the verifier takes for any number. It follows every known value of a variable apart, through
+    /// all that comes after; where IPv4 and IPv6 or TCP and UDP are told apart, that multiplies. A host returns `value`.
+    fn opaque(&self, value: u32) -> u32;
+}
 
-impl<T: Packet + Tables + Clock + Fib> Env for T {}
+/// All of it.
+pub trait Env: Packet + Tables + Clock + Fib + Opaque {}
+
+impl<T: Packet + Tables + Clock + Fib + Opaque> Env for T {}

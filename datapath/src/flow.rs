@@ -4,7 +4,6 @@ use crate::env::{Env, FlowTable, Insert, Routed, Transport};
 use crate::parse::Headers;
 use crate::pipeline::Edge;
 use crate::{select, snat};
-use bytemuck::Zeroable;
 use ferrogate_common::{
     BackendSet, Direction, Flow, Frontend, Port, Reason, Tuple, backend_flags, config_flags, flow_flags,
 };
@@ -158,13 +157,7 @@ fn choose<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Fronten
         Ok(found) => found,
         Err(reason) => return reason,
     };
-    *flow = Flow::zeroed();
-    flow.address = backend.address;
-    flow.port = backend.port;
-    flow.backend = id;
-    flow.generation = backend.generation;
-    flow.seen = env.ticks();
-    flow.flags = match edge {
+    let flags = match edge {
         Edge::Pod if backend.address == headers.tuple.source => flow_flags::SNAT | flow_flags::HAIRPIN,
         Edge::Pod => 0,
         Edge::Node => flow_flags::SNAT | flow_flags::NODE,
@@ -179,6 +172,17 @@ fn choose<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Fronten
                 flow_flags::SNAT | flow_flags::TRANSIT
             }
         }
+    };
+    *flow = Flow {
+        address: backend.address,
+        port: backend.port,
+        source_port: Port::ZERO,
+        backend: id,
+        generation: backend.generation,
+        seen: env.ticks(),
+        source: 0,
+        flags,
+        reserved: 0,
     };
     Reason::NewFlow
 }
@@ -203,7 +207,7 @@ fn new_source<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> Reason
     let Some(interface) = env.interface(ifindex) else {
         return Reason::NoSource;
     };
-    flow.source = if headers.v6 {
+    flow.source = if headers.is_v6() {
         interface.source6
     } else {
         interface.source4
@@ -243,14 +247,12 @@ fn clashes<E: Env>(env: &E, key: &Tuple, entry: &Flow) -> bool {
 /// Key of the replies to a flow that keeps its source: as they come from the backend.
 #[inline(always)]
 pub(crate) fn reply_key(request: &Tuple, flow: &Flow) -> Tuple {
-    let mut key = Tuple::zeroed();
-    key.source = flow.address;
-    key.destination = request.source;
-    key.source_port = flow.port;
-    key.destination_port = request.source_port;
-    key.protocol = request.protocol;
-    key.direction = Direction::Reply as u8;
-    key
+    Tuple::new(
+        (flow.address, flow.port),
+        (request.source, request.source_port),
+        request.protocol,
+        Direction::Reply,
+    )
 }
 
 /// The reply's entry: back to the frontend's address.

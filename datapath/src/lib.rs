@@ -8,10 +8,15 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "host")]
+extern crate std;
+
 pub mod checksum;
 mod env;
 mod flow;
 mod headers;
+#[cfg(feature = "host")]
+pub mod host;
 mod parse;
 mod pipeline;
 mod reject;
@@ -20,7 +25,7 @@ mod snat;
 mod socket;
 mod translate;
 
-pub use env::{ChecksumChange, Clock, Env, Fib, FlowTable, Insert, Packet, Route, Routed, Tables, Transport};
+pub use env::{ChecksumChange, Clock, Env, Fib, FlowTable, Insert, Opaque, Packet, Route, Routed, Tables, Transport};
 pub use headers::{EthernetHeader, Ipv4Header, Ipv6Header};
 pub use pipeline::{Edge, Verdict, enter, leave};
 pub use socket::{SocketCall, SocketEnv, SocketMemory, SocketVerdict, connect, restore_peer, sendmsg};

@@ -1,8 +1,7 @@
 //! Stage 1: from bytes to a [`Headers`].
 
-use crate::env::Packet;
+use crate::env::{Env, Packet};
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4Header, Ipv6Header, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
-use bytemuck::Zeroable;
 use ferrogate_common::{Address, Direction, Port, Protocol, Reason, Tuple};
 
 /// What the later stages need of a TCP or UDP packet.
@@ -13,7 +12,8 @@ pub(crate) struct Headers {
     pub(crate) l3: usize,
     /// Offset of the transport header.
     pub(crate) l4: usize,
-    pub(crate) v6: bool,
+    /// Not 0: IPv6.
+    pub(crate) v6: u8,
     /// TTL or hop limit.
     pub(crate) hop_limit: u8,
     /// TCP flags; 0 for UDP.
@@ -23,6 +23,11 @@ pub(crate) struct Headers {
 }
 
 impl Headers {
+    #[inline(always)]
+    pub(crate) fn is_v6(&self) -> bool {
+        self.v6 != 0
+    }
+
     #[inline(always)]
     pub(crate) fn is_tcp(&self) -> bool {
         self.tuple.protocol == Protocol::Tcp as u8
@@ -47,9 +52,23 @@ impl Headers {
     }
 }
 
+/// No transport header begins behind this offset: Ethernet, IPv4 with all options.
+const FARTHEST: u32 = 0x7f;
+
 /// Parses a packet; the reason why it is none of ours otherwise.
 #[inline(always)]
-pub(crate) fn parse<P: Packet>(packet: &P) -> Result<Headers, Reason> {
+pub(crate) fn parse<E: Env>(env: &E) -> Result<Headers, Reason> {
+    let mut headers = parse_ip(env)?;
+    // From here on one path serves both families and both protocols.
+    headers.l4 = (env.opaque(headers.l4 as u32) & FARTHEST) as usize;
+    headers.v6 = env.opaque(headers.v6.into()) as u8;
+    headers.tuple.protocol = env.opaque(headers.tuple.protocol.into()) as u8;
+    headers.tcp_flags = env.opaque(headers.tcp_flags.into()) as u8;
+    Ok(headers)
+}
+
+#[inline(always)]
+fn parse_ip<P: Packet>(packet: &P) -> Result<Headers, Reason> {
     let l3 = packet.link_header();
     if l3 == 0 {
         // Two bytes: of a check for one at offset 0 the verifier learns nothing.
@@ -79,19 +98,19 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Reason> {
     if u16::from_be(ip.fragment) & 0x3fff != 0 {
         return Err(Reason::Fragment);
     }
-    let mut headers = Headers {
-        tuple: Tuple::zeroed(),
+    let source = Address::from_v4_word(ip.source);
+    let destination = Address::from_v4_word(ip.destination);
+    let l4 = l3 + ihl;
+    let transport = parse_transport(packet, l4, ip.protocol)?;
+    Ok(Headers {
+        tuple: transport.tuple(source, destination),
         l3,
-        l4: l3 + ihl,
-        v6: false,
+        l4,
+        v6: 0,
         hop_limit: ip.ttl,
-        tcp_flags: 0,
+        tcp_flags: transport.flags,
         length: u16::from_be(ip.total_length),
-    };
-    headers.tuple.source = Address::from_v4_word(ip.source);
-    headers.tuple.destination = Address::from_v4_word(ip.destination);
-    transport(packet, &mut headers, ip.protocol)?;
-    Ok(headers)
+    })
 }
 
 #[inline(always)]
@@ -106,33 +125,49 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Reason> {
     if source.is_v4() || destination.is_v4() {
         return Err(Reason::NotService);
     }
-    let mut headers = Headers {
-        tuple: Tuple::zeroed(),
+    let l4 = l3 + 40;
+    let transport = parse_transport(packet, l4, ip.next_header)?;
+    Ok(Headers {
+        tuple: transport.tuple(source, destination),
         l3,
-        l4: l3 + 40,
-        v6: true,
+        l4,
+        v6: 1,
         hop_limit: ip.hop_limit,
-        tcp_flags: 0,
+        tcp_flags: transport.flags,
         length: u16::from_be(ip.payload_length).saturating_add(40),
-    };
-    headers.tuple.source = source;
-    headers.tuple.destination = destination;
-    transport(packet, &mut headers, ip.next_header)?;
-    Ok(headers)
+    })
 }
 
-/// Ports and TCP flags.
-#[inline(always)]
-fn transport<P: Packet>(packet: &P, headers: &mut Headers, protocol: u8) -> Result<(), Reason> {
-    if protocol == Protocol::Tcp as u8 {
-        headers.tcp_flags = packet.load(headers.l4 + 13).ok_or(Reason::Malformed)?;
-    } else if protocol != Protocol::Udp as u8 {
-        return Err(Reason::NotIp);
+/// What is read from the transport header.
+struct Transport {
+    ports: [u16; 2],
+    /// TCP flags, 0 for UDP.
+    flags: u8,
+    protocol: u8,
+}
+
+impl Transport {
+    #[inline(always)]
+    fn tuple(&self, source: Address, destination: Address) -> Tuple {
+        let [from, to] = self.ports;
+        Tuple::new(
+            (source, Port::from_be(from)),
+            (destination, Port::from_be(to)),
+            self.protocol,
+            Direction::Forward,
+        )
     }
-    let ports: [u16; 2] = packet.load(headers.l4).ok_or(Reason::Malformed)?;
-    headers.tuple.source_port = Port::from_be(ports[0]);
-    headers.tuple.destination_port = Port::from_be(ports[1]);
-    headers.tuple.protocol = protocol;
-    headers.tuple.direction = Direction::Forward as u8;
-    Ok(())
+}
+
+#[inline(always)]
+fn parse_transport<P: Packet>(packet: &P, l4: usize, protocol: u8) -> Result<Transport, Reason> {
+    let flags = if protocol == Protocol::Tcp as u8 {
+        packet.load(l4 + 13).ok_or(Reason::Malformed)?
+    } else if protocol == Protocol::Udp as u8 {
+        0
+    } else {
+        return Err(Reason::NotIp);
+    };
+    let ports = packet.load(l4).ok_or(Reason::Malformed)?;
+    Ok(Transport { ports, flags, protocol })
 }

@@ -16,8 +16,7 @@ use crate::parse::{Headers, parse};
 use crate::reject::{self, Refusal};
 use crate::snat;
 use crate::translate::{self, Rewrite};
-use bytemuck::Zeroable;
-use ferrogate_common::{Direction, Flow, Reason, flow_flags};
+use ferrogate_common::{Direction, Flow, Reason, config_flags, flow_flags};
 
 /// Where a packet is met.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,7 +56,10 @@ impl Verdict {
 #[inline(always)]
 pub fn enter<E: Env>(env: &mut E, edge: Edge) -> Verdict {
     let verdict = match parse(env) {
-        Ok(mut headers) => request(env, edge, &mut headers, &mut Rewrite::zeroed()),
+        Ok(mut headers) => {
+            let mut rewrite = Rewrite::NONE;
+            request(env, edge, &mut headers, &mut rewrite)
+        }
         Err(reason) => Verdict::Pass(reason),
     };
     env.count(verdict.reason());
@@ -79,31 +81,36 @@ pub fn leave<E: Env>(env: &mut E, edge: Edge) -> Verdict {
 #[inline(always)]
 fn request<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut Rewrite) -> Verdict {
     let (step, reason) = decide(env, edge, headers, rewrite);
-    match step {
+    let then = match step {
         Step::Pass => return Verdict::Pass(reason),
         Step::Drop => return Verdict::Drop(reason),
         Step::Refuse(refusal) => return reject::refuse(env, edge, headers, refusal, reason),
-        Step::Deliver | Step::Bounce | Step::Forward => {}
-    }
+        Step::Deliver => 0,
+        Step::Bounce => BOUNCE,
+        Step::Forward => FORWARD,
+    };
+    let then = env.opaque(then);
     if translate::apply(env, headers, rewrite).is_none() {
         return Verdict::Drop(Reason::Malformed);
     }
-    match step {
-        Step::Forward => {
-            if edge != Edge::Node && translate::decrement_hop_limit(env, headers).is_none() {
-                return Verdict::Drop(Reason::Malformed);
-            }
-            Verdict::Forward(reason)
-        }
-        Step::Bounce => bounce(env, reason),
-        _ => {
-            if edge == Edge::Pod {
-                translate::address_on_bridge(env, &headers.tuple, &rewrite.destination);
-            }
-            Verdict::Pass(reason)
-        }
+    if then == BOUNCE {
+        return bounce(env, reason);
     }
+    if then == FORWARD {
+        if edge != Edge::Node && translate::decrement_hop_limit(env, headers).is_none() {
+            return Verdict::Drop(Reason::Malformed);
+        }
+        return Verdict::Forward(reason);
+    }
+    if edge == Edge::Pod {
+        translate::address_on_bridge(env, &headers.tuple, &rewrite.destination);
+    }
+    Verdict::Pass(reason)
 }
+
+/// [`Step::Bounce`] and [`Step::Forward`] as numbers that can be made opaque.
+const BOUNCE: u32 = 1;
+const FORWARD: u32 = 2;
 
 /// What is to become of a packet, before it is touched. With the last three, `rewrite` is filled in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,7 +139,7 @@ fn decide<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut 
         // A node process's reply goes up the stack; its request had to be sent on.
         Some(flags) => flags & !flow_flags::NODE,
         None => {
-            let mut flow = Flow::zeroed();
+            let mut flow = Flow::NONE;
             let outcome;
             (outcome, reason) = flow::find_or_make(env, edge, headers, &mut flow);
             match outcome {
@@ -160,7 +167,7 @@ fn decide<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut 
 
 #[inline(always)]
 fn reply<E: Env>(env: &mut E, edge: Edge, mut headers: Headers) -> Verdict {
-    let mut rewrite = Rewrite::zeroed();
+    let mut rewrite = Rewrite::NONE;
     headers.tuple.direction = Direction::Reply as u8;
     let port_changed = snat::in_range(&env.config(), headers.tuple.destination_port)
         && snat::restore(env, &headers, true, &mut rewrite).is_some();
@@ -170,7 +177,7 @@ fn reply<E: Env>(env: &mut E, edge: Edge, mut headers: Headers) -> Verdict {
             None => Verdict::Drop(Reason::Malformed),
         };
     }
-    if edge == Edge::Node && env.is_from_this_node() {
+    if edge == Edge::Node && env.is_from_this_node() && env.config().flags & config_flags::NODE_EDGE_OFF == 0 {
         headers.tuple.direction = Direction::Forward as u8;
         return request(env, Edge::Node, &mut headers, &mut rewrite);
     }

@@ -18,6 +18,10 @@ pub(crate) enum Refusal {
     TooBig,
 }
 
+/// [`Refusal`]s as numbers that can be made opaque.
+const UNREACHABLE: u32 = Refusal::Unreachable as u32;
+const HOP_LIMIT_USED: u32 = Refusal::HopLimit as u32;
+
 /// TTL of the answers: what the stack uses.
 const HOP_LIMIT: u8 = 64;
 
@@ -30,6 +34,7 @@ pub(crate) fn refuse<E: Env>(env: &mut E, edge: Edge, headers: &Headers, refusal
     if edge == Edge::Xdp {
         return Verdict::Pass(Reason::LeftToTcx);
     }
+    let refusal = env.opaque(refusal as u32);
     if answer(env, headers, refusal) {
         bounce(env, reason)
     } else {
@@ -39,14 +44,14 @@ pub(crate) fn refuse<E: Env>(env: &mut E, edge: Edge, headers: &Headers, refusal
 
 /// Turns the packet into its answer; false where none is due or none could be made.
 #[inline(never)]
-fn answer<E: Env>(env: &mut E, headers: &Headers, refusal: Refusal) -> bool {
-    let made = if headers.is_tcp() && refusal == Refusal::Unreachable {
+fn answer<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> bool {
+    let made = if headers.is_tcp() && refusal == UNREACHABLE {
         // A reset is never answered (RFC 9293 section 3.5.2).
         if headers.tcp_flags & TCP_RST != 0 {
             return false;
         }
         reset(env, headers)
-    } else if headers.v6 {
+    } else if headers.is_v6() {
         icmp_v6(env, headers, refusal)
     } else {
         icmp_v4(env, headers, refusal)
@@ -100,11 +105,11 @@ fn reset<E: Env>(env: &mut E, headers: &Headers) -> Option<()> {
 
 /// Puts an ICMP error in front of the packet's first bytes.
 #[inline(always)]
-fn icmp_v4<E: Env>(env: &mut E, headers: &Headers, refusal: Refusal) -> Option<()> {
+fn icmp_v4<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
     let (kind, code, rest) = match refusal {
-        Refusal::Unreachable => (3, 3, 0),
-        Refusal::HopLimit => (11, 0, 0),
-        Refusal::TooBig => (3, 4, (env.hop().mtu as u32).to_be()),
+        UNREACHABLE => (3, 3, 0),
+        HOP_LIMIT_USED => (11, 0, 0),
+        _ => (3, 4, (env.hop().mtu as u32).to_be()),
     };
     let from = answering_address(env, headers, refusal);
     let quoted = headers.l4 - headers.l3 + QUOTED;
@@ -137,11 +142,11 @@ fn icmp_v4<E: Env>(env: &mut E, headers: &Headers, refusal: Refusal) -> Option<(
 
 /// The same for IPv6: the error's checksum covers a pseudo header too (RFC 4443 section 2.3).
 #[inline(always)]
-fn icmp_v6<E: Env>(env: &mut E, headers: &Headers, refusal: Refusal) -> Option<()> {
+fn icmp_v6<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
     let (kind, code, rest) = match refusal {
-        Refusal::Unreachable => (1, 4, 0),
-        Refusal::HopLimit => (3, 0, 0),
-        Refusal::TooBig => (2, 0, (env.hop().mtu as u32).to_be()),
+        UNREACHABLE => (1, 4, 0),
+        HOP_LIMIT_USED => (3, 0, 0),
+        _ => (2, 0, (env.hop().mtu as u32).to_be()),
     };
     let from = answering_address(env, headers, refusal);
     let quote: [u32; 12] = env.load(headers.l3)?;
@@ -164,10 +169,10 @@ fn icmp_v6<E: Env>(env: &mut E, headers: &Headers, refusal: Refusal) -> Option<(
 
 /// Who speaks: the Service for "nobody here", the router that we are for what happens on the way.
 #[inline(always)]
-fn answering_address<E: Env>(env: &E, headers: &Headers, refusal: Refusal) -> Address {
-    if refusal != Refusal::Unreachable
+fn answering_address<E: Env>(env: &E, headers: &Headers, refusal: u32) -> Address {
+    if refusal != UNREACHABLE
         && let Some(interface) = env.interface(env.ifindex())
-        && let Some(address) = env.source(if headers.v6 {
+        && let Some(address) = env.source(if headers.is_v6() {
             interface.source6
         } else {
             interface.source4
@@ -189,7 +194,7 @@ fn answer_ip<E: Env>(
     header: u16,
     payload: u16,
 ) -> Option<()> {
-    if headers.v6 {
+    if headers.is_v6() {
         return env.store(
             headers.l3,
             Ipv6Header {

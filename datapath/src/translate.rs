@@ -5,19 +5,26 @@ use crate::env::{ChecksumChange, Env, FlowTable, Packet, Route, Routed, Transpor
 use crate::parse::Headers;
 use crate::pipeline::{Edge, Step};
 use crate::reject::Refusal;
-use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
     Address, Direction, Flow, Port, Protocol, Reason, SnatFlow, Tuple, flow_flags, interface_flags,
 };
 
 /// What a packet's addresses shall be.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
 pub(crate) struct Rewrite {
     pub(crate) source: Address,
     pub(crate) destination: Address,
     pub(crate) source_port: Port,
     pub(crate) destination_port: Port,
+}
+
+impl Rewrite {
+    /// To be filled in.
+    pub(crate) const NONE: Self = Self {
+        source: Address::UNSPECIFIED,
+        destination: Address::UNSPECIFIED,
+        source_port: Port::ZERO,
+        destination_port: Port::ZERO,
+    };
 }
 
 /// Fills in where a flow sends its requests; false where the node's address that it had is gone.
@@ -104,13 +111,12 @@ pub(crate) fn towards_client<E: Env>(env: &mut E, headers: &Headers, rewrite: &m
 fn mark_pair<E: Env>(env: &mut E, headers: &Headers, table: FlowTable, flow: &Flow, marks: u8) {
     let now = env.ticks();
     env.mark_flow(table, &headers.tuple, now, marks);
-    let mut key = Tuple::zeroed();
-    key.source = headers.tuple.destination;
-    key.source_port = headers.tuple.destination_port;
-    key.destination = flow.address;
-    key.destination_port = flow.port;
-    key.protocol = headers.tuple.protocol;
-    key.direction = Direction::Forward as u8;
+    let key = Tuple::new(
+        (headers.tuple.destination, headers.tuple.destination_port),
+        (flow.address, flow.port),
+        headers.tuple.protocol,
+        Direction::Forward,
+    );
     env.mark_flow(table, &key, now, marks);
 }
 
@@ -123,13 +129,12 @@ pub(crate) fn keep_reply<E: Env>(env: &mut E, headers: &Headers, flow: &SnatFlow
     }
     env.mark_snat_flow(&headers.tuple, now);
     let closing = if headers.is_closing() { flow_flags::CLOSING } else { 0 };
-    let mut forward = Tuple::zeroed();
-    forward.source = flow.client;
-    forward.source_port = flow.client_port;
-    forward.destination = flow.frontend;
-    forward.destination_port = flow.frontend_port;
-    forward.protocol = headers.tuple.protocol;
-    forward.direction = Direction::Forward as u8;
+    let forward = Tuple::new(
+        (flow.client, flow.client_port),
+        (flow.frontend, flow.frontend_port),
+        headers.tuple.protocol,
+        Direction::Forward,
+    );
     let marks = closing | flow_flags::REPLIED;
     if !env.mark_flow(FlowTable::Established, &forward, now, marks) {
         env.mark_flow(FlowTable::HalfOpen, &forward, now, marks);
@@ -140,14 +145,14 @@ pub(crate) fn keep_reply<E: Env>(env: &mut E, headers: &Headers, flow: &SnatFlow
 #[inline(never)]
 pub(crate) fn apply<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewrite) -> Option<()> {
     let tuple = &headers.tuple;
-    let source = checksum::address_difference(&tuple.source, &rewrite.source, headers.v6);
-    let destination = checksum::address_difference(&tuple.destination, &rewrite.destination, headers.v6);
+    let source = checksum::address_difference(&tuple.source, &rewrite.source, headers.is_v6());
+    let destination = checksum::address_difference(&tuple.destination, &rewrite.destination, headers.is_v6());
     let addresses = add(source, destination);
     let ports = add(
         checksum::port_difference(tuple.source_port, rewrite.source_port),
         checksum::port_difference(tuple.destination_port, rewrite.destination_port),
     );
-    if headers.v6 {
+    if headers.is_v6() {
         packet.store(headers.l3 + 8, [rewrite.source.words(), rewrite.destination.words()])?;
     } else {
         let old: u16 = packet.load(headers.l3 + 10)?;
@@ -162,7 +167,7 @@ pub(crate) fn apply<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewr
         addresses,
         rest: ports,
         optional: tuple.protocol == Protocol::Udp as u8,
-        v6: headers.v6,
+        v6: headers.is_v6(),
     };
     packet.update_transport_checksum(headers.checksum_offset(), change)
 }
@@ -197,7 +202,7 @@ pub(crate) fn address_on_bridge<E: Env>(env: &mut E, tuple: &Tuple, backend: &Ad
 
 #[inline(always)]
 pub(crate) fn decrement_hop_limit<P: Packet>(packet: &mut P, headers: &Headers) -> Option<()> {
-    if headers.v6 {
+    if headers.is_v6() {
         return packet.store(headers.l3 + 7, headers.hop_limit - 1);
     }
     // TTL and protocol are one word of the header checksum.

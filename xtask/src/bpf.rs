@@ -90,7 +90,13 @@ impl Compiler {
             .arg(paths::bpf_build());
         cmd.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", paths::bpf_linker());
         // v3 has atomics with fetch; --btf keeps the types that maps and log messages need.
-        let flags = ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+        // Without the last one LLVM calls memset, a loop over bytes, where a few stores do.
+        let flags = [
+            "-Ctarget-cpu=v3",
+            "-Cdebuginfo=2",
+            "-Clink-arg=--btf",
+            "-Clink-arg=--disable-expand-memcpy-in-order",
+        ];
         cmd.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         cmd
     }

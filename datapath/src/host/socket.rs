@@ -2,7 +2,7 @@
 
 use super::HostTables;
 use super::tables::delegate_tables;
-use crate::env::{FlowTable, Insert, Tables as _};
+use crate::env::{FlowTable, Insert};
 use crate::socket::{SocketCall, SocketMemory, SocketVerdict};
 use crate::{connect, restore_peer, sendmsg};
 use bytemuck::Zeroable;
