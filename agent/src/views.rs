@@ -3,10 +3,15 @@
 use crate::admin::{EndpointRow, FlowEntry, FlowsPage, FrontendRow, MapStatus, ReasonCount, ServiceRow};
 use crate::kernel::{FlowEntry as Stored, FlowRow, FlowTable, Tables, boot_seconds};
 use anyhow::Result;
-use ferrogate_common::{Address, Direction, FrontendKey, FrontendKind, Port, Protocol, Reason, flow_flags, maps};
+use ferrogate_common::{
+    Address, Direction, FrontendKey, FrontendKind, Port, Protocol, Reason, TICK_SHIFT, flow_flags, maps,
+};
 use ferrogate_control::PortView;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Counters of all reasons.
 pub(crate) fn reasons(counts: Vec<(Reason, u64)>) -> Vec<ReasonCount> {
@@ -145,6 +150,7 @@ fn flow(row: &FlowRow, names: &Names, sources: &BTreeMap<u32, Address>, now: u32
     let translated = flow.flags & flow_flags::SNAT != 0;
     let source = sources.get(&u32::from(flow.source)).filter(|_| translated);
     let marks = row.flag_names().filter(|name| !matches!(*name, "snat" | "closing"));
+    let seen = Duration::from_nanos(u64::from(flow.seen) << TICK_SHIFT);
     let closing = flow.flags & flow_flags::CLOSING != 0;
     Some(FlowEntry {
         protocol: protocol.map_or_else(|| tuple.protocol.to_string(), |protocol| protocol.name().to_owned()),
@@ -155,7 +161,7 @@ fn flow(row: &FlowRow, names: &Names, sources: &BTreeMap<u32, Address>, now: u32
         service,
         state: if closing { "closing" } else { row.table.name() }.to_owned(),
         marks: marks.map(str::to_owned).collect(),
-        idle_seconds: now.saturating_sub(flow.seen).into(),
+        idle_seconds: u64::from(now).saturating_sub((u64::from(flow.seen) << TICK_SHIFT) / NANOS_PER_SECOND),
     })
 }
 
@@ -201,7 +207,7 @@ mod tests {
         let found = flow(&row(Direction::Forward, flags), &names, &sources, 100).expect("a connection");
         assert_eq!(found.service.as_deref(), Some("default/web:80"));
         assert_eq!(found.snat, Some(([10, 0, 0, 1], 24_001).into()));
-        assert_eq!((found.marks, found.idle_seconds), (vec!["transit".to_owned()], 10));
+        assert_eq!((found.marks, found.idle_seconds), (vec!["transit".to_owned()], 4));
         let plain = flow(&row(Direction::Forward, flow_flags::CLOSING), &names, &sources, 100).expect("a connection");
         assert_eq!((plain.snat, plain.state.as_str()), (None, "closing"));
         assert!(flow(&row(Direction::Reply, 0), &names, &sources, 100).is_none());
