@@ -215,14 +215,13 @@ impl Planner {
 
     /// Appends a round's writes; frees what it freed after a grace period. True when there was something to free.
     fn finish(&mut self, round: Round, ops: &mut Vec<Op>) -> bool {
-        let (low, high) = self.node_port_span;
-        let wanted = match self.exact_node_ports() {
-            (0, 0) => (low, high),
-            exact if (low, high) == (0, 0) => exact,
-            exact => (exact.0.min(low), exact.1.max(high)),
-        };
-        let widened = (wanted != self.node_port_span).then_some(wanted);
-        self.node_port_span = wanted;
+        // Counts what is still to be freed, so that this is never narrower than the table.
+        let span = self.exact_node_ports();
+        let changed = span != self.node_port_span && span != (0, 0);
+        let widened = changed.then_some(span);
+        if changed {
+            self.node_port_span = span;
+        }
         let freed = round.emit(widened, ops);
         let made_room = !freed.is_empty();
         for key in freed.frontends {

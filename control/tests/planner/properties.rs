@@ -207,6 +207,7 @@ impl World {
             let all = self.desired.values().flatten();
             let desired = all.into_iter().find(|port| port.name == *view.name);
             prop_assert!(desired.is_some(), "{} is not desired", view.name);
+            prop_assert!(!view.frontends.is_empty(), "{} is kept without a frontend", view.name);
             frontends += view.frontends.len();
             backends += view.backends.len();
             for (key, kind) in view.frontends {

@@ -338,3 +338,19 @@ fn more_endpoints_than_a_range_can_count_are_refused() {
     ));
     assert!(fixture.tables.frontends().is_empty());
 }
+
+#[test]
+fn a_port_that_loses_its_last_frontend_to_a_holder_is_taken_down() {
+    let mut fixture = Fixture::new(Limits::default());
+    let (mine, theirs) = (frontend("10.96.0.1", 80), frontend("10.96.0.2", 80));
+    let kind = FrontendKind::ClusterIp;
+    fixture.plan(&update(vec![
+        port("a", &[(mine, kind)], &["10.1.0.1"]),
+        port("b", &[(theirs, kind)], &[]),
+    ]));
+    fixture.plan(&update(vec![port("a", &[(theirs, kind)], &["10.1.0.1"])]));
+    assert_eq!(fixture.planner.ports().count(), 1);
+    assert_eq!(fixture.tables.backends()[&1].generation, 0);
+    fixture.plan(&removed("b"));
+    assert_eq!((fixture.planner.ports().count(), fixture.refused.len()), (1, 0));
+}
