@@ -42,9 +42,9 @@ impl Layout {
         }
     }
 
-    /// The largest packet of a pod: a tunnel over IPv4 takes 50 bytes.
+    /// The largest packet of a pod: what fits the smaller of the tunnels, over IPv6.
     fn mtu(self) -> u32 {
-        if self == Layout::Vxlan { 1450 } else { 1500 }
+        if self == Layout::Vxlan { 1430 } else { 1500 }
     }
 
     /// Addresses that a node has because of its layout, beside the one on the LAN.

@@ -60,6 +60,11 @@ impl Lease {
         })
     }
 
+    /// What makes the rig's names its own.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// `fg<id>-<name>`.
     pub fn name(&self, name: &str) -> String {
         format!("fg{}-{name}", self.id)

@@ -15,8 +15,6 @@ use crate::binaries;
 pub enum SocketEdge {
     #[default]
     All,
-    /// Processes of the node only, not of pods.
-    Node,
     Off,
 }
 
@@ -24,7 +22,6 @@ impl SocketEdge {
     pub fn name(self) -> &'static str {
         match self {
             SocketEdge::All => "all",
-            SocketEdge::Node => "node",
             SocketEdge::Off => "off",
         }
     }

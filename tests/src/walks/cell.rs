@@ -162,6 +162,13 @@ pub fn expectation(cell: &Cell, layout: Layout, proxy: &Proxy) -> Expectation {
     }
 }
 
+const SAME_BRIDGE: &str = "kube-proxy needs bridge-nf-call-iptables=1 for backends on the same bridge";
+
+/// Why a proxy cannot serve a pod whose backend is on the client's own bridge, if so.
+pub fn same_bridge_limit(layout: Layout, proxy: &Proxy) -> Option<&'static str> {
+    (*proxy == Proxy::KubeProxy && layout == Layout::Bridge { netfilter: false }).then_some(SAME_BRIDGE)
+}
+
 /// Upstream's nftables mode: everything that reaches a NodePort is masqueraded, and so is every ClusterIP client outside
 /// the cluster's pod ranges.
 fn kube_proxy(cell: &Cell, layout: Layout) -> Expectation {
@@ -174,9 +181,7 @@ fn kube_proxy(cell: &Cell, layout: Layout) -> Expectation {
                 );
             }
             Backend::Local if !filtered && cell.target == Target::ClusterIp => {
-                return Expectation::Limit(
-                    "kube-proxy needs bridge-nf-call-iptables=1 for backends on the same bridge",
-                );
+                return Expectation::Limit(SAME_BRIDGE);
             }
             _ => {}
         }
@@ -193,20 +198,19 @@ fn kube_proxy(cell: &Cell, layout: Layout) -> Expectation {
 
 /// The client's address is kept wherever the replies come back through the edge that translated the request.
 fn ferrogate(cell: &Cell, options: &FerrogateOptions) -> Expectation {
-    let pod_sockets = options.socket_edge == SocketEdge::All;
-    let node_sockets = options.socket_edge != SocketEdge::Off;
+    let sockets = options.socket_edge == SocketEdge::All;
     Expectation::Answer(match (cell.client, cell.target) {
         (Client::Outside, Target::ClusterIp) if !options.external_cluster_ip => return Expectation::Nothing,
         (Client::Outside, Target::ClusterIp) => Source::Either(1),
-        (Client::Node, Target::NodePort(1)) if !node_sockets => {
+        (Client::Node, Target::NodePort(1)) if !sockets => {
             return Expectation::Limit("a node's process reaches its own NodePort through the socket edge only");
         }
-        (Client::Node, Target::ClusterIp) if !node_sockets && cell.backend == Backend::HostLocal => {
+        (Client::Node, Target::ClusterIp) if !sockets && cell.backend == Backend::HostLocal => {
             return Expectation::Limit("a node's process reaches its own host network through the socket edge only");
         }
         (Client::Node, Target::ClusterIp | Target::NodePort(1)) => Source::Node(1),
         // Translated into its own address before a packet exists: the pod talks to itself over lo.
-        (Client::Pod, Target::ClusterIp | Target::NodePort(1)) if cell.backend != Backend::Itself || pod_sockets => {
+        (Client::Pod, Target::ClusterIp | Target::NodePort(1)) if cell.backend != Backend::Itself || sockets => {
             Source::Client
         }
         (Client::Pod, Target::ClusterIp | Target::NodePort(1)) => Source::Node(1),

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use ferrogate_tests::rig::{Options, Rig};
 use ferrogate_tests::wire::{ProbeRequest, Protocol};
 use serde::Serialize;
 
@@ -47,6 +48,8 @@ enum Command {
         #[arg(long, default_value_t = 5000)]
         timeout_ms: u64,
     },
+    /// Boot an empty rig, print its id, and hold it until killed: what it leaves is for `sweep`.
+    HoldRig,
     /// Ask a DNS server for a name's addresses.
     Resolve {
         #[arg(long)]
@@ -78,6 +81,7 @@ fn main() -> Result<()> {
             download,
             timeout_ms,
         } => print(&client::bulk(to, bytes, download, timeout_ms)),
+        Command::HoldRig => hold_rig(),
         Command::Resolve {
             server,
             name,
@@ -85,6 +89,14 @@ fn main() -> Result<()> {
             ipv6,
             timeout_ms,
         } => print(&dns::resolve(server, &name, protocol, ipv6, timeout_ms)),
+    }
+}
+
+fn hold_rig() -> Result<()> {
+    let rig = Rig::boot(Options::default())?;
+    println!("{}", rig.lease.id());
+    loop {
+        std::thread::park();
     }
 }
 
