@@ -21,6 +21,9 @@ const CHATTY: &[&str] = &[
     "hyper_util=warn",
     "tower=warn",
     "rustls=warn",
+    "netlink_packet_route=error",
+    "aya=info",
+    "aya_obj=info",
 ];
 
 /// Reads `--log-level`: a level, or directives such as `info,ferrogate_agent::source=debug`.

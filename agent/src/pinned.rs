@@ -42,17 +42,12 @@ pub(crate) fn status(state_dir: &Path) -> Result<Status> {
     })
 }
 
-/// The interface's name in this network namespace.
+/// The interface's name in this network namespace, which the agent's may not be.
 fn name_of(ifindex: u32) -> String {
-    let by_number = |entry: std::fs::DirEntry| {
-        let number = std::fs::read_to_string(entry.path().join("ifindex")).ok()?;
-        (number.trim() == ifindex.to_string()).then(|| entry.file_name().to_string_lossy().into_owned())
-    };
-    let entries = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    entries
-        .into_iter()
-        .find_map(by_number)
-        .unwrap_or_else(|| format!("#{ifindex}"))
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+    let name = socket.and_then(|socket| netdevice::index_to_name(&socket, ifindex));
+    name.unwrap_or_else(|_| format!("#{ifindex}"))
 }
 
 /// Service ports by number: the maps hold no names.

@@ -6,7 +6,7 @@ mod provider;
 mod settings;
 mod state;
 
-use self::engine::Engine;
+use self::engine::{Engine, Sockets};
 use self::model::Shared;
 use self::provider::Knowledge;
 use crate::admin::Server;
@@ -43,20 +43,28 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     );
     make_run_dir(&args.run_dir)?;
     let server = Server::bind(&args.admin_socket())?;
-    let shared = Arc::new(Shared::new(&node, args));
-    let mut engine = tokio::task::block_in_place(|| Engine::open(args, Arc::clone(&shared)))?;
-    let mut network = Watcher::start(settings::network(args)).context("cannot follow the node's interfaces")?;
-    engine.sync_network(&network.next().await.context("cannot read the node's interfaces")?);
-    engine.attach_sockets(args)?;
-    tokio::spawn(server.serve(Arc::new(Knowledge::open(&args.state_dir, Arc::clone(&shared))?)));
+    // What options can be wrong about comes first: then nothing is attached.
+    let sockets = Sockets::find(args)?;
     let (sender, events) = source::queue();
     let origin = match &args.manifests {
         Some(dir) => manifests::start(dir, sender)?,
         None => cluster::start(&settings::endpoint(args), &node, sender).await?,
     };
+    let shared = Arc::new(Shared::new(&node, origin.clone(), args));
+    let mut engine = tokio::task::block_in_place(|| Engine::open(args, Arc::clone(&shared)))?;
+    let mut network = Watcher::start(settings::network(args)).context("cannot follow the node's interfaces")?;
+    engine.sync_network(&network.next().await.context("cannot read the node's interfaces")?);
+    engine.attach_sockets(&sockets)?;
+    let answers = tokio::spawn(server.serve(Arc::new(Knowledge::open(&args.state_dir, shared)?)));
     info!(source = origin, took = ?begun.elapsed(), "running");
-    shared.set_origin(origin);
     follow(&mut engine, &mut network, events, &mut signals).await;
+    // Takes the socket's file away with it.
+    answers.abort();
+    if let Err(error) = answers.await
+        && !error.is_cancelled()
+    {
+        warn!(%error, "the admin socket failed");
+    }
     info!("stopped; programs and maps stay in place and go on translating (`ferrogate cleanup` removes them)");
     Ok(())
 }

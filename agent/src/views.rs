@@ -11,8 +11,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
-
 /// Counters of all reasons.
 pub(crate) fn reasons(counts: Vec<(Reason, u64)>) -> Vec<ReasonCount> {
     let row = |(reason, count): (Reason, u64)| ReasonCount {
@@ -114,7 +112,7 @@ pub(crate) fn flows(tables: &Tables, names: &Names, filter: Filter<'_>) -> Resul
     if let Some(wanted) = filter.service {
         flows.retain(|flow| flow.service.as_deref().is_some_and(|name| is_of(name, wanted)));
     }
-    flows.sort_by(|a, b| (a.idle_seconds, a.client, a.frontend).cmp(&(b.idle_seconds, b.client, b.frontend)));
+    flows.sort_by_key(|flow| (flow.idle_seconds, flow.client, flow.frontend));
     let limit = filter.limit as usize;
     let truncated = flows.len() > limit;
     flows.truncate(limit);
@@ -161,7 +159,7 @@ fn flow(row: &FlowRow, names: &Names, sources: &BTreeMap<u32, Address>, now: u32
         service,
         state: if closing { "closing" } else { row.table.name() }.to_owned(),
         marks: marks.map(str::to_owned).collect(),
-        idle_seconds: u64::from(now).saturating_sub((u64::from(flow.seen) << TICK_SHIFT) / NANOS_PER_SECOND),
+        idle_seconds: u64::from(now).saturating_sub(seen.as_secs()),
     })
 }
 

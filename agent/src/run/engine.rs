@@ -10,12 +10,37 @@ use crate::source::Event;
 use anyhow::{Context, Result};
 use ferrogate_control::{Changes, Plan, Planner};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::{debug, error, info, warn};
 
 /// Longest list of services in a log line.
 const NAMED: usize = 3;
+
+/// Where the socket edge is to be.
+pub(super) enum Sockets {
+    Off,
+    /// For the processes of this cgroup2 directory.
+    Below(PathBuf),
+    /// There is no cgroup2; why.
+    Nowhere(String),
+}
+
+impl Sockets {
+    /// Fails when `--cgroup` is not a cgroup2 directory.
+    pub(super) fn find(args: &AgentArgs) -> Result<Self> {
+        if args.socket_edge == SocketEdge::Off {
+            return Ok(Self::Off);
+        }
+        Ok(
+            match find_cgroup(args.cgroup.as_deref()).context("cannot use --cgroup")? {
+                Cgroup::Found(path) => Self::Below(path),
+                Cgroup::None(why) => Self::Nowhere(why),
+            },
+        )
+    }
+}
 
 /// The datapath and what is to become of it.
 pub(super) struct Engine {
@@ -79,25 +104,23 @@ impl Engine {
     }
 
     /// Attaches the socket edge, or falls back to the others where there is no cgroup2.
-    pub(super) fn attach_sockets(&mut self, args: &AgentArgs) -> Result<()> {
-        let (on, detail) = match args.socket_edge {
-            SocketEdge::Off => (false, "--socket-edge off".to_owned()),
-            SocketEdge::All => match find_cgroup(args.cgroup.as_deref()).context("cannot use --cgroup")? {
-                Cgroup::Found(path) => {
-                    self.datapath
-                        .attach_socket_edge(&path)
-                        .context("cannot attach the socket edge")?;
-                    info!(cgroup = %path.display(), "socket edge attached");
-                    (true, format!("cgroup {}", path.display()))
-                }
-                Cgroup::None(why) => {
-                    warn!(
-                        why,
-                        "no socket edge: the pod and node edges translate instead; --cgroup names a cgroup2 directory"
-                    );
-                    (false, format!("{why}; the pod and node edges translate instead"))
-                }
-            },
+    pub(super) fn attach_sockets(&mut self, sockets: &Sockets) -> Result<()> {
+        let (on, detail) = match sockets {
+            Sockets::Off => (false, "switched off".to_owned()),
+            Sockets::Below(cgroup) => {
+                self.datapath
+                    .attach_socket_edge(cgroup)
+                    .context("cannot attach the socket edge")?;
+                info!(cgroup = %cgroup.display(), "socket edge attached");
+                (true, format!("cgroup {}", cgroup.display()))
+            }
+            Sockets::Nowhere(why) => {
+                warn!(
+                    why,
+                    "no socket edge: the pod and node edges translate instead; --cgroup names a cgroup2 directory"
+                );
+                (false, format!("{why}; the pod and node edges translate instead"))
+            }
         };
         if !on
             && self

@@ -66,12 +66,12 @@ pub(super) struct Applied {
 }
 
 impl Shared {
-    pub(super) fn new(node: &str, args: &AgentArgs) -> Self {
+    pub(super) fn new(node: &str, origin: String, args: &AgentArgs) -> Self {
         let now = Instant::now();
         let model = Model {
             state: State::new(settings::control(node, args)),
             planner: Planner::new(Limits::default()),
-            origin: String::new(),
+            origin,
             since: now,
             phase: Phase::Syncing,
             last_apply: None,
@@ -90,10 +90,6 @@ impl Shared {
     /// The model. A thread that panicked with the lock held has left it usable: each change to it is a single step.
     pub(super) fn lock(&self) -> MutexGuard<'_, Model> {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn set_origin(&self, origin: String) {
-        self.lock().origin = origin;
     }
 }
 

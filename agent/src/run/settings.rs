@@ -5,6 +5,7 @@ use crate::kernel::{self, DatapathOptions, EdgeOptions};
 use crate::net::{Glob, NetOptions};
 use crate::source::cluster::Endpoint;
 use anyhow::{Context, Result};
+use bytemuck::Zeroable as _;
 use ferrogate_common::{Config, config_flags};
 use ferrogate_control::Options;
 
@@ -39,11 +40,9 @@ pub(super) fn config(args: &AgentArgs) -> Result<Config> {
         netns_cookie: kernel::netns_cookie()
             .context("cannot tell this network namespace by its cookie (Linux 5.14)")?,
         flags,
-        node_port_min: 0,
-        node_port_max: 0,
         snat_port_base: args.snat_ports.base,
         snat_port_count: args.snat_ports.count(),
-        reserved: 0,
+        ..Config::zeroed()
     })
 }
 

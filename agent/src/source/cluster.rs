@@ -197,3 +197,6 @@ impl Pause {
         whole / 2 + whole / 2 * noise / 1000
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -186,11 +186,7 @@ impl Watch {
             // The other end lives as long as the agent.
             let _ = wake.send(());
         };
-        let watcher = notify::recommended_watcher(handler)
-            .inspect_err(
-                |error| warn!(%error, period = ?RESCAN, "cannot watch for changes; manifests are read periodically"),
-            )
-            .ok();
+        let watcher = notify::recommended_watcher(handler).inspect_err(unwatched).ok();
         let mut watch = Self { watcher, watched: None };
         watch.renew(path);
         watch
@@ -212,12 +208,14 @@ impl Watch {
         if found.is_some() {
             match watcher.watch(path, RecursiveMode::NonRecursive) {
                 Ok(()) => self.watched = found,
-                Err(error) => {
-                    warn!(%error, period = ?RESCAN, "cannot watch for changes; manifests are read periodically")
-                }
+                Err(error) => unwatched(&error),
             }
         }
     }
+}
+
+fn unwatched(error: &notify::Error) {
+    warn!(%error, period = ?RESCAN, "cannot watch for changes; manifests are read periodically");
 }
 
 fn is_close_write(event: &notify::Event) -> bool {

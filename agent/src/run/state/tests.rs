@@ -5,15 +5,15 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::json;
 
-fn service(name: &str, address: &str) -> Box<Service> {
+fn service(name: &str, address: &str) -> Service {
     let object = json!({
         "metadata": {"name": name, "namespace": "default"},
         "spec": {"clusterIP": address, "clusterIPs": [address], "ports": [{"port": 80, "protocol": "TCP"}]},
     });
-    Box::new(serde_json::from_value(object).expect("a Service"))
+    serde_json::from_value(object).expect("a Service")
 }
 
-fn slice(service: &str, address: &str) -> Box<EndpointSlice> {
+fn slice(service: &str, address: &str) -> EndpointSlice {
     let object = json!({
         "metadata": {
             "name": format!("{service}-1"), "namespace": "default",
@@ -23,7 +23,7 @@ fn slice(service: &str, address: &str) -> Box<EndpointSlice> {
         "endpoints": [{"addresses": [address]}],
         "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
     });
-    Box::new(serde_json::from_value(object).expect("an EndpointSlice"))
+    serde_json::from_value(object).expect("an EndpointSlice")
 }
 
 fn name(name: &str) -> ObjectName {
@@ -83,8 +83,8 @@ impl Rig {
     }
 }
 
-fn service_list(services: Vec<Box<Service>>) -> Vec<Event> {
-    let changes = services.into_iter().map(Change::Listed);
+fn service_list(services: Vec<Service>) -> Vec<Event> {
+    let changes = services.into_iter().map(|service| Change::Listed(Box::new(service)));
     std::iter::once(Change::Restart)
         .chain(changes)
         .chain([Change::Complete])
@@ -92,8 +92,8 @@ fn service_list(services: Vec<Box<Service>>) -> Vec<Event> {
         .collect()
 }
 
-fn slice_list(slices: Vec<Box<EndpointSlice>>) -> Vec<Event> {
-    let changes = slices.into_iter().map(Change::Listed);
+fn slice_list(slices: Vec<EndpointSlice>) -> Vec<Event> {
+    let changes = slices.into_iter().map(|slice| Change::Listed(Box::new(slice)));
     std::iter::once(Change::Restart)
         .chain(changes)
         .chain([Change::Complete])
@@ -172,7 +172,7 @@ fn a_list_that_breaks_off_and_begins_again_removes_nothing_by_mistake() {
     rig.take(slice_list(vec![]));
     rig.take(vec![
         Event::Service(Change::Restart),
-        Event::Service(Change::Listed(service("web", "10.0.0.1"))),
+        Event::Service(Change::Listed(Box::new(service("web", "10.0.0.1")))),
     ]);
     rig.take(service_list(vec![
         service("web", "10.0.0.1"),
@@ -186,7 +186,9 @@ fn single_changes_are_applied_and_deletions_take_effect_at_once() {
     let mut rig = Rig::new();
     rig.take(service_list(vec![]));
     rig.take(slice_list(vec![]));
-    rig.take(vec![Event::Service(Change::Applied(service("web", "10.0.0.1")))]);
+    rig.take(vec![Event::Service(Change::Applied(Box::new(service(
+        "web", "10.0.0.1",
+    ))))]);
     assert_eq!(rig.addresses(), ["10.0.0.1"]);
     rig.take(vec![Event::Service(Change::Deleted(name("web")))]);
     assert!(rig.addresses().is_empty());
