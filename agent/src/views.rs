@@ -49,7 +49,12 @@ pub(crate) fn service(port: &PortView<'_>, connections: u64) -> ServiceRow {
         family: port.name.family.to_string(),
         kind: kind(port.frontends.values().copied()),
         id: port.id,
-        frontends: port.frontends.iter().map(|(key, kind)| frontend(key, *kind)).collect(),
+        frontends: port
+            .frontends
+            .iter()
+            .filter(|(_, kind)| **kind != FrontendKind::Address)
+            .map(|(key, kind)| frontend(key, *kind))
+            .collect(),
         endpoints: port
             .backends
             .keys()

@@ -28,4 +28,6 @@ pub mod config_flags {
     pub const SNAT_ALWAYS: u32 = 1 << 1;
     /// `--node-edge off`: requests of this node's own processes are not translated on their way out.
     pub const NODE_EDGE_OFF: u32 = 1 << 2;
+    /// The pod edge is on: every pod's packets pass it.
+    pub const POD_EDGE: u32 = 1 << 3;
 }

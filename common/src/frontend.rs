@@ -26,6 +26,17 @@ impl FrontendKey {
             reserved: 0,
         }
     }
+
+    /// The key that says that a Service has this address.
+    #[inline(always)]
+    pub const fn address_alone(address: Address) -> Self {
+        Self {
+            address,
+            port: Port::ZERO,
+            protocol: 0,
+            reserved: 0,
+        }
+    }
 }
 
 /// Value of the `FRONTENDS` map. Never changes while the frontend lives: what changes about a service is in `SERVICES`.
@@ -67,6 +78,8 @@ pub enum FrontendKind {
     LoadBalancer = 2,
     /// `spec.externalIPs`, governed by externalTrafficPolicy.
     ExternalIp = 3,
+    /// A ClusterIP as such, its key with port 0 and protocol 0: ports that the Service does not have are refused.
+    Address = 4,
 }
 
 impl FrontendKind {
@@ -76,6 +89,7 @@ impl FrontendKind {
             1 => Some(Self::NodePort),
             2 => Some(Self::LoadBalancer),
             3 => Some(Self::ExternalIp),
+            4 => Some(Self::Address),
             _ => None,
         }
     }
@@ -86,6 +100,7 @@ impl FrontendKind {
             Self::NodePort => "NodePort",
             Self::LoadBalancer => "LoadBalancer",
             Self::ExternalIp => "ExternalIP",
+            Self::Address => "address",
         }
     }
 }

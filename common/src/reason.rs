@@ -55,6 +55,7 @@ reasons! {
     SocketTranslated = 18, "socket_translated", false, "A socket call, sent to a backend.";
     SocketReply = 19, "socket_reply", false, "A peer's address, translated back for the process.";
     LeftToTcx = 20, "left_to_tcx", false, "XDP left the packet to the tcx program behind it.";
+    NoSuchPort = 21, "no_such_port", true, "A port that the Service of this ClusterIP does not have: refused like a Service without endpoints.";
 }
 
 impl fmt::Display for Reason {

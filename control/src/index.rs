@@ -283,6 +283,14 @@ fn frontends(model: &ServiceModel, port: &PortModel, family: Family) -> BTreeMap
             .entry(FrontendKey::new(address, Port::new(port.port), port.protocol))
             .or_insert(kind);
     }
+    // One of the ports speaks for the addresses themselves.
+    if model.ports.first().is_some_and(|first| std::ptr::eq(first, port)) {
+        let cluster_ips = frontends.iter().filter(|(_, kind)| **kind == FrontendKind::ClusterIp);
+        let alone: Vec<_> = cluster_ips
+            .map(|(key, _)| FrontendKey::address_alone(key.address))
+            .collect();
+        frontends.extend(alone.into_iter().map(|key| (key, FrontendKind::Address)));
+    }
     if let Some(node_port) = port.node_port {
         let key = FrontendKey::new(family.unspecified(), Port::new(node_port), port.protocol);
         frontends.insert(key, FrontendKind::NodePort);

@@ -100,6 +100,15 @@ impl<const V6: bool> SocketCall for Call<'_, V6> {
     }
 
     #[inline(always)]
+    fn is_bound(&self) -> bool {
+        // SAFETY: a live context, whose socket the kernel holds.
+        unsafe {
+            let socket = (*self.raw()).__bindgen_anon_1.sk;
+            !socket.is_null() && (&raw const (*socket).src_port).read_volatile() != 0
+        }
+    }
+
+    #[inline(always)]
     fn is_node_process(&self) -> bool {
         // SAFETY: a live context.
         unsafe { bpf_get_netns_cookie(self.raw().cast()) == config().netns_cookie }

@@ -46,8 +46,9 @@ pub(crate) fn service(id: u32) -> Option<Service> {
 #[inline(always)]
 pub(crate) fn next_cursor(service: u32) -> u32 {
     match CURSORS.get_ptr_mut(service) {
+        // Not Relaxed: LLVM 22 makes that an addition that returns nothing, even where the old value is used.
         // SAFETY: the pointer is to a live array element, 8-byte aligned.
-        Some(cursor) => unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(cursor, 1) as u32 },
+        Some(cursor) => unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(cursor, 1) as u32 },
         None => 0,
     }
 }

@@ -35,6 +35,10 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     }
     let Some(frontend) = select::frontend(env, &tuple.destination, tuple.destination_port, tuple.protocol, false)
     else {
+        // Of TCP only what opens a connection: that spares the rest a look-up.
+        if (!headers.is_tcp() || headers.is_syn()) && select::is_cluster_ip(env, &tuple.destination) {
+            return refused_port(edge);
+        }
         return (Outcome::Pass, Reason::NotService);
     };
     if let Some(found) = env.flow(FlowTable::HalfOpen, tuple) {
@@ -53,6 +57,15 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
         _ => Outcome::Drop,
     };
     (outcome, reason)
+}
+
+/// A ClusterIP's port that does not exist: clients inside the cluster are told so.
+#[inline(always)]
+fn refused_port(edge: Edge) -> (Outcome, Reason) {
+    match edge {
+        Edge::Pod | Edge::Node => (Outcome::Refuse, Reason::NoSuchPort),
+        Edge::Uplink | Edge::Xdp => (Outcome::Drop, Reason::ExternalClusterIp),
+    }
 }
 
 /// Whether a flow still holds for this packet.

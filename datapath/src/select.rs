@@ -35,6 +35,12 @@ pub(crate) fn frontend<T: Tables>(
     tables.frontend(&key)
 }
 
+/// Whether an address is a Service's ClusterIP, whatever the port.
+#[inline(always)]
+pub(crate) fn is_cluster_ip<T: Tables>(tables: &T, address: &Address) -> bool {
+    tables.frontend(&FrontendKey::address_alone(*address)).is_some()
+}
+
 /// The set of backends that a frontend's policy allows a client, internal (a pod or process of the cluster) or not.
 #[inline(always)]
 pub(crate) fn allowed_set(frontend: &Frontend, service: &Service, internal: bool) -> BackendSet {

@@ -2,7 +2,7 @@
 
 use crate::env::Tables;
 use crate::select;
-use ferrogate_common::{Address, Backend, BackendSet, Port, Reason, SocketPair};
+use ferrogate_common::{Address, Backend, BackendSet, Port, Protocol, Reason, SocketPair, config_flags};
 
 /// The address a call is about.
 pub trait SocketCall {
@@ -12,6 +12,8 @@ pub trait SocketCall {
     fn set(&mut self, address: &Address, port: Port);
     /// IP protocol number of the socket.
     fn protocol(&self) -> u8;
+    /// Whether the socket has a local port already.
+    fn is_bound(&self) -> bool;
     /// Whether the caller is in the node's own network namespace, and its loopback so the node's.
     fn is_node_process(&self) -> bool;
 }
@@ -44,8 +46,18 @@ pub enum SocketVerdict {
 }
 
 /// `connect()`: the socket's peer becomes a backend, for good.
+///
+/// A pod's TCP socket that is bound to a port already is left to the pod edge: connected to two Services that share a
+/// backend, one port would be one and the same connection twice, which the kernel refuses.
 #[inline(always)]
 pub fn connect<E: SocketEnv>(env: &mut E) -> SocketVerdict {
+    let left_to_pod_edge = env.protocol() == Protocol::Tcp as u8
+        && env.is_bound()
+        && env.config().flags & config_flags::POD_EDGE != 0
+        && !env.is_node_process();
+    if left_to_pod_edge {
+        return SocketVerdict::Proceed(Reason::NotService);
+    }
     counted(env, |env, address, port| match choose(env, address, port) {
         Ok(pair) => {
             env.set_pair(0, &pair);
@@ -137,7 +149,13 @@ fn counted<E: SocketEnv>(
 fn choose<E: SocketEnv>(env: &mut E, address: &Address, port: Port) -> Result<SocketPair, SocketVerdict> {
     let not_ours = SocketVerdict::Proceed(Reason::NotService);
     let node_loopback = is_loopback(address) && env.is_node_process();
-    let frontend = select::frontend(env, address, port, env.protocol(), node_loopback).ok_or(not_ours)?;
+    let Some(frontend) = select::frontend(env, address, port, env.protocol(), node_loopback) else {
+        return Err(if select::is_cluster_ip(env, address) {
+            SocketVerdict::Refuse(Reason::NoSuchPort)
+        } else {
+            not_ours
+        });
+    };
     let service = env.service(frontend.service).ok_or(not_ours)?;
     let set: BackendSet = select::allowed_set(&frontend, &service, true);
     let (id, backend): (u32, Backend) = match select::backend(env, frontend.service, &service, set) {

@@ -33,6 +33,7 @@ pub(super) fn config(args: &AgentArgs) -> Result<Config> {
         (args.external_cluster_ip, config_flags::EXTERNAL_CLUSTER_IP),
         (args.snat == SnatMode::Always, config_flags::SNAT_ALWAYS),
         (!args.node_edge.is_on(), config_flags::NODE_EDGE_OFF),
+        (args.pod_edge.is_on(), config_flags::POD_EDGE),
     ] {
         flags |= if set { flag } else { 0 };
     }

@@ -46,7 +46,12 @@ impl fmt::Display for HostTables {
         for (id, service) in self.services.iter().enumerate().filter(|(_, s)| s.range != 0) {
             let range = ferrogate_common::SlotRange::unpack(service.range);
             let slots = self.slots.get(range.base as usize..(range.base + range.len()) as usize);
-            writeln!(f, "SERVICES {id}: flags {} {range:?} slots {slots:?}", service.flags)?;
+            let cursor = self.cursors[id];
+            writeln!(
+                f,
+                "SERVICES {id}: flags {} {range:?} slots {slots:?} cursor {cursor}",
+                service.flags
+            )?;
         }
         for (id, backend) in self.backends.iter().enumerate().filter(|(_, b)| b.port.be() != 0) {
             writeln!(f, "BACKENDS {id}: {backend:?}")?;

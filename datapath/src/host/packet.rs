@@ -13,9 +13,9 @@ pub struct HostPacket {
     pub bytes: Vec<u8>,
     /// Bytes of link-layer header: 14 or 0.
     pub link: usize,
-    /// Where the kernel believes the IP header to begin, and opens gaps. `link`, but for packets that a test run hands to a
-    /// program for devices without link-layer header: then still 14.
-    pub network_offset: usize,
+    /// Where the kernel opens a gap: in front of the IP header. `None`: it refuses, because it takes the packet for something
+    /// else than IP (a test run for devices without link-layer header, where it looks for an Ethernet type all the same).
+    pub gap_at: Option<usize>,
     pub ifindex: u32,
     /// Sent by a process of this node.
     pub from_this_node: bool,
@@ -33,7 +33,7 @@ impl HostPacket {
         Self {
             bytes,
             link: 14,
-            network_offset: 14,
+            gap_at: Some(14),
             ifindex,
             from_this_node: false,
             frame: false,
@@ -46,7 +46,7 @@ impl HostPacket {
     pub fn layer3(bytes: Vec<u8>, ifindex: u32) -> Self {
         Self {
             link: 0,
-            network_offset: 0,
+            gap_at: Some(0),
             ..Self::ethernet(bytes, ifindex)
         }
     }
@@ -90,8 +90,10 @@ impl Packet for HostPacket {
             return None;
         }
         self.bytes.resize(keep, 0);
-        let at = self.network_offset;
-        self.bytes.splice(at..at, vec![0; gap]);
+        if gap > 0 {
+            let at = self.gap_at?;
+            self.bytes.splice(at..at, vec![0; gap]);
+        }
         Some(())
     }
 

@@ -19,6 +19,10 @@ pub struct HostSocket {
     pub protocol: Protocol,
     /// In the node's own network namespace.
     pub node_process: bool,
+    /// It has a local port already.
+    pub bound: bool,
+    /// Bound to a port.
+    pub bound: bool,
     /// Its storage, once there is one.
     pub state: Option<SocketState>,
 }
@@ -30,6 +34,7 @@ impl HostSocket {
             cookie,
             protocol,
             node_process,
+            bound: false,
             state: None,
         }
     }
@@ -112,6 +117,14 @@ impl SocketCall for SocketSimulator<'_> {
 
     fn protocol(&self) -> u8 {
         self.socket.protocol as u8
+    }
+
+    fn is_bound(&self) -> bool {
+        self.socket.bound
+    }
+
+    fn is_bound(&self) -> bool {
+        self.socket.bound
     }
 
     fn is_node_process(&self) -> bool {
