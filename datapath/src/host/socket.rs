@@ -21,8 +21,6 @@ pub struct HostSocket {
     pub node_process: bool,
     /// It has a local port already.
     pub bound: bool,
-    /// Bound to a port.
-    pub bound: bool,
     /// Its storage, once there is one.
     pub state: Option<SocketState>,
 }
@@ -117,10 +115,6 @@ impl SocketCall for SocketSimulator<'_> {
 
     fn protocol(&self) -> u8 {
         self.socket.protocol as u8
-    }
-
-    fn is_bound(&self) -> bool {
-        self.socket.bound
     }
 
     fn is_bound(&self) -> bool {
