@@ -1,20 +1,20 @@
 //! The [`Rig`]: nodes, pods, Services, and what feeds the proxies.
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::addresses::{self, CONTROL_PLANE, Family, NODE_BASE, OUTSIDE, Pair, ROUTER, lan};
+use super::addresses::{self, CONTROL_PLANE, Family, NODE_BASE, OUTSIDE, ROUTER, lan};
 use super::control_plane::ControlPlane;
 use super::layout::{self, Layout};
 use super::lease::Lease;
+use super::machine::{Node, machine, node, tail};
 use super::manifests::Manifests;
 use super::netns::Netns;
-use super::objects::{self, Endpoint, NAMESPACE, ServiceSpec};
+use super::objects::{self, NAMESPACE, ServiceSpec};
+use super::pod::{Pod, PodSpec};
 use super::process::{Place, Process};
 use super::proxy::{self, Feed, Proxy};
 use crate::binaries;
@@ -49,89 +49,6 @@ impl Default for Options {
             firewall: false,
         }
     }
-}
-
-/// A node of the cluster.
-#[derive(Debug)]
-pub struct Node {
-    /// Counted from 1.
-    pub index: u8,
-    pub name: String,
-    pub place: Place,
-    /// Its address on the LAN, which its NodePorts answer at.
-    pub address: Pair,
-    /// All its addresses: what a backend may see when the node masquerades.
-    pub addresses: Vec<Pair>,
-    /// Its run folder: logs, sockets, configuration.
-    pub directory: PathBuf,
-    /// Its bpffs directory.
-    pub bpffs: PathBuf,
-}
-
-/// What to run, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodSpec {
-    pub name: String,
-    pub node: u8,
-    /// The value of its label `app`, which Services select.
-    pub app: String,
-    pub namespace: String,
-    /// In the node's own network namespace, at the node's addresses.
-    pub host_network: bool,
-    /// TCP and UDP ports that its `testpod serve` listens on; none for a pod that runs something else.
-    pub ports: Vec<u16>,
-}
-
-impl PodSpec {
-    /// A pod whose label `app` is its name and that serves at port 8080.
-    pub fn new(name: &str, node: u8) -> Self {
-        Self {
-            name: name.to_owned(),
-            node,
-            app: name.to_owned(),
-            namespace: NAMESPACE.to_owned(),
-            host_network: false,
-            ports: vec![8080],
-        }
-    }
-
-    pub fn app(self, app: &str) -> Self {
-        Self {
-            app: app.to_owned(),
-            ..self
-        }
-    }
-
-    pub fn ports(self, ports: &[u16]) -> Self {
-        Self {
-            ports: ports.to_vec(),
-            ..self
-        }
-    }
-
-    pub fn namespace(self, namespace: &str) -> Self {
-        Self {
-            namespace: namespace.to_owned(),
-            ..self
-        }
-    }
-
-    pub fn host_network(self) -> Self {
-        Self {
-            host_network: true,
-            ..self
-        }
-    }
-}
-
-/// A pod that runs.
-#[derive(Debug)]
-pub struct Pod {
-    pub spec: PodSpec,
-    pub place: Place,
-    pub addresses: Pair,
-    ready: bool,
-    server: Option<Process>,
 }
 
 /// A cluster of namespaces. See the [module](super).
@@ -227,6 +144,14 @@ impl Rig {
     /// The control plane, where there is one.
     pub fn control_plane(&self) -> Option<&ControlPlane> {
         match &self.feed {
+            Store::ControlPlane(control_plane) => Some(control_plane),
+            Store::Manifests(_) => None,
+        }
+    }
+
+    /// The control plane, to stop and start its API server.
+    pub fn control_plane_mut(&mut self) -> Option<&mut ControlPlane> {
+        match &mut self.feed {
             Store::ControlPlane(control_plane) => Some(control_plane),
             Store::Manifests(_) => None,
         }
@@ -403,107 +328,4 @@ impl Drop for Rig {
             }
         }
     }
-}
-
-impl Pod {
-    fn endpoint(&self, node: &Node) -> Endpoint {
-        Endpoint {
-            pod: self.spec.name.clone(),
-            node: node.name.clone(),
-            addresses: self.addresses,
-            ready: self.ready,
-        }
-    }
-
-    fn object(&self, node: &Node) -> Value {
-        let spec = &self.spec;
-        objects::pod(
-            &self.endpoint(node),
-            &spec.namespace,
-            &spec.app,
-            spec.host_network,
-            node.address.v4.into(),
-        )
-    }
-
-    /// Starts `testpod serve` at the pod's own addresses and waits until it listens.
-    fn start_server(&mut self, lease: &Lease) -> Result<()> {
-        if self.spec.ports.is_empty() {
-            return Ok(());
-        }
-        let log = lease.directory().join(format!("pod-{}.log", self.spec.name));
-        std::fs::write(&log, "")?;
-        let mut command = self.place.testpod_command()?;
-        command.args(["serve", "--name", &self.spec.name]);
-        command.args(
-            self.addresses
-                .both()
-                .iter()
-                .map(|address| format!("--listen={address}")),
-        );
-        command.args(self.spec.ports.iter().map(|port| format!("--port={port}")));
-        let mut server = self.place.spawn(&self.spec.name, command, &log)?;
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while std::fs::read_to_string(&log)?.trim() != "ready" {
-            if server.ended()?.is_some() || Instant::now() > deadline {
-                bail!("pod {} does not serve: {}", self.spec.name, tail(&log));
-            }
-            thread::sleep(Duration::from_millis(2));
-        }
-        self.server = Some(server);
-        Ok(())
-    }
-}
-
-/// A namespace with `eth0` on the LAN.
-fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8) -> Result<Place> {
-    let netns = Netns::create(lease.name(name))?;
-    let (address, router) = (lan(host), lan(ROUTER));
-    lan_netns.ip_batch(&format!(
-        "link add v{host} type veth peer name eth0 netns {}\nlink set v{host} master lan up\n",
-        netns.name()
-    ))?;
-    netns.ip_batch(&format!(
-        "link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
-         route add default via {}\nroute add default via {}\n",
-        address.v4, address.v6, router.v4, router.v6
-    ))?;
-    Ok(Place::new(netns, lease.cgroup(name)?, binaries::workspace("testpod")?))
-}
-
-fn node(lease: &Lease, lan_netns: &Netns, options: &Options, index: u8) -> Result<Node> {
-    let name = format!("n{index}");
-    let place = machine(lease, lan_netns, &name, NODE_BASE + index)?;
-    layout::prepare_node(options.layout, &place.netns, index, options.nodes)?;
-    if options.firewall {
-        let hooks = ["prerouting", "input", "forward", "output", "postrouting"].map(|hook| {
-            format!("chain {hook} {{ type filter hook {hook} priority filter; ct state invalid counter drop; }}")
-        });
-        place.run("nft", [format!("table inet hostfirewall {{ {} }}", hooks.join(" "))])?;
-    }
-    let directory = lease.directory().join(&name);
-    let bpffs = lease.bpffs().join(&name);
-    std::fs::create_dir_all(&directory)?;
-    std::fs::create_dir_all(&bpffs)?;
-    let address = lan(NODE_BASE + index);
-    let addresses = [address]
-        .into_iter()
-        .chain(options.layout.node_addresses(index))
-        .collect();
-    Ok(Node {
-        index,
-        name,
-        place,
-        address,
-        addresses,
-        directory,
-        bpffs,
-    })
-}
-
-/// The last lines of a log.
-fn tail(log: &std::path::Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().collect();
-    lines[lines.len().saturating_sub(30)..].join("\n")
 }

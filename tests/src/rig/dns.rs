@@ -4,8 +4,9 @@ use std::fs;
 use anyhow::{Context, Result};
 
 use super::addresses;
-use super::cluster::{PodSpec, Rig};
+use super::cluster::Rig;
 use super::objects::ServiceSpec;
+use super::pod::PodSpec;
 use crate::binaries;
 use crate::wire::Protocol;
 

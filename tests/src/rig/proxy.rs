@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::addresses;
-use super::cluster::Node;
+use super::machine::Node;
 use super::process::Process;
 use crate::binaries;
 

@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 
 use super::cell::{Backend, Cell};
 
+/// A reason is cut to this many characters: the rest of a long dump says no more.
+const REASON_LENGTH: usize = 800;
+
 /// The result of one walk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mark {
@@ -147,6 +150,7 @@ impl Report {
 fn write_reasons(text: &mut String, column: &Column) -> std::fmt::Result {
     for (name, mark) in column.marks() {
         if let Mark::Fail(reason) = mark {
+            let reason: String = reason.replace('\n', " / ").chars().take(REASON_LENGTH).collect();
             writeln!(text, "FAILED  {} | {name}: {reason}", column.name)?;
         }
     }

@@ -1,0 +1,84 @@
+//! The machines on the LAN: nodes, the control plane's host, the outside client.
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::addresses::{NODE_BASE, Pair, ROUTER, lan};
+use super::cluster::Options;
+use super::layout;
+use super::lease::Lease;
+use super::netns::Netns;
+use super::process::Place;
+use crate::binaries;
+
+/// A node of the cluster.
+#[derive(Debug)]
+pub struct Node {
+    /// Counted from 1.
+    pub index: u8,
+    pub name: String,
+    pub place: Place,
+    /// Its address on the LAN, which its NodePorts answer at.
+    pub address: Pair,
+    /// All its addresses: what a backend may see when the node masquerades.
+    pub addresses: Vec<Pair>,
+    /// Its run folder: logs, sockets, configuration.
+    pub directory: PathBuf,
+    /// Its bpffs directory.
+    pub bpffs: PathBuf,
+}
+
+/// A namespace with `eth0` on the LAN.
+pub(crate) fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8) -> Result<Place> {
+    let netns = Netns::create(lease.name(name))?;
+    let (address, router) = (lan(host), lan(ROUTER));
+    lan_netns.ip_batch(&format!(
+        "link add v{host} type veth peer name eth0 netns {}\nlink set v{host} master lan up\n",
+        netns.name()
+    ))?;
+    netns.ip_batch(&format!(
+        "link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
+         route add default via {}\nroute add default via {}\n",
+        address.v4, address.v6, router.v4, router.v6
+    ))?;
+    Ok(Place::new(netns, lease.cgroup(name)?, binaries::workspace("testpod")?))
+}
+
+/// A node, ready for pods.
+pub(crate) fn node(lease: &Lease, lan_netns: &Netns, options: &Options, index: u8) -> Result<Node> {
+    let name = format!("n{index}");
+    let place = machine(lease, lan_netns, &name, NODE_BASE + index)?;
+    layout::prepare_node(options.layout, &place.netns, index, options.nodes)?;
+    if options.firewall {
+        let hooks = ["prerouting", "input", "forward", "output", "postrouting"].map(|hook| {
+            format!("chain {hook} {{ type filter hook {hook} priority filter; ct state invalid counter drop; }}")
+        });
+        place.run("nft", [format!("table inet hostfirewall {{ {} }}", hooks.join("\n"))])?;
+    }
+    let directory = lease.directory().join(&name);
+    let bpffs = lease.bpffs().join(&name);
+    fs::create_dir_all(&directory)?;
+    fs::create_dir_all(&bpffs)?;
+    let address = lan(NODE_BASE + index);
+    let addresses = [address]
+        .into_iter()
+        .chain(options.layout.node_addresses(index))
+        .collect();
+    Ok(Node {
+        index,
+        name,
+        place,
+        address,
+        addresses,
+        directory,
+        bpffs,
+    })
+}
+
+/// The last lines of a log.
+pub(crate) fn tail(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
