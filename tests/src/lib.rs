@@ -3,8 +3,10 @@
 //! * [`rig`] boots a small cluster of network namespaces on this machine: nodes, pods, an outside client, and (where asked
 //!   for) a real control plane, with Ferrogate, kube-proxy or nothing as the service proxy of every node.
 //! * [`wire`] is what the `testpod` program and its callers say to each other; [`rig::Place::probe`] is how a test asks.
+//! * [`kernel`] runs packets through the loaded programs and through the host's pipeline, and compares.
 //! * [`walks`] is the matrix of clients, addresses, protocols and backends, as data, with what each walk must see.
 pub mod binaries;
+pub mod kernel;
 pub mod rig;
 pub mod walks;
 pub mod wire;

@@ -1,0 +1,280 @@
+//! The programs' maps, with the types of the ABI.
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use bytemuck::{Pod, Zeroable};
+use ferrogate_common::{
+    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, NodeAddress, Service, SnatFlow, Tuple,
+};
+use ferrogate_datapath::FlowTable;
+use ferrogate_datapath::host::{HostTables, Touched};
+
+/// A type of the ABI, as aya wants map keys and values.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Raw<T>(T);
+
+// SAFETY: the same bytes as `T`, which may be any.
+unsafe impl<T: Pod> aya::Pod for Raw<T> {}
+
+/// A hash map.
+struct Table<K: Pod, V: Pod> {
+    map: HashMap<MapData, Raw<K>, Raw<V>>,
+}
+
+impl<K: Pod + Ord, V: Pod> Table<K, V> {
+    fn take(ebpf: &mut Ebpf, name: &str) -> Result<Self> {
+        let map = HashMap::try_from(take(ebpf, name)?)?;
+        Ok(Self { map })
+    }
+
+    fn get(&self, key: &K) -> Result<Option<V>> {
+        match self.map.get(&Raw(*key), 0) {
+            Ok(value) => Ok(Some(value.0)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn put(&mut self, key: &K, value: &V) -> Result<()> {
+        Ok(self.map.insert(Raw(*key), Raw(*value), 0)?)
+    }
+
+    fn remove(&mut self, key: &K) -> Result<()> {
+        match self.map.remove(&Raw(*key)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn dump(&self) -> Result<BTreeMap<K, V>> {
+        self.map
+            .iter()
+            .map(|entry| entry.map(|(key, value)| (key.0, value.0)).map_err(Into::into))
+            .collect()
+    }
+
+    /// Makes the map hold `entries` and nothing else.
+    fn replace<'a>(&mut self, entries: impl Iterator<Item = (&'a K, V)>) -> Result<()>
+    where
+        K: 'a,
+    {
+        for key in self.dump()?.keys() {
+            self.remove(key)?;
+        }
+        for (key, value) in entries {
+            self.put(key, &value)?;
+        }
+        Ok(())
+    }
+}
+
+/// An array map.
+struct List<T: Pod> {
+    map: Array<MapData, Raw<T>>,
+}
+
+impl<T: Pod> List<T> {
+    fn take(ebpf: &mut Ebpf, name: &str) -> Result<Self> {
+        let map = Array::try_from(take(ebpf, name)?)?;
+        Ok(Self { map })
+    }
+
+    fn get(&self, index: u32) -> Result<T> {
+        Ok(self.map.get(&index, 0)?.0)
+    }
+
+    fn set(&mut self, index: usize, value: &T) -> Result<()> {
+        Ok(self.map.set(index as u32, Raw(*value), 0)?)
+    }
+
+    fn replace(&mut self, values: &[T]) -> Result<()> {
+        for (index, value) in values.iter().enumerate() {
+            self.set(index, value)?;
+        }
+        Ok(())
+    }
+
+    fn dump(&self) -> Result<Vec<T>> {
+        self.map.iter().map(|value| Ok(value?.0)).collect()
+    }
+}
+
+/// Per-CPU counters.
+struct Counters {
+    map: PerCpuArray<MapData, u64>,
+}
+
+impl Counters {
+    fn take(ebpf: &mut Ebpf, name: &str) -> Result<Self> {
+        let map = PerCpuArray::try_from(take(ebpf, name)?)?;
+        Ok(Self { map })
+    }
+
+    fn get(&self, index: u32) -> Result<u64> {
+        Ok(self.map.get(&index, 0)?.iter().sum())
+    }
+
+    fn dump(&self) -> Result<Vec<u64>> {
+        self.map.iter().map(|values| Ok(values?.iter().sum())).collect()
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        let cpus = self.map.get(&0, 0)?.len();
+        for index in 0..self.map.len() {
+            self.map.set(index, PerCpuValues::try_from(vec![0; cpus])?, 0)?;
+        }
+        Ok(())
+    }
+}
+
+fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
+    ebpf.take_map(name).with_context(|| format!("no map {name}"))
+}
+
+/// All maps of the packet programs.
+pub struct KernelTables {
+    config: List<Config>,
+    frontends: Table<FrontendKey, Frontend>,
+    services: List<Service>,
+    slots: List<u32>,
+    backends: List<Backend>,
+    cursors: List<u64>,
+    node_addresses: Table<Address, NodeAddress>,
+    sources: List<Address>,
+    interfaces: Table<u32, Interface>,
+    flows: Table<Tuple, Flow>,
+    half_open: Table<Tuple, Flow>,
+    snat_flows: Table<Tuple, SnatFlow>,
+    reasons: Counters,
+    connections: Counters,
+}
+
+impl KernelTables {
+    /// The maps of a loaded object.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
+        Ok(Self {
+            config: List::take(ebpf, "CONFIG")?,
+            frontends: Table::take(ebpf, "FRONTENDS")?,
+            services: List::take(ebpf, "SERVICES")?,
+            slots: List::take(ebpf, "SLOTS")?,
+            backends: List::take(ebpf, "BACKENDS")?,
+            cursors: List::take(ebpf, "CURSORS")?,
+            node_addresses: Table::take(ebpf, "NODE_ADDRESSES")?,
+            sources: List::take(ebpf, "SOURCES")?,
+            interfaces: Table::take(ebpf, "INTERFACES")?,
+            flows: Table::take(ebpf, "FLOWS")?,
+            half_open: Table::take(ebpf, "HALF_OPEN")?,
+            snat_flows: Table::take(ebpf, "SNAT_FLOWS")?,
+            reasons: Counters::take(ebpf, "REASONS")?,
+            connections: Counters::take(ebpf, "CONNECTIONS")?,
+        })
+    }
+
+    /// Writes what the agent writes; flows and counters as well.
+    pub fn write(&mut self, tables: &HostTables) -> Result<()> {
+        self.write_control(tables)?;
+        let node_address = NodeAddress::zeroed();
+        self.node_addresses
+            .replace(tables.node_addresses.iter().map(|address| (address, node_address)))?;
+        self.sources.replace(&tables.sources)?;
+        self.interfaces
+            .replace(tables.interfaces.iter().map(|(key, value)| (key, *value)))?;
+        self.frontends
+            .replace(tables.frontends.iter().map(|(key, value)| (key, *value)))?;
+        self.cursors.replace(&tables.cursors)?;
+        self.flows
+            .replace(tables.flows.iter().map(|(key, value)| (key, *value)))?;
+        self.half_open
+            .replace(tables.half_open.iter().map(|(key, value)| (key, *value)))?;
+        self.snat_flows
+            .replace(tables.snat_flows.iter().map(|(key, value)| (key, *value)))?;
+        self.reasons.clear()?;
+        self.connections.clear()
+    }
+
+    /// Writes the arrays that change while there are flows: configuration, services, slots and backends.
+    pub fn write_control(&mut self, tables: &HostTables) -> Result<()> {
+        self.config.set(0, &tables.config)?;
+        self.services.replace(&tables.services)?;
+        self.slots.replace(&tables.slots)?;
+        self.backends.replace(&tables.backends)
+    }
+
+    /// Writes one backend.
+    pub fn set_backend(&mut self, id: usize, backend: &Backend) -> Result<()> {
+        self.backends.set(id, backend)
+    }
+
+    /// Writes one service.
+    pub fn set_service(&mut self, id: usize, service: &Service) -> Result<()> {
+        self.services.set(id, service)
+    }
+
+    /// Writes the configuration.
+    pub fn set_config(&mut self, config: &Config) -> Result<()> {
+        self.config.set(0, config)
+    }
+
+    /// Writes one flow, or removes it.
+    pub fn set_flow(&mut self, table: FlowTable, key: &Tuple, flow: Option<&Flow>) -> Result<()> {
+        let map = match table {
+            FlowTable::Established => &mut self.flows,
+            FlowTable::HalfOpen => &mut self.half_open,
+        };
+        match flow {
+            Some(flow) => map.put(key, flow),
+            None => map.remove(key),
+        }
+    }
+
+    /// The same for a flow with a changed source.
+    pub fn set_snat_flow(&mut self, key: &Tuple, flow: Option<&SnatFlow>) -> Result<()> {
+        match flow {
+            Some(flow) => self.snat_flows.put(key, flow),
+            None => self.snat_flows.remove(key),
+        }
+    }
+
+    /// How often a reason was counted.
+    pub fn counted(&self, reason: u32) -> Result<u64> {
+        self.reasons.get(reason)
+    }
+
+    /// One entry that the pipeline may write, as text: what a comparison shows when it fails.
+    pub fn entry(&self, touched: &Touched) -> Result<String> {
+        Ok(match touched {
+            Touched::Established(key) => format!("{:?}", self.flows.get(key)?),
+            Touched::HalfOpen(key) => format!("{:?}", self.half_open.get(key)?),
+            Touched::Snat(key) => format!("{:?}", self.snat_flows.get(key)?),
+            Touched::Cursor(service) => format!("{}", self.cursors.get(*service)?),
+            Touched::Connections(service) => format!("{}", self.connections.get(*service)?),
+        })
+    }
+
+    /// Whether an entry that the pipeline may write is the same here and there.
+    pub fn agrees(&self, touched: &Touched, tables: &HostTables) -> Result<bool> {
+        Ok(match touched {
+            Touched::Established(key) => self.flows.get(key)? == tables.flows.get(key).copied(),
+            Touched::HalfOpen(key) => self.half_open.get(key)? == tables.half_open.get(key).copied(),
+            Touched::Snat(key) => self.snat_flows.get(key)? == tables.snat_flows.get(key).copied(),
+            Touched::Cursor(service) => self.cursors.get(*service)? == tables.cursors[*service as usize],
+            Touched::Connections(service) => self.connections.get(*service)? == tables.connections[*service as usize],
+        })
+    }
+
+    /// The tables that the pipeline writes, read back whole; the others are left as they are in `like`.
+    pub fn read(&self, like: &HostTables) -> Result<HostTables> {
+        Ok(HostTables {
+            flows: self.flows.dump()?,
+            half_open: self.half_open.dump()?,
+            snat_flows: self.snat_flows.dump()?,
+            cursors: self.cursors.dump()?,
+            reasons: self.reasons.dump()?,
+            connections: self.connections.dump()?,
+            ..like.clone()
+        })
+    }
+}

@@ -1,0 +1,22 @@
+//! The loaded programs beside the host's pipeline.
+//!
+//! * [`Object`] loads the eBPF object with private maps and runs packets through its programs (`BPF_PROG_TEST_RUN`).
+//! * [`KernelTables`] reads and writes the maps with the types of the ABI.
+//! * [`Network`] is a network namespace whose routes and neighbours are known, and the same as a host's routing table.
+//! * [`Generator`] makes table states and packets from a seed; [`World`] holds both sides and compares them.
+//!
+//! Everything here needs root.
+mod generate;
+mod maps;
+mod network;
+mod object;
+mod packets;
+mod pool;
+mod world;
+
+pub use generate::Generator;
+pub use maps::KernelTables;
+pub use network::{Network, Place};
+pub use object::{Object, Run, clock_ticks};
+pub use pool::Pool;
+pub use world::{Tally, World};

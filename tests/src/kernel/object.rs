@@ -1,0 +1,165 @@
+//! The eBPF object: loaded, and run packet by packet.
+use std::env;
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use aya::programs::{Program as AyaProgram, TestRun, TestRunOptions, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use ferrogate_common::{TICK_SHIFT, maps};
+use ferrogate_datapath::host::{HostPacket, Program, Sizes};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Entries of each LRU map: so many that nothing is evicted behind a test's back.
+const FLOW_ENTRIES: u32 = 65_536;
+
+/// Room for what a program adds to a packet: an ICMPv6 error's headers, or an Ethernet header.
+const GROWTH: usize = 64;
+
+/// The loaded object.
+pub struct Object {
+    pub ebpf: Ebpf,
+}
+
+/// What one run came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// The program's return value.
+    pub code: i32,
+    /// The packet after it.
+    pub bytes: Vec<u8>,
+    /// Mean time of a repetition.
+    pub duration: Duration,
+}
+
+impl Object {
+    /// Where the object is: `FERROGATE_BPF_OBJECT`, or where `cargo xtask build` leaves it.
+    pub fn path() -> PathBuf {
+        env::var_os("FERROGATE_BPF_OBJECT").map_or_else(
+            || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/ferrogate.o")),
+            PathBuf::from,
+        )
+    }
+
+    /// Loads every program; its maps are nobody else's, and as large as `sizes` says.
+    pub fn load(sizes: Sizes) -> Result<Self> {
+        Self::load_with(|loader| {
+            for (spec, entries) in [
+                (maps::SERVICES, sizes.services as u32),
+                (maps::CURSORS, sizes.services as u32),
+                (maps::CONNECTIONS, sizes.services as u32),
+                (maps::SLOTS, sizes.slots as u32),
+                (maps::BACKENDS, sizes.backends as u32),
+                (maps::SOURCES, sizes.sources as u32),
+                (maps::FRONTENDS, 4096),
+                (maps::FLOWS, FLOW_ENTRIES),
+                (maps::HALF_OPEN, FLOW_ENTRIES),
+                (maps::SNAT_FLOWS, FLOW_ENTRIES),
+            ] {
+                loader.map_max_entries(spec.name, entries);
+            }
+        })
+    }
+
+    /// Loads every program after `adjust` has had its way with the loader.
+    pub fn load_with(adjust: impl FnOnce(&mut EbpfLoader<'_>)) -> Result<Self> {
+        let path = Self::path();
+        let bytes = std::fs::read(&path)
+            .with_context(|| format!("no object at {}: `cargo xtask build` makes it", path.display()))?;
+        let mut loader = EbpfLoader::new();
+        adjust(&mut loader);
+        loader.override_global("AYA_LOG_LEVEL", &0u8, false);
+        let mut ebpf = loader.load(&bytes).context("loading the object")?;
+        for (name, program) in ebpf.programs_mut() {
+            match program {
+                AyaProgram::SchedClassifier(program) => program.load(),
+                AyaProgram::Xdp(program) => program.load(),
+                AyaProgram::CgroupSockAddr(program) => program.load(),
+                _ => bail!("program {name} is of a type that is not expected"),
+            }
+            .with_context(|| format!("loading program {name}"))?;
+        }
+        Ok(Self { ebpf })
+    }
+
+    /// Attaches the XDP program to a device of this thread's network namespace: a test run can name only a device whose
+    /// driver has registered its queues, which veth does with its first XDP program. Stays until the object is dropped.
+    pub fn attach_xdp(&mut self, device: &str) -> Result<()> {
+        let name = Program::UplinkXdp.name();
+        let Some(AyaProgram::Xdp(program)) = self.ebpf.program_mut(name) else {
+            bail!("no XDP program {name}");
+        };
+        program
+            .attach(device, XdpMode::Driver)
+            .with_context(|| format!("attaching {name} to {device}"))?;
+        Ok(())
+    }
+
+    /// Runs a packet through a program `repeat` times, each time on what the last left.
+    pub fn run(&self, program: Program, packet: &HostPacket, repeat: u32) -> Result<Run> {
+        let mut bytes = vec![0; packet.bytes.len() + GROWTH];
+        let context = if program == Program::UplinkXdp {
+            xdp_context(packet)
+        } else {
+            skb_context(packet)
+        };
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(&packet.bytes);
+        options.data_out = Some(&mut bytes);
+        options.ctx_in = Some(&context);
+        options.repeat = repeat;
+        let result = match self.ebpf.program(program.name()) {
+            Some(AyaProgram::SchedClassifier(program)) => program.test_run(options),
+            Some(AyaProgram::Xdp(program)) => program.test_run(options),
+            _ => bail!("no program {}", program.name()),
+        }?;
+        bytes.truncate(result.data_size_out as usize);
+        Ok(Run {
+            code: result.return_value as i32,
+            bytes,
+            duration: result.duration,
+        })
+    }
+}
+
+/// A `struct __sk_buff` (linux/bpf.h) that says what a test run lets one say.
+fn skb_context(packet: &HostPacket) -> Vec<u8> {
+    const SIZE: usize = 192;
+    const INGRESS_IFINDEX: usize = 36;
+    const IFINDEX: usize = 40;
+    const GSO_SEGS: usize = 164;
+    const GSO_SIZE: usize = 176;
+    let mut context = vec![0; SIZE];
+    let mut set = |at: usize, value: u32| context[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    set(IFINDEX, packet.ifindex);
+    if !packet.from_this_node {
+        set(INGRESS_IFINDEX, packet.ifindex);
+    }
+    if packet.segmented {
+        set(GSO_SEGS, 2);
+        set(GSO_SIZE, 1000);
+    }
+    context
+}
+
+/// A `struct xdp_md` (linux/bpf.h): the whole packet is data, the device its own.
+fn xdp_context(packet: &HostPacket) -> Vec<u8> {
+    let fields = [0, packet.bytes.len() as u32, 0, packet.ifindex, 0, 0];
+    fields.iter().flat_map(|field: &u32| field.to_ne_bytes()).collect()
+}
+
+/// The programs' clock, at a moment when it is not about to move on: what runs within the next milliseconds sees the same.
+pub fn clock_ticks() -> u32 {
+    /// Longer than a run takes.
+    const MARGIN: Duration = Duration::from_millis(20);
+    loop {
+        let now = clock_gettime(ClockId::MonotonicCoarse);
+        let nanoseconds = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        let left = (1 << TICK_SHIFT) - nanoseconds % (1 << TICK_SHIFT);
+        if left > MARGIN.as_nanos() as u64 {
+            return (nanoseconds >> TICK_SHIFT) as u32;
+        }
+        sleep(MARGIN);
+    }
+}

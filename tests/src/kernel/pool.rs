@@ -1,0 +1,88 @@
+//! The addresses that generated states and packets are made of: few, so that flows meet again.
+use std::net::IpAddr;
+
+use fastrand::Rng;
+
+use super::network::Place;
+
+/// One IP address as text, for each family.
+type Pair = [&'static str; 2];
+
+/// Service addresses: ClusterIPs and load-balancer addresses.
+const FRONTENDS: [Pair; 4] = [
+    ["10.96.0.1", "2001:db8:96::1"],
+    ["10.96.0.2", "2001:db8:96::2"],
+    ["198.18.0.1", "2001:db8:18::1"],
+    ["198.18.0.2", "2001:db8:18::2"],
+];
+
+/// The node's own addresses.
+const NODE: [Pair; 2] = [["192.0.2.10", "2001:db8:0:1::10"], ["203.0.113.10", "2001:db8:0:2::10"]];
+
+/// Clients outside; of both families some that look, from byte 12 on, as an Ethernet type of their own family: what a
+/// test run takes for a packet's protocol where there is no Ethernet header.
+const OUTSIDE: [Pair; 3] = [
+    ["198.51.100.7", "2001:db8:aaaa::7"],
+    ["8.0.0.7", "2001:db8:86dd::7"],
+    ["8.0.0.8", "2001:db8:86dd::8"],
+];
+
+/// Backends on this node.
+const LOCAL: [Pair; 4] = [
+    ["10.244.1.2", "2001:db8:244:1::2"],
+    ["10.244.9.2", "2001:db8:244:9::2"],
+    ["10.244.9.3", "2001:db8:244:9::3"],
+    ["192.0.2.10", "2001:db8:0:1::10"],
+];
+
+/// Backends elsewhere: behind a good way, a narrow one, an unresolved neighbour, and an unreachable one.
+const REMOTE: [Pair; 5] = [
+    ["10.244.2.2", "2001:db8:244:2::2"],
+    ["10.244.2.3", "2001:db8:244:2::3"],
+    ["10.244.3.2", "2001:db8:244:3::2"],
+    ["10.244.4.2", "2001:db8:244:4::2"],
+    ["10.244.5.2", "2001:db8:244:5::2"],
+];
+
+/// Draws from the lists.
+pub struct Pool;
+
+impl Pool {
+    pub fn frontend(rng: &mut Rng, v4: bool) -> IpAddr {
+        one(rng, &FRONTENDS, v4)
+    }
+
+    pub fn node(rng: &mut Rng, v4: bool) -> IpAddr {
+        one(rng, &NODE, v4)
+    }
+
+    /// All addresses on which NodePorts answer.
+    pub fn nodes() -> impl Iterator<Item = IpAddr> {
+        NODE.iter().flatten().map(|text| parsed(text))
+    }
+
+    pub fn local(rng: &mut Rng, v4: bool) -> IpAddr {
+        one(rng, &LOCAL, v4)
+    }
+
+    pub fn remote(rng: &mut Rng, v4: bool) -> IpAddr {
+        one(rng, &REMOTE, v4)
+    }
+
+    /// Somebody behind a device.
+    pub fn client(rng: &mut Rng, place: Place, v4: bool) -> IpAddr {
+        match place {
+            Place::Pod => one(rng, &LOCAL[..1], v4),
+            Place::Port | Place::Bridge => one(rng, &LOCAL[1..3], v4),
+            Place::Uplink | Place::Narrow => one(rng, &OUTSIDE, v4),
+        }
+    }
+}
+
+fn one(rng: &mut Rng, list: &[Pair], v4: bool) -> IpAddr {
+    parsed(list[rng.usize(..list.len())][usize::from(!v4)])
+}
+
+fn parsed(text: &str) -> IpAddr {
+    text.parse().expect("a constant of this file")
+}

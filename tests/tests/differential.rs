@@ -1,0 +1,89 @@
+//! The loaded programs do what the host's pipeline does: return code, bytes and table writes, packet by packet. Needs root.
+//!
+//! `FERROGATE_SEED` repeats a run, `FERROGATE_CASES` makes it longer.
+use std::env;
+
+use anyhow::{Context, Result, ensure};
+use ferrogate_common::Reason;
+use ferrogate_datapath::host::Program;
+use ferrogate_tests::kernel::{Generator, Network, World};
+
+/// Packets, at least.
+const CASES: u64 = 120_000;
+
+/// Packets that run over one state of the tables, which evolves.
+const CASES_PER_STATE: u64 = 1_500;
+
+/// Packets between comparisons of whole tables.
+const CASES_PER_COMPARISON: u64 = 250;
+
+fn number(variable: &str) -> Result<Option<u64>> {
+    match env::var(variable) {
+        Ok(text) => Ok(Some(text.parse().with_context(|| format!("{variable}={text}"))?)),
+        Err(_) => Ok(None),
+    }
+}
+
+#[test]
+fn the_loaded_programs_and_the_host_pipeline_agree_on_every_packet() -> Result<()> {
+    let seed = number("FERROGATE_SEED")?.unwrap_or_else(|| fastrand::u64(..));
+    let cases = number("FERROGATE_CASES")?.unwrap_or(CASES);
+    println!("FERROGATE_SEED={seed}");
+    let network = Network::enter()?;
+    let mut world = World::new(&network)?;
+    let mut generator = Generator::new(seed, network);
+    for number in 0..cases {
+        if number % CASES_PER_STATE == 0 {
+            world.reset(generator.state())?;
+        }
+        if let Some(event) = generator.event(world.tables()) {
+            world.happen(&event)?;
+        }
+        let case = generator.case(world.tables());
+        let outcome = world
+            .step(&case)
+            .with_context(|| format!("FERROGATE_SEED={seed}, packet {number}"))?;
+        generator.learn(&case, &outcome);
+        if (number + 1) % CASES_PER_COMPARISON == 0 {
+            world
+                .compare_tables()
+                .with_context(|| format!("FERROGATE_SEED={seed}, after packet {number}"))?;
+        }
+    }
+    for ((program, verdict, reason), count) in &world.tally.counts {
+        println!("{:<18} {verdict:<8} {reason:<20} {count}", program.name());
+    }
+    covers(&world)
+}
+
+/// Whether every program came to every outcome that it can come to, more than a few times.
+fn covers(world: &World) -> Result<()> {
+    use Reason::{
+        ExternalClusterIp, Fragment, HopLimit, LeftToTcx, Malformed, NewFlow, NoEndpoints, NoFlow, NoLocalEndpoints,
+        NoRoute, NoSnatPort, NoSource, NotIp, NotService, Reply, StaleService, TooBig, Translated,
+    };
+    const PARSE: &[Reason] = &[NotService, NotIp, Malformed, Fragment];
+    const MAKE: &[Reason] = &[Translated, NewFlow, Reply, NoLocalEndpoints, StaleService];
+    const REFUSE: &[Reason] = &[NoEndpoints, NoFlow];
+    const ROUTE: &[Reason] = &[NoRoute, NoSource, NoSnatPort];
+    const FORWARD: &[Reason] = &[HopLimit, TooBig, ExternalClusterIp];
+    let expected: [(Program, &[&[Reason]]); 7] = [
+        (Program::PodIngress, &[PARSE, MAKE, REFUSE, &[NoSnatPort]]),
+        (Program::PodEgress, &[PARSE, &[Reply]]),
+        (Program::UplinkIngress, &[PARSE, MAKE, REFUSE, ROUTE, FORWARD]),
+        (Program::UplinkIngressL3, &[PARSE, MAKE, REFUSE, ROUTE, FORWARD]),
+        (Program::UplinkEgress, &[PARSE, MAKE, REFUSE, ROUTE]),
+        (Program::UplinkEgressL3, &[PARSE, MAKE, REFUSE, ROUTE]),
+        (
+            Program::UplinkXdp,
+            &[PARSE, MAKE, ROUTE, &[LeftToTcx, ExternalClusterIp]],
+        ),
+    ];
+    for (program, reasons) in expected {
+        for reason in reasons.iter().copied().flatten() {
+            let count = world.tally.of(program, *reason);
+            ensure!(count > 5, "{} came to {reason} {count} times only", program.name());
+        }
+    }
+    Ok(())
+}
