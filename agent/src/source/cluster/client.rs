@@ -115,9 +115,12 @@ pub(super) fn status(error: &watcher::Error) -> Option<&kube::core::Status> {
     }
 }
 
-/// Whether the server rejects the request for a streamed list as invalid: older than 1.27, or with the feature switched off.
+/// Whether the server cannot answer a request for a streamed list: as invalid where it is older than 1.27 or has the
+/// feature switched off, as an internal error where its etcd cannot be asked for progress (before 3.4.31 and 3.5.13).
+///
+/// An internal error may have another cause; then a plain list costs both sides some memory and loses nothing.
 pub(super) fn refuses_streaming(error: &watcher::Error) -> bool {
-    status(error).is_some_and(|status| matches!(status.code, 400 | 422))
+    status(error).is_some_and(|status| matches!(status.code, 400 | 422 | 500))
 }
 
 /// The error in one line.

@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Streams {
     Served,
-    Refused,
+    /// With this status: 422 is a server without the feature, 500 one whose etcd is too old for it.
+    Refused(u16),
 }
 
 /// Serves one Service, one slice and one Node, and announces the Service's deletion on each watch that follows a list.
@@ -58,10 +59,10 @@ fn reply(path: &str, streams: Streams) -> (u16, Vec<Value>, bool) {
         path.contains("sendInitialEvents=true"),
         streams,
     ) {
-        (true, true, Streams::Refused) => {
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 422,
-                "reason": "Invalid", "message": "sendInitialEvents is forbidden for watch"});
-            (422, vec![status], false)
+        (true, true, Streams::Refused(code)) => {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                "message": "sendInitialEvents is forbidden for watch"});
+            (code, vec![status], false)
         }
         (true, true, Streams::Served) => (200, vec![json!({"type": "ADDED", "object": object}), bookmark], true),
         (true, false, _) if kind == "Service" => (200, vec![json!({"type": "DELETED", "object": object})], true),
@@ -162,20 +163,23 @@ async fn a_server_with_streaming_lists_is_followed_by_one_watch() {
 
 #[tokio::test]
 async fn a_server_without_streaming_lists_is_listed_and_then_watched() {
-    let (server, dir) = (
-        Server::start(ANY_PORT, Streams::Refused).await,
-        TempDir::new().expect("a directory"),
-    );
-    let mut events = follow(&dir, &[server.address]).await;
-    let said = until(&mut events, "deleted default/one").await;
-    assert_eq!(
-        services(&said),
-        ["restart", "listed", "complete", "deleted default/one"]
-    );
-    assert!(
-        !said.contains(&"away".to_owned()),
-        "to be refused a stream is no failure: {said:?}"
-    );
+    for code in [422, 500] {
+        let (server, dir) = (
+            Server::start(ANY_PORT, Streams::Refused(code)).await,
+            TempDir::new().expect("a directory"),
+        );
+        let mut events = follow(&dir, &[server.address]).await;
+        let said = until(&mut events, "deleted default/one").await;
+        assert_eq!(
+            services(&said),
+            ["restart", "listed", "complete", "deleted default/one"],
+            "{code}"
+        );
+        assert!(
+            !said.contains(&"away".to_owned()),
+            "to be refused a stream is no failure ({code}): {said:?}"
+        );
+    }
 }
 
 #[tokio::test]
