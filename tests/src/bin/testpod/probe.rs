@@ -10,9 +10,17 @@ use socket2::{Domain, Socket, Type};
 use crate::failure::At;
 
 pub(crate) fn run(request: &ProbeRequest) -> ProbeReport {
-    let round = |_| match request.protocol {
-        Protocol::Udp if request.unconnected => unconnected(request),
-        _ => connected(request),
+    let mut open = Vec::new();
+    let round = |_| {
+        if request.protocol == Protocol::Udp && request.unconnected {
+            return unconnected(request);
+        }
+        let attempts = connected(request, &mut open);
+        // A UDP flow outlives its socket: were it closed, a later round could get its port, and be that flow again.
+        if request.protocol == Protocol::Tcp || request.source_port != 0 {
+            open.clear();
+        }
+        attempts
     };
     ProbeReport {
         attempts: (0..request.count).flat_map(round).collect(),
@@ -20,8 +28,7 @@ pub(crate) fn run(request: &ProbeRequest) -> ProbeReport {
 }
 
 /// A socket for each address; all stay open until the last is done, so that their tuples really stand side by side.
-fn connected(request: &ProbeRequest) -> Vec<Attempt> {
-    let mut open = Vec::new();
+fn connected(request: &ProbeRequest, open: &mut Vec<Socket>) -> Vec<Attempt> {
     let ask = |to: &SocketAddr| {
         let mut attempt = fresh(*to);
         let begin = Instant::now();
