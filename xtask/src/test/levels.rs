@@ -69,7 +69,7 @@ pub(crate) const LEVELS: &[Level] = &[
         root: true,
         peers: true,
         crates: false,
-        runs: &[Run::walks(&["--source", "manifests"])],
+        runs: &[Run::libtest("rig"), Run::walks(&["--source", "manifests"])],
         minutes: 45,
     },
     Level {
