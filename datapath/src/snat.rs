@@ -63,13 +63,18 @@ pub(crate) fn allocate<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) 
     Reason::NoSnatPort
 }
 
+/// Whether two entries are of one flow; without branches, of which the verifier would follow each.
 #[inline(always)]
 fn is_same(a: &SnatFlow, b: &SnatFlow) -> bool {
-    a.client == b.client
-        && a.client_port.be() == b.client_port.be()
-        && a.frontend == b.frontend
-        && a.frontend_port.be() == b.frontend_port.be()
-        && a.flags == b.flags
+    let mut difference = 0;
+    let (a_words, b_words) = ([a.client.words(), a.frontend.words()], [b.client.words(), b.frontend.words()]);
+    for (x, y) in a_words.as_flattened().iter().zip(b_words.as_flattened()) {
+        difference |= x ^ y;
+    }
+    difference |= u32::from(a.client_port.be() ^ b.client_port.be());
+    difference |= u32::from(a.frontend_port.be() ^ b.frontend_port.be());
+    difference |= u32::from(a.flags ^ b.flags);
+    difference == 0
 }
 
 /// Mixes client and frontend (Fibonacci hashing, a multiplication a word).
@@ -82,7 +87,10 @@ fn hash(entry: &SnatFlow) -> u32 {
     for word in [a, b, c, d, e, f, g, h, ports] {
         sum = (sum ^ word).wrapping_mul(0x9e37_79b1).rotate_left(15);
     }
-    sum ^ (sum >> 15)
+    // The ports came last and a multiplication carries upwards only: two more rounds bring them down to the low bits.
+    sum = (sum ^ (sum >> 16)).wrapping_mul(0x7feb_352d);
+    sum = (sum ^ (sum >> 15)).wrapping_mul(0x846c_a68b);
+    sum ^ (sum >> 16)
 }
 
 /// A packet to the SNAT range, with direction Reply in its tuple: where it is a reply that this hook restores, fills
