@@ -56,6 +56,8 @@ pub const ROUTER: u8 = 1;
 pub const CONTROL_PLANE: u8 = 2;
 /// Node N, counted from 1, is host 10 + N.
 pub const NODE_BASE: u8 = 10;
+/// A load balancer in front of the nodes, where a rig has one.
+pub const LOAD_BALANCER: u8 = 90;
 /// The outside client.
 pub const OUTSIDE: u8 = 100;
 

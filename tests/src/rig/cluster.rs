@@ -141,6 +141,11 @@ impl Rig {
         &self.lan
     }
 
+    /// Another machine on the LAN, outside the cluster: host number `host` (see [`addresses::lan`]).
+    pub fn add_machine(&self, name: &str, host: u8) -> Result<Place> {
+        machine(&self.lease, &self.lan, name, host)
+    }
+
     /// The control plane, where there is one.
     pub fn control_plane(&self) -> Option<&ControlPlane> {
         match &self.feed {

@@ -81,7 +81,7 @@ impl Lease {
     }
 
     /// Makes a cgroup2 directory below the rig's.
-    pub(crate) fn cgroup(&self, name: &str) -> Result<PathBuf> {
+    pub fn cgroup(&self, name: &str) -> Result<PathBuf> {
         let path = self.cgroup.join(name);
         fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         Ok(path)

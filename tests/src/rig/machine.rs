@@ -54,7 +54,10 @@ pub(crate) fn node(lease: &Lease, lan_netns: &Netns, options: &Options, index: u
         let hooks = ["prerouting", "input", "forward", "output", "postrouting"].map(|hook| {
             format!("chain {hook} {{ type filter hook {hook} priority filter; ct state invalid counter drop; }}")
         });
-        place.run("nft", [format!("table inet hostfirewall {{ {} }}", hooks.join("\n"))])?;
+        place.run(
+            "nft",
+            [format!("table inet hostfirewall {{\n{}\n}}\n", hooks.join("\n"))],
+        )?;
     }
     let directory = lease.directory().join(&name);
     let bpffs = lease.bpffs().join(&name);

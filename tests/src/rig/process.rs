@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
@@ -36,8 +36,8 @@ impl Place {
         }
     }
 
-    /// The same namespace with another cgroup: a pod on its node's network.
-    pub(crate) fn sibling(&self, cgroup: PathBuf) -> Self {
+    /// The same namespace with another cgroup: a pod on its node's network, or processes that no socket edge serves.
+    pub fn sibling(&self, cgroup: PathBuf) -> Self {
         Self {
             netns: self.netns.clone(),
             cgroup,
@@ -151,6 +151,11 @@ impl Process {
     /// Its standard input, where that is a pipe: dropping it ends the input.
     pub fn stdin(&mut self) -> Option<ChildStdin> {
         self.child.stdin.take()
+    }
+
+    /// Its standard output, where that is a pipe.
+    pub fn stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
     }
 
     /// Waits for a line of its standard error (a pipe) that equals `line`.

@@ -10,6 +10,9 @@ use ferrogate_tests::wire::{BulkReport, Failure, FailureKind, Identity, TickRepo
 
 use crate::failure::At;
 
+/// Bulk transfers below 8 MB/s are failures.
+const SLOWEST_BYTES_PER_MICRO: u64 = 8;
+
 pub(crate) fn tick(to: SocketAddr, interval_ms: u64, timeout_ms: u64) -> TickReport {
     let ended = Arc::new(AtomicBool::new(false));
     let watcher = ended.clone();
@@ -59,11 +62,13 @@ pub(crate) fn bulk(to: SocketAddr, bytes: u64, download: bool, timeout_ms: u64) 
         failure: None,
     };
     let begin = Instant::now();
+    // A transfer that creeps is as broken as one that stands.
+    let deadline = begin + Duration::from_millis(timeout_ms) + Duration::from_micros(bytes / SLOWEST_BYTES_PER_MICRO);
     let result = open(to, timeout_ms).and_then(|stream| {
         if download {
-            pull(&stream, bytes, &mut report)
+            pull(&stream, bytes, deadline, &mut report)
         } else {
-            push(&stream, bytes, &mut report)
+            push(&stream, bytes, deadline, &mut report)
         }
     });
     report.failure = result.err();
@@ -71,11 +76,12 @@ pub(crate) fn bulk(to: SocketAddr, bytes: u64, download: bool, timeout_ms: u64) 
     report
 }
 
-fn push(mut stream: &TcpStream, bytes: u64, report: &mut BulkReport) -> Result<(), Failure> {
+fn push(mut stream: &TcpStream, bytes: u64, deadline: Instant, report: &mut BulkReport) -> Result<(), Failure> {
     let data = pattern::doubled();
     writeln!(stream, "sink {bytes}").at("send")?;
     let mut sent = 0_u64;
     while sent < bytes {
+        in_time(deadline, sent)?;
         let length = (bytes - sent).min(1 << 16) as usize;
         let offset = (sent % pattern::LENGTH as u64) as usize;
         stream.write_all(&data[offset..offset + length]).at("send")?;
@@ -89,13 +95,14 @@ fn push(mut stream: &TcpStream, bytes: u64, report: &mut BulkReport) -> Result<(
     Ok(())
 }
 
-fn pull(mut stream: &TcpStream, bytes: u64, report: &mut BulkReport) -> Result<(), Failure> {
+fn pull(mut stream: &TcpStream, bytes: u64, deadline: Instant, report: &mut BulkReport) -> Result<(), Failure> {
     let expected = pattern::doubled();
     writeln!(stream, "source {bytes}").at("send")?;
     let mut reader = BufReader::with_capacity(1 << 16, stream);
     report.pod = Some(identity(&mut reader)?.pod);
     let mut buffer = vec![0; 1 << 16];
     while report.intact < bytes {
+        in_time(deadline, report.intact)?;
         let wanted = (bytes - report.intact).min(buffer.len() as u64) as usize;
         let got = reader.read(&mut buffer[..wanted]).at("receive")?;
         let offset = (report.intact % pattern::LENGTH as u64) as usize;
@@ -105,6 +112,17 @@ fn pull(mut stream: &TcpStream, bytes: u64, report: &mut BulkReport) -> Result<(
         report.intact += got as u64;
     }
     Ok(())
+}
+
+fn in_time(deadline: Instant, moved: u64) -> Result<(), Failure> {
+    if Instant::now() < deadline {
+        return Ok(());
+    }
+    Err(Failure {
+        stage: "bulk".to_owned(),
+        kind: FailureKind::Silence,
+        text: format!("too slow: {moved} bytes moved"),
+    })
 }
 
 fn open(to: SocketAddr, timeout_ms: u64) -> Result<TcpStream, Failure> {

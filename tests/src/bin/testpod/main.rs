@@ -1,8 +1,10 @@
 //! The program that plays servers and clients in the rig's namespaces. Everything it prints is JSON of
 //! [`ferrogate_tests::wire`].
+mod balance;
 mod client;
 mod dns;
 mod failure;
+mod load;
 mod probe;
 mod serve;
 
@@ -27,6 +29,10 @@ enum Command {
     Serve(serve::Options),
     /// Ask one or more addresses and print who answered.
     Probe(ProbeRequest),
+    /// Ask at a steady rate, a line of JSON for each attempt, until standard input ends.
+    Load(load::Options),
+    /// Balance TCP connections over node ports, as a cloud's load balancer does.
+    Balance(balance::Options),
     /// Keep asking on one TCP connection until standard input ends.
     Tick {
         #[arg(long)]
@@ -70,6 +76,8 @@ fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Serve(options) => serve::run(&options),
         Command::Probe(request) => print(&probe::run(&request)),
+        Command::Load(options) => load::run(options),
+        Command::Balance(options) => balance::run(options),
         Command::Tick {
             to,
             interval_ms,
