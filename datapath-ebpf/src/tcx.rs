@@ -215,6 +215,12 @@ fn forward<const LINK: usize>(skb: &Skb<LINK>) -> i32 {
     if LINK == 0 && unsafe { bpf_skb_change_head(skb.skb, ETHERNET as u32, 0) } < 0 {
         return TC_ACT_SHOT;
     }
+    if skb.hop.destination_mac == [0; 3] {
+        // The neighbour has to be asked for first. The packet waits for the answer, and is then sent to whom its own route
+        // names: that must be one to where it goes now, which the helper finds itself, not the one that it came with.
+        // SAFETY: no pointers.
+        return unsafe { bpf_redirect_neigh(skb.hop.ifindex, core::ptr::null_mut(), 0, 0) as i32 };
+    }
     let hop = &skb.hop.next_hop;
     let (family, words) = if hop.is_v4() {
         (AF_INET, [hop.v4_word(), 0, 0, 0])
