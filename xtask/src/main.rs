@@ -3,6 +3,7 @@
 mod bpf;
 mod build;
 mod cmd;
+mod docs;
 mod lint;
 mod paths;
 mod run;
@@ -37,6 +38,8 @@ enum Command {
     Test(test::Args),
     /// Check formatting, lints, documentation and house rules
     Lint(lint::Args),
+    /// Write the lists of docs/reference.md from the code
+    Docs(docs::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map(|()| true),
         Command::Test(args) => test::test(&args),
         Command::Lint(args) => lint::lint(&args).map(|()| true),
+        Command::Docs(args) => docs::docs(&args).map(|()| true),
     };
     match well {
         Ok(true) => ExitCode::SUCCESS,

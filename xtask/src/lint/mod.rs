@@ -8,11 +8,11 @@ mod source;
 use anyhow::{Result, bail};
 
 use crate::bpf::{self, Compiler};
-use crate::{cmd, setup};
+use crate::{cmd, docs, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only the checks whose name contains this: formatting, directions, house, clippy, eBPF, documentation
+    /// Only the checks whose name contains this: formatting, directions, house, clippy, eBPF, documentation, reference
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -55,6 +55,11 @@ const CHECKS: &[Check] = &[
         name: "documentation",
         compiles: true,
         run: documentation,
+    },
+    Check {
+        name: "reference",
+        compiles: true,
+        run: docs::check,
     },
 ];
 

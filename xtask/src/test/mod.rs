@@ -9,8 +9,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::build::{self, build};
-use crate::{cmd, setup};
+use crate::{bpf, cmd, setup};
 use levels::{LEVELS, Level};
 use tally::Tally;
 
@@ -42,10 +41,7 @@ pub(crate) fn test(args: &Args) -> Result<bool> {
         // The password is asked for now, not after minutes of building.
         cmd::run(&mut cmd::as_root("true")?)?;
     }
-    build(&build::Args {
-        release: false,
-        bpf_only: false,
-    })?;
+    bpf::build()?;
     let programs = plan::build(&levels)?;
 
     let mut rows = Vec::new();

@@ -50,7 +50,7 @@ impl Level {
     }
 }
 
-/// Builds the test programs of the levels with one cargo command, so that features and builds are shared.
+/// Builds the binaries, and the test programs of the levels.
 pub(crate) fn build(levels: &[&Level]) -> Result<Vec<Program>> {
     let metadata = cmd::output(cmd::cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("cargo metadata")?;
@@ -93,24 +93,25 @@ fn check_table(levels: &[&Level], targets: &[(String, String)]) -> Result<()> {
     Ok(())
 }
 
+/// Builds the binaries and the test programs by one command: apart, dev-dependencies would give the dependencies other
+/// features, and everything would be compiled twice.
 fn compile(levels: &[&Level], targets: &[(String, String)]) -> Result<Vec<Program>> {
     let mut cargo = cmd::cargo();
     cargo.args([
-        "test",
-        "--no-run",
+        "build",
         "--workspace",
         "--exclude",
         bpf::PACKAGE,
         "--all-features",
+        "--bins",
     ]);
     cargo.arg("--message-format=json-render-diagnostics");
     if levels.iter().any(|level| level.crates) {
-        cargo.args(["--lib", "--bins"]);
-    }
-    for (package, target) in targets {
-        if levels.iter().any(|level| level.holds(package, Some(target))) {
-            cargo.args(["--test", target]);
-        }
+        cargo.arg("--tests");
+    } else {
+        let chosen =
+            |(package, target): &&(String, String)| levels.iter().any(|level| level.holds(package, Some(target)));
+        cargo.args(targets.iter().filter(chosen).flat_map(|(_, target)| ["--test", target]));
     }
     cargo.stdout(Stdio::piped());
     let child = cargo.spawn().context("cannot start cargo")?;

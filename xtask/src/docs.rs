@@ -1,0 +1,133 @@
+//! `cargo xtask docs`: the lists in docs/reference.md, from the code.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use ferrogate_common::{ABI_VERSION, Reason, maps};
+
+use crate::{bpf, cmd, paths};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Write nothing; fail if docs/reference.md is not what the code says
+    #[arg(long)]
+    check: bool,
+}
+
+/// The subcommands of `ferrogate` whose help is printed; the first is `ferrogate` itself.
+const COMMANDS: &[&str] = &["", "agent", "status", "services", "flows", "cleanup"];
+
+pub(crate) fn docs(args: &Args) -> Result<()> {
+    // The agent, whose help is asked for, embeds the object.
+    bpf::build()?;
+    if args.check {
+        return check();
+    }
+    let file = file();
+    fs::write(&file, text()?).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("written: {}", file.display());
+    Ok(())
+}
+
+/// Whether the file is what the code says. Needs the eBPF object.
+pub(crate) fn check() -> Result<()> {
+    let file = file();
+    let found = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    if found != text()? {
+        bail!("docs/reference.md is not what the code says: run `cargo xtask docs`");
+    }
+    Ok(())
+}
+
+fn file() -> PathBuf {
+    paths::root().join("docs/reference.md")
+}
+
+fn text() -> Result<String> {
+    let mut text = String::from(
+        "# Reference\n\n\
+         Written by `cargo xtask docs` from the code; `cargo xtask lint` checks it. Do not edit it by hand.\n\n\
+         - [Reasons](#reasons)\n- [Maps](#maps)\n- [Commands and options](#commands-and-options)\n",
+    );
+    reasons(&mut text);
+    map_table(&mut text);
+    commands(&mut text)?;
+    Ok(text)
+}
+
+fn reasons(text: &mut String) {
+    text.push_str(
+        "\n## Reasons\n\n\
+         Every packet and every socket call that a program sees is counted under one of these, in the map `REASONS`; `ferrogate\n\
+         status` shows the counts. *Ends*: the packet or call got no further. A socket call that is no Service's is not counted.\n\n\
+         | number | reason | ends | meaning |\n|---:|---|---|---|\n",
+    );
+    for reason in Reason::ALL {
+        let (number, label, meaning) = (*reason as u8, reason.label(), reason.description());
+        let ends = if reason.is_drop() { "yes" } else { "" };
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "| {number} | `{label}` | {ends} | {meaning} |");
+    }
+}
+
+fn map_table(text: &mut String) {
+    let _ = write!(
+        text,
+        "\n## Maps\n\nABI version {ABI_VERSION}: the maps are pinned below `<state-dir>/v{ABI_VERSION}/maps/`. *Entries* is the default;\n\
+         `--map-entries NAME=N` sets another number when the map is created.\n\n| map | entries | purpose |\n|---|---:|---|\n"
+    );
+    for map in maps::ALL {
+        let entries = if map.entries == 0 {
+            "one a socket".to_owned()
+        } else {
+            map.entries.to_string()
+        };
+        let _ = writeln!(text, "| `{}` | {entries} | {} |", map.name, map.purpose);
+    }
+}
+
+fn commands(text: &mut String) -> Result<()> {
+    cmd::run(cmd::cargo().args(["build", "--quiet", "--package", "ferrogate-agent", "--bin", "ferrogate"]))?;
+    text.push_str("\n## Commands and options\n");
+    for command in COMMANDS {
+        let title = format!("ferrogate {command}");
+        let _ = write!(text, "\n### {}\n\n```text\n{}\n```\n", title.trim_end(), help(command)?);
+    }
+    Ok(())
+}
+
+/// What `ferrogate <command> --help` prints, whoever asks: without colours, a hundred columns wide, and without the values
+/// that options have in the caller's environment.
+fn help(command: &str) -> Result<String> {
+    let mut ferrogate = Command::new(paths::target().join("debug/ferrogate"));
+    ferrogate.args((!command.is_empty()).then_some(command)).arg("--help");
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"FERROGATE_") || name == "CLICOLOR_FORCE" {
+            ferrogate.env_remove(name);
+        }
+    }
+    let help = cmd::output(ferrogate.env("COLUMNS", "100"))?;
+    let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+    Ok(lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_and_every_map_has_its_line() {
+        let mut text = String::new();
+        reasons(&mut text);
+        map_table(&mut text);
+        for reason in Reason::ALL {
+            assert!(text.contains(&format!("| `{}` |", reason.label())), "{reason}");
+        }
+        for map in maps::ALL {
+            assert!(text.contains(&format!("| `{}` |", map.name)), "{}", map.name);
+        }
+    }
+}
