@@ -63,6 +63,8 @@ pub(crate) fn route(
             Routed::To
         }
         BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            // The way out where no length was given and the helper took the packet's own; else still the way in.
+            hop.ifindex = p.ifindex;
             // SAFETY: the helper has put the MTU there.
             hop.mtu = unsafe { p.__bindgen_anon_1.mtu_result };
             Routed::TooBig

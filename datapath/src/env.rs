@@ -144,7 +144,7 @@ impl Route {
 pub enum Routed {
     /// Along the hop.
     To,
-    /// The packet is larger than the way out allows.
+    /// The packet is larger than the way out allows; the hop's ifindex is known where no length was given.
     TooBig,
     /// Nowhere, or to this node itself.
     Nowhere,

@@ -213,8 +213,9 @@ fn new_source<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> Reason
         };
         match env.route(env.ifindex(), &tuple.destination, &flow.address, transport) {
             // Even a flow that this hook leaves to the next one is made here: its turn is taken.
-            Routed::To | Routed::NotFromHere => env.hop().ifindex,
-            Routed::TooBig | Routed::Nowhere => return Reason::NoRoute,
+            // One that is too big is answered only once its flow is known.
+            Routed::To | Routed::NotFromHere | Routed::TooBig => env.hop().ifindex,
+            Routed::Nowhere => return Reason::NoRoute,
         }
     };
     let Some(interface) = env.interface(ifindex) else {

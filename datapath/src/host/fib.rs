@@ -72,7 +72,7 @@ const LINK_ALLOWANCE: usize = 14 + 4;
 
 impl HostFib {
     /// Looks up a way. `socket_buffer`: length of the whole packet where it is one, which the helper checks by itself if
-    /// `transport` has no length. What is found goes to `hop`, only the MTU where the packet is too big.
+    /// `transport` has no length. What is found goes to `hop`, only device and MTU where the packet is too big.
     pub fn route(
         &self,
         hop: &mut Route,
@@ -103,6 +103,7 @@ impl HostFib {
         let neighbour = self.neighbours.get(&(out, next_hop));
         let too_long = socket_buffer.is_some_and(|length| length > device.mtu as usize + LINK_ALLOWANCE);
         if transport.length > device.mtu || (transport.length == 0 && neighbour.is_some() && too_long) {
+            hop.ifindex = if transport.length == 0 { out } else { ifindex };
             hop.mtu = device.mtu;
             return Routed::TooBig;
         }

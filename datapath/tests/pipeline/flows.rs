@@ -1,0 +1,518 @@
+//! The lives of flows: made, confirmed, kept, left, and made again.
+
+use crate::support::{FAMILIES, Offer, POD, SNAT_PORTS, UPLINK, Who, at, cluster_ip, node, segment, send};
+use ferrogate_common::{
+    Direction, Flow, FrontendKind, Protocol, Reason, Tuple, config_flags, flow_flags, service_flags,
+};
+use ferrogate_datapath::Verdict;
+use ferrogate_datapath::host::{Program, Simulator, tcp};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// Two backends on other nodes.
+fn two_backends(v4: bool) -> [SocketAddr; 2] {
+    [at(Who::RemotePod, v4, 8080), at(Who::LocalPod, v4, 8080)]
+}
+
+/// A node whose service 1, at port 80 of the VIP, has two backends.
+fn with_two_backends(protocol: Protocol, v4: bool) -> Simulator {
+    let mut node = node();
+    cluster_ip(1, protocol, at(Who::Vip, v4, 80), &two_backends(v4)).put(&mut node);
+    node
+}
+
+/// Where a packet of the pod to the VIP goes.
+#[track_caller]
+fn backend_of(node: &mut Simulator, protocol: Protocol, v4: bool, port: u16, flags: u8) -> SocketAddr {
+    let packet = segment(protocol, at(Who::Pod, v4, port), at(Who::Vip, v4, 80), flags);
+    let sent = send(node, Program::PodIngress, POD, &packet);
+    assert!(
+        matches!(sent.verdict, Verdict::Pass(_)),
+        "{:?}\n{}",
+        sent.verdict,
+        node.tables
+    );
+    sent.seen().destination
+}
+
+/// Takes the backend at `address` out of service, as the agent does.
+fn retire(node: &mut Simulator, address: SocketAddr) {
+    for backend in &mut node.tables.backends {
+        if backend.address.ip() == address.ip() && backend.port.get() == address.port() {
+            backend.generation = 0;
+        }
+    }
+}
+
+/// Leaves a service with the backends of some of its slots.
+fn shrink(node: &mut Simulator, service: usize, slots: std::ops::Range<u32>) {
+    let range = ferrogate_common::SlotRange {
+        base: slots.start,
+        cluster: slots.len() as u16,
+        local: 0,
+    };
+    node.tables.services[service].range = range.pack();
+}
+
+#[test]
+fn new_connections_take_the_backends_in_turn_whatever_edge_they_come_by() {
+    for v4 in FAMILIES {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let node = &mut node();
+            let backends = [8080, 8081, 8082].map(|port| at(Who::LocalPod, v4, port));
+            cluster_ip(1, protocol, at(Who::Vip, v4, 80), &backends).put(node);
+            let by_node_port = Offer {
+                kind: FrontendKind::NodePort,
+                ..cluster_ip(1, protocol, at(Who::Node, v4, 30_080), &backends)
+            };
+            by_node_port.put(node);
+            let mut counts = BTreeMap::new();
+            for number in 0..300 {
+                let (program, ifindex, client, frontend) = match number % 4 {
+                    0 | 1 => (Program::PodIngress, POD, Who::Pod, at(Who::Vip, v4, 80)),
+                    2 => (Program::UplinkIngress, UPLINK, Who::Outside, at(Who::Node, v4, 30_080)),
+                    _ => (Program::UplinkXdp, UPLINK, Who::Outside, at(Who::Node, v4, 30_080)),
+                };
+                let packet = segment(protocol, at(client, v4, 10_000 + number), frontend, tcp::SYN);
+                let seen = send(node, program, ifindex, &packet).seen();
+                *counts.entry(seen.destination).or_insert(0) += 1;
+            }
+            assert_eq!(
+                counts.into_values().collect::<Vec<_>>(),
+                [100, 100, 100],
+                "{protocol} v4 {v4}"
+            );
+            assert_eq!(node.tables.connections[1], 300);
+        }
+    }
+}
+
+#[test]
+fn a_udp_flow_leaves_a_backend_that_is_gone_with_its_next_packet_and_comes_back_to_none() {
+    for v4 in FAMILIES {
+        let node = &mut with_two_backends(Protocol::Udp, v4);
+        let first = backend_of(node, Protocol::Udp, v4, 40_000, 0);
+        assert_eq!(
+            backend_of(node, Protocol::Udp, v4, 40_000, 0),
+            first,
+            "a flow keeps its backend"
+        );
+        // N -> 1 -> 0 -> 1: what the flow went to first never comes back.
+        retire(node, first);
+        shrink(node, 1, 17..18);
+        let second = backend_of(node, Protocol::Udp, v4, 40_000, 0);
+        assert_ne!(second, first);
+        retire(node, second);
+        shrink(node, 1, 16..16);
+        let packet = segment(Protocol::Udp, at(Who::Pod, v4, 40_000), at(Who::Vip, v4, 80), 0);
+        let refused = send(node, Program::PodIngress, POD, &packet);
+        assert_eq!(
+            refused.verdict,
+            Verdict::Bounce(Reason::NoEndpoints),
+            "not a black hole"
+        );
+        node.tables.backends[16].generation = 2;
+        shrink(node, 1, 16..17);
+        assert_eq!(
+            backend_of(node, Protocol::Udp, v4, 40_000, 0),
+            first,
+            "a new generation of the first"
+        );
+    }
+}
+
+#[test]
+fn an_established_udp_flow_leaves_its_backend_too() {
+    for v4 in FAMILIES {
+        let node = &mut with_two_backends(Protocol::Udp, v4);
+        let first = backend_of(node, Protocol::Udp, v4, 40_000, 0);
+        let reply = segment(Protocol::Udp, first, at(Who::Pod, v4, 40_000), 0);
+        assert_eq!(
+            send(node, Program::PodEgress, POD, &reply).verdict,
+            Verdict::Pass(Reason::Reply)
+        );
+        backend_of(node, Protocol::Udp, v4, 40_000, 0);
+        assert_eq!(node.tables.flows.len(), 2, "promoted, both entries\n{}", node.tables);
+        retire(node, first);
+        shrink(node, 1, 17..18);
+        assert_ne!(backend_of(node, Protocol::Udp, v4, 40_000, 0), first);
+    }
+}
+
+#[test]
+fn a_tcp_connection_stays_with_a_backend_that_is_gone_until_it_ends() {
+    for v4 in FAMILIES {
+        let node = &mut with_two_backends(Protocol::Tcp, v4);
+        let first = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
+        let answer = segment(Protocol::Tcp, first, at(Who::Pod, v4, 40_000), tcp::SYN | tcp::ACK);
+        send(node, Program::PodEgress, POD, &answer);
+        assert_eq!(backend_of(node, Protocol::Tcp, v4, 40_000, tcp::ACK), first);
+        retire(node, first);
+        shrink(node, 1, 17..18);
+        for flags in [tcp::ACK, tcp::PSH | tcp::ACK, tcp::FIN | tcp::ACK, tcp::ACK] {
+            assert_eq!(backend_of(node, Protocol::Tcp, v4, 40_000, flags), first);
+        }
+        assert_ne!(
+            backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN),
+            first,
+            "a new connection"
+        );
+    }
+}
+
+#[test]
+fn a_syn_is_a_new_connection_after_an_end_seen_on_either_side_and_a_repetition_before() {
+    /// Who ends the connection: nobody, the client, or the server.
+    const ENDS: [(Option<bool>, u8, bool); 5] = [
+        (None, 0, false),
+        (Some(true), tcp::FIN | tcp::ACK, true),
+        (Some(false), tcp::FIN | tcp::ACK, true),
+        (Some(true), tcp::RST, true),
+        (Some(false), tcp::RST | tcp::ACK, true),
+    ];
+    for v4 in FAMILIES {
+        for (by_client, flags, anew) in ENDS {
+            let node = &mut with_two_backends(Protocol::Tcp, v4);
+            let first = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
+            let answer = |flags| segment(Protocol::Tcp, first, at(Who::Pod, v4, 40_000), flags);
+            send(node, Program::PodEgress, POD, &answer(tcp::SYN | tcp::ACK));
+            backend_of(node, Protocol::Tcp, v4, 40_000, tcp::ACK);
+            match by_client {
+                None => {}
+                Some(true) => {
+                    backend_of(node, Protocol::Tcp, v4, 40_000, flags);
+                }
+                Some(false) => {
+                    send(node, Program::PodEgress, POD, &answer(flags));
+                }
+            }
+            let second = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
+            assert_eq!(
+                second != first,
+                anew,
+                "{by_client:?} {flags:#x} v4 {v4}\n{}",
+                node.tables
+            );
+        }
+    }
+}
+
+#[test]
+fn a_tcp_packet_that_opens_nothing_makes_no_flow() {
+    for v4 in FAMILIES {
+        for flags in [tcp::ACK, tcp::SYN | tcp::ACK, tcp::FIN | tcp::ACK, tcp::RST] {
+            let node = &mut with_two_backends(Protocol::Tcp, v4);
+            let packet = segment(Protocol::Tcp, at(Who::Pod, v4, 40_000), at(Who::Vip, v4, 80), flags);
+            let sent = send(node, Program::PodIngress, POD, &packet);
+            assert_eq!(sent.verdict.reason(), Reason::NoFlow);
+            assert!(node.tables.half_open.is_empty() && node.tables.flows.is_empty());
+        }
+    }
+}
+
+#[test]
+fn one_client_port_towards_two_services_with_one_backend_is_two_connections() {
+    for v4 in FAMILIES {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let node = &mut node();
+            let backend = [at(Who::RemotePod, v4, 8080)];
+            let frontends = [at(Who::Vip, v4, 80), at(Who::OtherVip, v4, 80)];
+            cluster_ip(1, protocol, frontends[0], &backend).put(node);
+            cluster_ip(2, protocol, frontends[1], &backend).put(node);
+            let client = at(Who::Pod, v4, 40_000);
+            let mut sources = Vec::new();
+            for round in 0..3 {
+                for frontend in frontends {
+                    let flags = if round == 0 { tcp::SYN } else { tcp::ACK };
+                    let packet = segment(protocol, client, frontend, flags);
+                    let at_backend = send(node, Program::PodIngress, POD, &packet).seen();
+                    assert_eq!(at_backend.destination, backend[0]);
+                    assert_eq!(at_backend.source.ip(), client.ip(), "only the port may change");
+                    sources.push(at_backend.source);
+                    let answer = segment(protocol, backend[0], at_backend.source, tcp::SYN | tcp::ACK);
+                    let reply = send(node, Program::PodEgress, POD, &answer).seen();
+                    assert_eq!((reply.source, reply.destination), (frontend, client), "{}", node.tables);
+                }
+            }
+            assert_eq!(sources[0], client, "the first keeps its port");
+            assert!(
+                SNAT_PORTS.contains(&sources[1].port()),
+                "the second gets one of the range"
+            );
+            assert!(
+                sources.chunks(2).all(|pair| pair == &sources[..2]),
+                "both keep what they have: {sources:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn clients_that_share_a_backend_never_share_a_snat_port() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let backend = [at(Who::RemotePod, v4, 8080)];
+        let offer = Offer {
+            kind: FrontendKind::NodePort,
+            ..cluster_ip(1, Protocol::Udp, at(Who::Node, v4, 30_080), &backend)
+        };
+        offer.put(node);
+        node.tables.config.snat_port_count = 64;
+        let mut owners = BTreeMap::new();
+        let mut refused = 0;
+        for port in 1000..1200 {
+            let client = at(Who::Outside, v4, port);
+            let packet = segment(Protocol::Udp, client, at(Who::Node, v4, 30_080), 0);
+            let sent = send(node, Program::UplinkIngress, UPLINK, &packet);
+            if sent.verdict == Verdict::Drop(Reason::NoSnatPort) {
+                refused += 1;
+                continue;
+            }
+            let source = sent.seen().source;
+            assert!((24_000..24_064).contains(&source.port()));
+            assert_eq!(owners.insert(source, client), None, "two clients at {source}");
+        }
+        assert!(owners.len() > 48, "{} of 64 ports in use", owners.len());
+        assert_eq!(owners.len() + refused, 200);
+    }
+}
+
+#[test]
+fn a_flow_is_confirmed_by_its_other_side_and_only_then_leaves_the_half_open_table() {
+    /// Protocol, whether a reply comes, the next packet's flags, and whether the flow is established after it.
+    const CASES: [(Protocol, bool, u8, bool); 6] = [
+        (Protocol::Tcp, false, tcp::SYN, false),
+        (Protocol::Tcp, true, tcp::SYN, false),
+        (Protocol::Tcp, true, tcp::ACK, true),
+        (Protocol::Tcp, false, tcp::ACK, true),
+        (Protocol::Udp, false, 0, false),
+        (Protocol::Udp, true, 0, true),
+    ];
+    for v4 in FAMILIES {
+        for (protocol, replied, flags, established) in CASES {
+            let node = &mut with_two_backends(protocol, v4);
+            let backend = backend_of(node, protocol, v4, 40_000, tcp::SYN);
+            if replied {
+                let answer = segment(protocol, backend, at(Who::Pod, v4, 40_000), tcp::SYN | tcp::ACK);
+                send(node, Program::PodEgress, POD, &answer);
+            }
+            assert_eq!(backend_of(node, protocol, v4, 40_000, flags), backend);
+            let sizes = (node.tables.half_open.len(), node.tables.flows.len());
+            let expected = if established { (0, 2) } else { (2, 0) };
+            assert_eq!(
+                sizes, expected,
+                "{protocol} replied {replied} {flags:#x}\n{}",
+                node.tables
+            );
+        }
+    }
+}
+
+#[test]
+fn a_reply_entry_that_was_evicted_is_there_again_after_the_next_request() {
+    for v4 in FAMILIES {
+        let node = &mut with_two_backends(Protocol::Tcp, v4);
+        let backend = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
+        backend_of(node, Protocol::Tcp, v4, 40_000, tcp::ACK);
+        node.tables
+            .flows
+            .retain(|key, _| key.direction == Direction::Forward as u8);
+        node.ticks += 1;
+        backend_of(node, Protocol::Tcp, v4, 40_000, tcp::ACK);
+        let answer = segment(Protocol::Tcp, backend, at(Who::Pod, v4, 40_000), tcp::ACK);
+        let reply = send(node, Program::PodEgress, POD, &answer).seen();
+        assert_eq!(reply.source, at(Who::Vip, v4, 80));
+    }
+}
+
+#[test]
+fn both_entries_of_a_flow_are_kept_alive_by_packets_of_either_direction() {
+    let v4 = true;
+    let node = &mut with_two_backends(Protocol::Udp, v4);
+    let backend = backend_of(node, Protocol::Udp, v4, 40_000, 0);
+    let answer = segment(Protocol::Udp, backend, at(Who::Pod, v4, 40_000), 0);
+    send(node, Program::PodEgress, POD, &answer);
+    backend_of(node, Protocol::Udp, v4, 40_000, 0);
+    for request in [true, false] {
+        node.ticks += 5;
+        if request {
+            backend_of(node, Protocol::Udp, v4, 40_000, 0);
+        } else {
+            send(node, Program::PodEgress, POD, &answer);
+        }
+        let seen: Vec<u32> = node.tables.flows.values().map(|flow| flow.seen).collect();
+        assert_eq!(seen, [node.ticks, node.ticks], "request {request}\n{}", node.tables);
+    }
+}
+
+#[test]
+fn full_tables_drop_what_is_new_and_carry_what_they_know() {
+    let v4 = true;
+    let node = &mut with_two_backends(Protocol::Udp, v4);
+    let backend = backend_of(node, Protocol::Udp, v4, 40_000, 0);
+    node.tables.full = true;
+    assert_eq!(backend_of(node, Protocol::Udp, v4, 40_000, 0), backend);
+    let packet = segment(Protocol::Udp, at(Who::Pod, v4, 40_001), at(Who::Vip, v4, 80), 0);
+    let sent = send(node, Program::PodIngress, POD, &packet);
+    assert_eq!(sent.verdict, Verdict::Drop(Reason::FlowTable));
+}
+
+#[test]
+fn a_node_port_answers_in_the_families_that_have_one_and_on_addresses_of_the_node_only() {
+    let offer = |v4| Offer {
+        kind: FrontendKind::NodePort,
+        ..cluster_ip(1, Protocol::Udp, at(Who::Node, v4, 30_080), &[])
+    };
+    for with in FAMILIES {
+        for asked in FAMILIES {
+            let node = &mut node();
+            let backend = [at(Who::LocalPod, with, 8080)];
+            Offer {
+                cluster: &backend,
+                ..offer(with)
+            }
+            .put(node);
+            let cases = [
+                (at(Who::Node, asked, 30_080), with == asked),
+                (at(Who::Node, asked, 30_081), false),
+                (at(Who::RemotePod, asked, 30_080), false),
+            ];
+            for (frontend, answered) in cases {
+                let packet = segment(Protocol::Udp, at(Who::Outside, asked, 40_000), frontend, 0);
+                let sent = send(node, Program::UplinkIngress, UPLINK, &packet);
+                let expected = if answered { Reason::NewFlow } else { Reason::NotService };
+                assert_eq!(sent.verdict, Verdict::Pass(expected), "{with} {asked} {frontend}");
+            }
+        }
+    }
+}
+
+#[test]
+fn traffic_policies_choose_the_set_and_what_becomes_of_clients_without_one() {
+    use FrontendKind::{ClusterIp, LoadBalancer, NodePort};
+    const INTERNAL: u32 = service_flags::INTERNAL_LOCAL;
+    const EXTERNAL: u32 = service_flags::EXTERNAL_LOCAL;
+    /// Kind, policies, whether the client is a pod, whether there is a local backend, and who gets the packet or why nobody.
+    type Case = (FrontendKind, u32, bool, bool, Result<Who, Reason>);
+    #[rustfmt::skip]
+    const CASES: [Case; 14] = [
+        (ClusterIp, 0, true, true, Ok(Who::RemotePod)),
+        (ClusterIp, INTERNAL, true, true, Ok(Who::LocalPod)),
+        (ClusterIp, INTERNAL, true, false, Err(Reason::NoLocalEndpoints)),
+        (ClusterIp, EXTERNAL, true, false, Ok(Who::RemotePod)),
+        (ClusterIp, 0, false, true, Err(Reason::ExternalClusterIp)),
+        (NodePort, 0, false, true, Ok(Who::RemotePod)),
+        (NodePort, EXTERNAL, false, true, Ok(Who::LocalPod)),
+        (NodePort, EXTERNAL, false, false, Err(Reason::NoLocalEndpoints)),
+        (NodePort, EXTERNAL, true, true, Ok(Who::RemotePod)),
+        (NodePort, INTERNAL, false, true, Ok(Who::RemotePod)),
+        (LoadBalancer, 0, false, true, Ok(Who::RemotePod)),
+        (LoadBalancer, EXTERNAL, false, true, Ok(Who::LocalPod)),
+        (LoadBalancer, EXTERNAL, false, false, Err(Reason::NoLocalEndpoints)),
+        (LoadBalancer, EXTERNAL, true, false, Ok(Who::RemotePod)),
+    ];
+    for v4 in FAMILIES {
+        for case in CASES {
+            let (kind, flags, inside, with_local, expected) = case;
+            let node = &mut node();
+            let (cluster, local) = ([at(Who::RemotePod, v4, 8080)], [at(Who::LocalPod, v4, 8080)]);
+            let frontend = at(if kind == NodePort { Who::Node } else { Who::Vip }, v4, 30_080);
+            Offer {
+                kind,
+                flags,
+                local: if with_local { &local } else { &[] },
+                ..cluster_ip(1, Protocol::Tcp, frontend, &cluster)
+            }
+            .put(node);
+            let (program, ifindex, client) = if inside {
+                (Program::PodIngress, POD, Who::Pod)
+            } else {
+                (Program::UplinkIngress, UPLINK, Who::Outside)
+            };
+            let packet = segment(Protocol::Tcp, at(client, v4, 40_000), frontend, tcp::SYN);
+            let sent = send(node, program, ifindex, &packet);
+            match expected {
+                Ok(who) => {
+                    let seen = sent.seen();
+                    assert_eq!(seen.destination, at(who, v4, 8080), "{case:?}");
+                    if flags & EXTERNAL != 0 && who == Who::LocalPod {
+                        assert_eq!(seen.source, packet.source, "policy Local keeps the client's address");
+                    }
+                }
+                Err(reason) => assert_eq!(sent.verdict, Verdict::Drop(reason), "{case:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn options_of_the_node_open_cluster_ips_and_masquerade_clients() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let local = [at(Who::LocalPod, v4, 8080)];
+        cluster_ip(1, Protocol::Tcp, at(Who::Vip, v4, 80), &local).put(node);
+        let packet = |port| {
+            segment(
+                Protocol::Tcp,
+                at(Who::Outside, v4, port),
+                at(Who::Vip, v4, 80),
+                tcp::SYN,
+            )
+        };
+        let sent = send(node, Program::UplinkIngress, UPLINK, &packet(1));
+        assert_eq!(sent.verdict, Verdict::Drop(Reason::ExternalClusterIp));
+        node.tables.config.flags = config_flags::EXTERNAL_CLUSTER_IP;
+        let sent = send(node, Program::UplinkIngress, UPLINK, &packet(2));
+        assert_eq!(sent.seen().source, at(Who::Outside, v4, 2));
+        node.tables.config.flags |= config_flags::SNAT_ALWAYS;
+        let sent = send(node, Program::UplinkIngress, UPLINK, &packet(3));
+        assert_eq!(sent.seen().source.ip(), at(Who::Node, v4, 0).ip());
+    }
+}
+
+#[test]
+fn a_reply_to_the_snat_range_that_belongs_to_no_flow_is_left_alone() {
+    for v4 in FAMILIES {
+        let node = &mut with_two_backends(Protocol::Tcp, v4);
+        let packet = segment(
+            Protocol::Tcp,
+            at(Who::RemotePod, v4, 8080),
+            at(Who::Node, v4, 24_001),
+            tcp::ACK,
+        );
+        for program in [Program::UplinkIngress, Program::UplinkXdp, Program::UplinkEgress] {
+            let sent = send(node, program, UPLINK, &packet);
+            assert_eq!(sent.verdict, Verdict::Pass(Reason::NotService));
+            assert_eq!(sent.bytes, packet.ethernet());
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_transit_connection_is_marked_by_its_replies_too() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let backends = [at(Who::RemotePod, v4, 8080), at(Who::RemotePod, v4, 8081)];
+        Offer {
+            kind: FrontendKind::NodePort,
+            ..cluster_ip(1, Protocol::Tcp, at(Who::Node, v4, 30_080), &backends)
+        }
+        .put(node);
+        let request = |flags| {
+            segment(
+                Protocol::Tcp,
+                at(Who::Outside, v4, 40_000),
+                at(Who::Node, v4, 30_080),
+                flags,
+            )
+        };
+        let first = send(node, Program::UplinkIngress, UPLINK, &request(tcp::SYN)).seen();
+        send(node, Program::UplinkIngress, UPLINK, &request(tcp::ACK));
+        let fin = segment(Protocol::Tcp, first.destination, first.source, tcp::FIN | tcp::ACK);
+        send(node, Program::UplinkIngress, UPLINK, &fin);
+        let closing = |(_, flow): (&Tuple, &Flow)| flow.flags & flow_flags::CLOSING != 0;
+        assert!(node.tables.flows.iter().any(closing), "{}", node.tables);
+        let second = send(node, Program::UplinkIngress, UPLINK, &request(tcp::SYN)).seen();
+        assert_ne!(second.destination, first.destination);
+    }
+}

@@ -1,0 +1,243 @@
+//! A node with two services' worth of tables, and packets that are checked by another implementation as they come out.
+
+use crate::wire::Seen;
+use ferrogate_common::{
+    Address, Backend, Frontend, FrontendKey, FrontendKind, Interface, Port, Protocol, Service, SlotRange,
+    backend_flags, interface_flags,
+};
+use ferrogate_datapath::Verdict;
+use ferrogate_datapath::host::{HostDevice, HostPacket, HostRoute, Program, Segment, Simulator, Target};
+use std::net::{IpAddr, SocketAddr};
+
+/// The devices' ifindexes.
+pub(crate) const UPLINK: u32 = 1;
+pub(crate) const POD: u32 = 2;
+pub(crate) const NARROW: u32 = 3;
+
+/// MTU of [`NARROW`].
+pub(crate) const NARROW_MTU: u16 = 1300;
+
+/// First and last port of the SNAT range.
+pub(crate) const SNAT_PORTS: std::ops::RangeInclusive<u16> = 24_000..=28_095;
+
+/// Who is who, in both families.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Who {
+    /// A pod on this node, behind [`POD`]: a client, and a backend of hairpins.
+    Pod,
+    /// Another pod on this node.
+    LocalPod,
+    /// A pod on another node.
+    RemotePod,
+    /// A pod behind [`NARROW`].
+    NarrowPod,
+    /// Somebody outside the cluster.
+    Outside,
+    /// The node's address on the uplink.
+    Node,
+    /// The node's address that faces pods.
+    PodGateway,
+    Gateway,
+    Vip,
+    OtherVip,
+}
+
+/// The two families.
+pub(crate) const FAMILIES: [bool; 2] = [true, false];
+
+/// Somebody's address.
+pub(crate) fn ip(who: Who, v4: bool) -> IpAddr {
+    let (a, b) = match who {
+        Who::Pod => ("10.244.1.2", "fd00:1::2"),
+        Who::LocalPod => ("10.244.1.3", "fd00:1::3"),
+        Who::RemotePod => ("10.244.2.2", "fd00:2::2"),
+        Who::NarrowPod => ("10.244.3.2", "fd00:3::2"),
+        Who::Outside => ("198.51.100.7", "2001:db8:51::7"),
+        Who::Node => ("192.0.2.10", "2001:db8::10"),
+        Who::PodGateway => ("10.244.1.1", "fd00:1::1"),
+        Who::Gateway => ("192.0.2.1", "2001:db8::1"),
+        Who::Vip => ("10.96.0.10", "fd00:96::10"),
+        Who::OtherVip => ("10.96.0.11", "fd00:96::11"),
+    };
+    if v4 { a } else { b }.parse().unwrap()
+}
+
+/// Somebody's port.
+pub(crate) fn at(who: Who, v4: bool, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(who, v4), port)
+}
+
+/// A node without services.
+pub(crate) fn node() -> Simulator {
+    let mut node = Simulator::default();
+    node.tables.config.node_port_min = 30_000;
+    node.tables.config.node_port_max = 32_767;
+    node.tables.config.snat_port_base = *SNAT_PORTS.start();
+    node.tables.config.snat_port_count = 4096;
+    let flags = [
+        (UPLINK, interface_flags::UPLINK | interface_flags::XDP_TARGET, 1, 1500),
+        (POD, interface_flags::POD, 3, 1500),
+        (NARROW, interface_flags::UPLINK, 1, NARROW_MTU),
+    ];
+    for (ifindex, flags, source, mtu) in flags {
+        let interface = Interface {
+            layer3: ifindex,
+            source4: source,
+            source6: source + 1,
+            flags,
+            reserved: 0,
+        };
+        node.tables.interfaces.insert(ifindex, interface);
+        let mac = [2, 0, 0, 0, 1, ifindex as u8];
+        node.fib.devices.insert(ifindex, HostDevice { mac, mtu });
+    }
+    for v4 in FAMILIES {
+        let source = if v4 { 1 } else { 2 };
+        node.tables.sources[source] = ip(Who::Node, v4).into();
+        node.tables.sources[source + 2] = ip(Who::PodGateway, v4).into();
+        node.tables.node_addresses.insert(ip(Who::Node, v4).into());
+        let gateway = ip(Who::Gateway, v4);
+        let unspecified = if v4 {
+            Address::UNSPECIFIED_V4
+        } else {
+            Address::UNSPECIFIED
+        };
+        let way = Target::Gateway(UPLINK, gateway.into());
+        let narrow = Target::Link(NARROW);
+        let whole = if v4 { 32 } else { 128 };
+        node.fib.routes.push(HostRoute::new(unspecified.ip(), 0, way));
+        node.fib
+            .routes
+            .push(HostRoute::new(ip(Who::NarrowPod, v4), whole, narrow));
+        let neighbours = [(UPLINK, gateway), (NARROW, ip(Who::NarrowPod, v4))];
+        for (ifindex, neighbour) in neighbours {
+            node.fib
+                .neighbours
+                .insert((ifindex, neighbour.into()), [2, 0, 0, 0, 2, ifindex as u8]);
+        }
+    }
+    node
+}
+
+/// A service to add to a node. Backends on this node are those of [`Who::Pod`] and [`Who::LocalPod`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer<'a> {
+    pub(crate) id: u32,
+    pub(crate) protocol: Protocol,
+    pub(crate) kind: FrontendKind,
+    /// For a NodePort: [`Who::Node`].
+    pub(crate) frontend: SocketAddr,
+    pub(crate) cluster: &'a [SocketAddr],
+    pub(crate) local: &'a [SocketAddr],
+    pub(crate) flags: u32,
+}
+
+impl Offer<'_> {
+    /// Writes the service's tables; slots and backends of service n are 16 n and up.
+    pub(crate) fn put(&self, node: &mut Simulator) {
+        let base = self.id * 16;
+        for (index, address) in self.cluster.iter().chain(self.local).enumerate() {
+            let id = base as usize + index;
+            let on_this_node = [Who::Pod, Who::LocalPod]
+                .iter()
+                .any(|who| ip(*who, address.is_ipv4()) == address.ip());
+            node.tables.slots[id] = id as u32;
+            node.tables.backends[id] = Backend {
+                address: address.ip().into(),
+                port: Port::new(address.port()),
+                flags: if on_this_node { backend_flags::LOCAL } else { 0 },
+                generation: 1,
+                service: self.id,
+                last_generation: 1,
+            };
+        }
+        let range = SlotRange {
+            base,
+            cluster: self.cluster.len() as u16,
+            local: self.local.len() as u16,
+        };
+        node.tables.services[self.id as usize] = Service {
+            range: range.pack(),
+            flags: self.flags,
+            reserved: 0,
+        };
+        let mut address = Address::from(self.frontend.ip());
+        if self.kind == FrontendKind::NodePort {
+            address = address.unspecified();
+        }
+        let key = FrontendKey::new(address, Port::new(self.frontend.port()), self.protocol);
+        node.tables.frontends.insert(key, Frontend::new(self.id, self.kind));
+    }
+}
+
+/// A ClusterIP service with these backends, at port 80 of `vip`.
+pub(crate) fn cluster_ip<'a>(
+    id: u32,
+    protocol: Protocol,
+    frontend: SocketAddr,
+    cluster: &'a [SocketAddr],
+) -> Offer<'a> {
+    Offer {
+        id,
+        protocol,
+        kind: FrontendKind::ClusterIp,
+        frontend,
+        cluster,
+        local: &[],
+        flags: 0,
+    }
+}
+
+/// What became of a packet.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub(crate) verdict: Verdict,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) link: usize,
+}
+
+impl Sent {
+    /// What another implementation reads in the packet; panics where it finds a wrong length or checksum.
+    #[track_caller]
+    pub(crate) fn seen(&self) -> Seen {
+        Seen::read(&self.bytes, self.link)
+    }
+}
+
+/// A segment of `protocol`; of TCP one with these flags.
+pub(crate) fn segment(protocol: Protocol, source: SocketAddr, destination: SocketAddr, flags: u8) -> Segment {
+    let payload = b"what is carried, of odd length.";
+    let mut segment = Segment::udp(source, destination, payload);
+    if protocol == Protocol::Tcp {
+        segment = Segment::tcp(source, destination, flags);
+        segment.payload = payload.to_vec();
+    }
+    segment
+}
+
+/// Runs a segment through a program; a packet on an egress hook is one of this node's own processes.
+pub(crate) fn send(node: &mut Simulator, program: Program, ifindex: u32, segment: &Segment) -> Sent {
+    let packet = if program.is_layer3() {
+        HostPacket::layer3(segment.ip(), ifindex)
+    } else {
+        HostPacket::ethernet(segment.ethernet(), ifindex)
+    };
+    let packet = HostPacket {
+        from_this_node: program.is_egress(),
+        partial: segment.partial,
+        ..packet
+    };
+    run(node, program, packet)
+}
+
+/// Runs a packet through a program.
+pub(crate) fn run(node: &mut Simulator, program: Program, packet: HostPacket) -> Sent {
+    let link = packet.link;
+    let outcome = node.run(program, packet);
+    let forwarded = matches!(outcome.verdict, Verdict::Forward(_));
+    Sent {
+        verdict: outcome.verdict,
+        bytes: outcome.bytes,
+        link: if forwarded { 14 } else { link },
+    }
+}
