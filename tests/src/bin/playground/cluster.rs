@@ -31,8 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Dropping it removes everything.
 pub(crate) struct Cluster {
-    _balancer: Process,
-    balancer_place: Place,
+    _balancer: (Process, Place),
     vm: Place,
     pub(crate) rig: Rig,
     pub(crate) examples: Examples,
@@ -57,13 +56,12 @@ impl Cluster {
         }
         // Outside of its node's cgroup: that is what the socket edge is attached to.
         let vm = rig.pod("vm").place.sibling(rig.lease.cgroup("unhooked")?);
-        let (balancer_place, balancer) = load_balancer(&rig, &examples)?;
+        let balancer = load_balancer(&rig, &examples)?;
         for service in &examples.services {
             rig.apply(service)?;
         }
         let mut cluster = Self {
             _balancer: balancer,
-            balancer_place,
             vm,
             rig,
             examples,
@@ -167,11 +165,6 @@ impl Cluster {
         addresses::lan(addresses::LOAD_BALANCER)
     }
 
-    /// Where the load balancer runs.
-    pub(crate) fn balancer_place(&self) -> &Place {
-        &self.balancer_place
-    }
-
     fn endpoint(&self, pod: &Pod, family: Family) -> Value {
         json!({
             "addresses": [pod.addresses.get(family)],
@@ -213,7 +206,7 @@ fn family_of(slice: &Value) -> Family {
 
 /// The cloud load balancer: a machine beside the nodes with the public address of the LoadBalancer Service, to which the
 /// outside client has a route.
-fn load_balancer(rig: &Rig, examples: &Examples) -> Result<(Place, Process)> {
+fn load_balancer(rig: &Rig, examples: &Examples) -> Result<(Process, Place)> {
     let balanced = examples.facts.values().find(|service| service.ingress.is_some());
     let service = balanced.context("no Service of the examples has a load balancer's address")?;
     let public = SocketAddr::new(service.ingress.context("ingress")?, service.port);
@@ -241,5 +234,5 @@ fn load_balancer(rig: &Rig, examples: &Examples) -> Result<(Place, Process)> {
         }
         stop::sleep(Duration::from_millis(5))?;
     }
-    Ok((place, process))
+    Ok((process, place))
 }

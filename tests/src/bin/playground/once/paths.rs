@@ -201,7 +201,7 @@ fn no_listener(scenario: &mut Scenario, path: &Path) -> Result<()> {
     for node in &scenario.cluster.rig.nodes {
         let port = path.node_ports.first().context("no node port")?.1.port();
         let tables = node.place.netns.enter(|| {
-            let read = |name: &str| Ok(fs::read_to_string(format!("/proc/thread-self/net/{name}"))?);
+            let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
             Ok([read("tcp")?, read("tcp6")?].concat())
         })?;
         let local = format!(":{port:04X}");
