@@ -9,7 +9,7 @@ use ferrogate_datapath::host::Program;
 use ferrogate_tests::kernel::{Generator, Network, World};
 
 /// Packets, at least.
-const CASES: u64 = 120_000;
+const CASES: u64 = 300_000;
 
 /// Packets that run over one state of the tables, which evolves.
 const CASES_PER_STATE: u64 = 1_500;
@@ -60,7 +60,7 @@ fn the_loaded_programs_and_the_host_pipeline_agree_on_every_packet() -> Result<(
 fn covers(world: &World) -> Result<()> {
     use Reason::{
         ExternalClusterIp, Fragment, HopLimit, LeftToTcx, Malformed, NewFlow, NoEndpoints, NoFlow, NoLocalEndpoints,
-        NoRoute, NoSnatPort, NoSource, NotIp, NotService, Reply, StaleService, TooBig, Translated,
+        NoRoute, NoSnatPort, NoSource, NoSuchPort, NotIp, NotService, Reply, StaleService, TooBig, Translated,
     };
     const PARSE: &[Reason] = &[NotService, NotIp, Malformed, Fragment];
     const MAKE: &[Reason] = &[Translated, NewFlow, Reply, NoLocalEndpoints, StaleService];
@@ -68,11 +68,11 @@ fn covers(world: &World) -> Result<()> {
     const ROUTE: &[Reason] = &[NoRoute, NoSource, NoSnatPort];
     const FORWARD: &[Reason] = &[HopLimit, TooBig, ExternalClusterIp];
     let expected: [(Program, &[&[Reason]]); 7] = [
-        (Program::PodIngress, &[PARSE, MAKE, REFUSE, &[NoSnatPort]]),
+        (Program::PodIngress, &[PARSE, MAKE, REFUSE, &[NoSnatPort, NoSuchPort]]),
         (Program::PodEgress, &[PARSE, &[Reply]]),
         (Program::UplinkIngress, &[PARSE, MAKE, REFUSE, ROUTE, FORWARD]),
         (Program::UplinkIngressL3, &[PARSE, MAKE, REFUSE, ROUTE, FORWARD]),
-        (Program::UplinkEgress, &[PARSE, MAKE, REFUSE, ROUTE]),
+        (Program::UplinkEgress, &[PARSE, MAKE, REFUSE, ROUTE, &[NoSuchPort]]),
         (Program::UplinkEgressL3, &[PARSE, MAKE, REFUSE, ROUTE]),
         (
             Program::UplinkXdp,

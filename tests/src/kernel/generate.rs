@@ -179,6 +179,11 @@ impl Generator {
     /// Each service has a ClusterIP, and may have a load balancer's address and a NodePort.
     fn add_frontends(&mut self, tables: &mut HostTables, id: usize, v4: bool) {
         let protocol = if id % 4 < 2 { Protocol::Tcp } else { Protocol::Udp };
+        let cluster_ip = Pool::frontend(&mut self.rng, v4).into();
+        if self.rng.bool() {
+            let alone = Frontend::new(id as u32, FrontendKind::Address);
+            tables.frontends.insert(FrontendKey::address_alone(cluster_ip), alone);
+        }
         for kind in [
             FrontendKind::ClusterIp,
             FrontendKind::LoadBalancer,
@@ -196,6 +201,7 @@ impl Generator {
                     };
                     (family, 30_080 + self.rng.u16(..2))
                 }
+                FrontendKind::ClusterIp => (cluster_ip, 80 + self.rng.u16(..2)),
                 _ => (Pool::frontend(&mut self.rng, v4).into(), 80 + self.rng.u16(..2)),
             };
             let service = if self.rng.u8(..60) == 0 { 5000 } else { id as u32 };
