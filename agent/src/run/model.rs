@@ -112,6 +112,7 @@ impl Model {
         let Problems { writing, network, held } = &self.problems;
         let mut all: Vec<String> = [held, writing, network].into_iter().flatten().cloned().collect();
         all.extend(self.state.unreadable().iter().cloned());
+        all.extend(self.state.unreadable_objects());
         all.extend(self.refused.iter().cloned());
         let notices: BTreeSet<String> = self.state.notices().iter().map(ToString::to_string).collect();
         all.extend(notices);

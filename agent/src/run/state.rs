@@ -3,7 +3,7 @@
 use crate::source::{Change, Event, Health, ObjectName};
 use ferrogate_control::{Changes, Index, Notice, Options};
 use k8s_openapi::api::core::v1::Node;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The objects of one kind.
@@ -14,6 +14,8 @@ struct Known {
     listed: Option<BTreeSet<ObjectName>>,
     /// A list was read to its end.
     synced: bool,
+    /// Those that cannot be read, and why.
+    unreadable: BTreeMap<ObjectName, String>,
 }
 
 impl Known {
@@ -26,13 +28,17 @@ impl Known {
             }
             Change::Listed(object) | Change::Applied(object) => {
                 let name = ObjectName::of(object.as_ref());
-                if let Some(listed) = &mut self.listed {
-                    listed.insert(name.clone());
-                }
-                self.names.insert(name);
+                self.unreadable.remove(&name);
+                self.is_there(name);
+                vec![]
+            }
+            Change::Unreadable(name, why) => {
+                self.unreadable.insert(name.clone(), why.clone());
+                self.is_there(name.clone());
                 vec![]
             }
             Change::Deleted(name) => {
+                self.unreadable.remove(name);
                 if let Some(listed) = &mut self.listed {
                     listed.remove(name);
                 }
@@ -47,6 +53,7 @@ impl Known {
                 let Some(listed) = self.listed.take() else {
                     return vec![];
                 };
+                self.unreadable.retain(|name, _| listed.contains(name));
                 std::mem::replace(&mut self.names, listed.clone())
                     .difference(&listed)
                     .cloned()
@@ -56,11 +63,27 @@ impl Known {
     }
 }
 
+impl Known {
+    fn is_there(&mut self, name: ObjectName) {
+        if let Some(listed) = &mut self.listed {
+            listed.insert(name.clone());
+        }
+        self.names.insert(name);
+    }
+
+    /// One sentence for each object that cannot be read.
+    fn problems(&self, kind: &str) -> impl Iterator<Item = String> {
+        self.unreadable
+            .iter()
+            .map(move |(name, why)| format!("{kind} {name} cannot be read, what was known of it holds: {why}"))
+    }
+}
+
 /// The object that a change brings, if it brings one.
 fn object<K>(change: &Change<K>) -> Option<&K> {
     match change {
         Change::Listed(object) | Change::Applied(object) => Some(object),
-        Change::Restart | Change::Complete | Change::Deleted(_) => None,
+        Change::Restart | Change::Complete | Change::Deleted(_) | Change::Unreadable(..) => None,
     }
 }
 
@@ -154,7 +177,14 @@ impl State {
         self.node.synced
     }
 
-    /// What the source cannot read of the desired state.
+    /// Single objects that cannot be read.
+    pub(crate) fn unreadable_objects(&self) -> Vec<String> {
+        let services = self.services.problems("Service");
+        let slices = self.slices.problems("EndpointSlice");
+        services.chain(slices).chain(self.node.problems("Node")).collect()
+    }
+
+    /// What the source cannot read of the desired state as a whole: nobody knows which objects it is about.
     pub(crate) fn unreadable(&self) -> &[String] {
         match &self.health {
             Some(Health::Partial(problems)) => problems,

@@ -4,11 +4,13 @@
 
 mod client;
 mod health;
+mod object;
 
 pub use client::Endpoint;
 
 use self::client::Pool;
 use self::health::{Monitor, Watch};
+use self::object::Received;
 use super::{Change, Closed, Event, ObjectName, Sender};
 use anyhow::Result;
 use futures::{Stream, StreamExt};
@@ -21,6 +23,7 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tracing::warn;
 
 /// First and longest pause between attempts; a random part of it, so that a cluster's nodes don't come back all at once.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
@@ -76,7 +79,7 @@ fn spawn<K>(
     });
 }
 
-type Watching<K> = Pin<Box<dyn Stream<Item = watcher::Result<Watched<K>>> + Send>>;
+type Watching<K> = Pin<Box<dyn Stream<Item = watcher::Result<Watched<Received<K>>>> + Send>>;
 
 /// One watch, for ever.
 struct Follower<K> {
@@ -110,7 +113,7 @@ where
             } else {
                 self.config.clone()
             };
-            let stream = watcher::watcher(Api::<K>::all(client), config).boxed();
+            let stream = watcher::watcher(Api::<Received<K>>::all(client), config).boxed();
             match self.follow(stream, streaming, turn, &mut pause).await? {
                 Restart::Listing => streaming = false,
                 Restart::Server => {}
@@ -148,7 +151,12 @@ where
                         failing = false;
                         self.recovered(pause).await?;
                     }
-                    self.events.send((self.wrap)(change(event))).await?;
+                    let change = change(event);
+                    if let Change::Unreadable(name, why) = &change {
+                        let kind = K::kind(&());
+                        warn!(%kind, %name, why, "an object cannot be read; what was known of it holds");
+                    }
+                    self.events.send((self.wrap)(change)).await?;
                 }
                 Some(Err(error)) if streaming && !listed && client::refuses_streaming(&error) => {
                     return Ok(Restart::Listing);
@@ -173,13 +181,20 @@ where
     }
 }
 
-fn change<K: Resource>(event: Watched<K>) -> Change<K> {
+fn change<K: Resource>(event: Watched<Received<K>>) -> Change<K> {
+    let either = |received: Received<K>, readable: fn(Box<K>) -> Change<K>| {
+        let name = ObjectName::of(&received);
+        match received.object {
+            Ok(object) => readable(object),
+            Err(why) => Change::Unreadable(name, why),
+        }
+    };
     match event {
         Watched::Init => Change::Restart,
-        Watched::InitApply(object) => Change::Listed(Box::new(object)),
+        Watched::InitApply(received) => either(received, Change::Listed),
         Watched::InitDone => Change::Complete,
-        Watched::Apply(object) => Change::Applied(Box::new(object)),
-        Watched::Delete(object) => Change::Deleted(ObjectName::of(&object)),
+        Watched::Apply(received) => either(received, Change::Applied),
+        Watched::Delete(received) => Change::Deleted(ObjectName::of(&received)),
     }
 }
 

@@ -47,6 +47,8 @@ pub enum Change<K> {
     Complete,
     Applied(Box<K>),
     Deleted(ObjectName),
+    /// Listed or applied, but it cannot be read, and why: what was known of it holds.
+    Unreadable(ObjectName, String),
 }
 
 /// What a source has to say.

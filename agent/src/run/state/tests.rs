@@ -74,11 +74,11 @@ impl Rig {
         }
     }
 
+    /// Addresses with a port; each ClusterIP is there once more for its other ports.
     fn addresses(&self) -> Vec<String> {
-        self.tables
-            .frontends()
-            .keys()
-            .map(|key: &FrontendKey| key.address.to_string())
+        let keys = self.tables.frontends().keys();
+        keys.filter(|key: &&FrontendKey| key.port.get() != 0)
+            .map(|key| key.address.to_string())
             .collect()
     }
 }
@@ -228,4 +228,33 @@ fn only_our_own_node_gives_addresses() {
         rig.state.node_addresses(),
         Some(&["192.0.2.1".parse().expect("an address")][..])
     );
+}
+
+#[test]
+fn an_object_that_cannot_be_read_keeps_what_was_known_of_it() {
+    let mut rig = Rig::new();
+    rig.take(service_list(vec![
+        service("web", "10.0.0.1"),
+        service("api", "10.0.0.2"),
+    ]));
+    rig.take(slice_list(vec![]));
+    let unreadable = || Event::Service(Change::Unreadable(name("web"), "no ports".to_owned()));
+    rig.take(vec![
+        Event::Service(Change::Restart),
+        unreadable(),
+        Event::Service(Change::Complete),
+    ]);
+    assert_eq!(rig.addresses(), ["10.0.0.1"], "listed all the same");
+    let problems = rig.state.unreadable_objects();
+    assert!(
+        matches!(&problems[..], [one] if one.contains("default/web") && one.contains("no ports")),
+        "{problems:?}"
+    );
+    rig.take(vec![Event::Service(Change::Applied(Box::new(service(
+        "web", "10.0.0.3",
+    ))))]);
+    assert_eq!(rig.addresses(), ["10.0.0.3"]);
+    assert!(rig.state.unreadable_objects().is_empty());
+    rig.take(vec![unreadable(), Event::Service(Change::Deleted(name("web")))]);
+    assert!(rig.addresses().is_empty() && rig.state.unreadable_objects().is_empty());
 }

@@ -15,7 +15,7 @@ enum Streams {
     Refused(u16),
 }
 
-/// Serves one Service, one slice and one Node, and announces the Service's deletion on each watch that follows a list.
+/// Serves one Service (and one that nobody can read), one slice and one Node, and announces the Service's deletion on each watch that follows a list.
 async fn answer(stream: TcpStream, streams: Streams) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut head = String::new();
@@ -52,6 +52,12 @@ fn reply(path: &str, streams: Streams) -> (u16, Vec<Value>, bool) {
         object["addressType"] = "IPv4".into();
         object["endpoints"] = json!([]);
     }
+    let mut objects = vec![object.clone()];
+    if kind == "Service" {
+        objects.push(json!({
+            "metadata": {"name": "bad", "namespace": "default", "resourceVersion": "5"}, "spec": {"ports": "none"},
+        }));
+    }
     let bookmark = json!({"type": "BOOKMARK", "object": {"apiVersion": version, "kind": kind, "metadata": {
         "resourceVersion": "6", "annotations": {"k8s.io/initial-events-end": "true"}}}});
     match (
@@ -64,12 +70,17 @@ fn reply(path: &str, streams: Streams) -> (u16, Vec<Value>, bool) {
                 "message": "sendInitialEvents is forbidden for watch"});
             (code, vec![status], false)
         }
-        (true, true, Streams::Served) => (200, vec![json!({"type": "ADDED", "object": object}), bookmark], true),
+        (true, true, Streams::Served) => {
+            let added = objects
+                .into_iter()
+                .map(|object| json!({"type": "ADDED", "object": object}));
+            (200, added.chain([bookmark]).collect(), true)
+        }
         (true, false, _) if kind == "Service" => (200, vec![json!({"type": "DELETED", "object": object})], true),
         (true, false, _) => (200, vec![], true),
         (false, ..) => {
             let list = json!({"apiVersion": version, "kind": format!("{kind}List"),
-                "metadata": {"resourceVersion": "6"}, "items": [object]});
+                "metadata": {"resourceVersion": "6"}, "items": objects});
             (200, vec![list], false)
         }
     }
@@ -131,6 +142,7 @@ async fn until(events: &mut Receiver, last: &str) -> Vec<String> {
             Event::Service(Change::Complete) => said.push("complete".to_owned()),
             Event::Service(Change::Applied(_)) => said.push("applied".to_owned()),
             Event::Service(Change::Deleted(name)) => said.push(format!("deleted {name}")),
+            Event::Service(Change::Unreadable(name, _)) => said.push(format!("unreadable {name}")),
             Event::Health(Health::Away(_)) => said.push("away".to_owned()),
             Event::Health(_) => said.push("good".to_owned()),
             Event::Slice(_) | Event::Node(_) => {}
@@ -157,7 +169,7 @@ async fn a_server_with_streaming_lists_is_followed_by_one_watch() {
     let mut events = follow(&dir, &[server.address]).await;
     assert_eq!(
         services(&until(&mut events, "complete").await),
-        ["restart", "listed", "complete"]
+        ["restart", "listed", "unreadable default/bad", "complete"]
     );
 }
 
@@ -172,7 +184,13 @@ async fn a_server_without_streaming_lists_is_listed_and_then_watched() {
         let said = until(&mut events, "deleted default/one").await;
         assert_eq!(
             services(&said),
-            ["restart", "listed", "complete", "deleted default/one"],
+            [
+                "restart",
+                "listed",
+                "unreadable default/bad",
+                "complete",
+                "deleted default/one"
+            ],
             "{code}"
         );
         assert!(
@@ -217,5 +235,8 @@ async fn another_server_is_tried_when_the_first_cannot_be_reached() {
     let gone = Server::start(ANY_PORT, Streams::Served).await.address;
     let mut events = follow(&dir, &[gone, server.address]).await;
     let said = until(&mut events, "complete").await;
-    assert_eq!(services(&said), ["restart", "listed", "complete"]);
+    assert_eq!(
+        services(&said),
+        ["restart", "listed", "unreadable default/bad", "complete"]
+    );
 }

@@ -63,6 +63,7 @@ fn describe(event: &Event) -> String {
             Change::Listed(object) => format!("{kind} listed {}", ObjectName::of(object.as_ref())),
             Change::Applied(object) => format!("{kind} applied {}", ObjectName::of(object.as_ref())),
             Change::Deleted(name) => format!("{kind} deleted {name}"),
+            Change::Unreadable(name, _) => format!("{kind} unreadable {name}"),
         }
     }
     match event {
