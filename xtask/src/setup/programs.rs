@@ -26,6 +26,12 @@ const PROGRAMS: &[Program] = &[
         tests_only: true,
     },
     Program {
+        name: "ethtool",
+        package: "ethtool",
+        why: "offloads of the test cluster's links",
+        tests_only: true,
+    },
+    Program {
         name: "etcd",
         package: "etcd-server",
         why: "the API server's store",
