@@ -4,8 +4,10 @@
 //! * [`KernelTables`] reads and writes the maps with the types of the ABI.
 //! * [`Network`] is a network namespace whose routes and neighbours are known, and the same as a host's routing table.
 //! * [`Generator`] makes table states and packets from a seed; [`World`] holds both sides and compares them.
+//! * [`Floor`] is what no program can be cheaper than.
 //!
 //! Everything here needs root.
+mod floor;
 mod generate;
 mod maps;
 mod network;
@@ -14,6 +16,7 @@ mod packets;
 mod pool;
 mod world;
 
+pub use floor::Floor;
 pub use generate::Generator;
 pub use maps::KernelTables;
 pub use network::{Network, Place};

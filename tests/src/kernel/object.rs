@@ -1,10 +1,12 @@
 //! The eBPF object: loaded, and run packet by packet.
 use std::env;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use aya::maps::Map;
 use aya::programs::{Program as AyaProgram, TestRun, TestRunOptions, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use ferrogate_common::{TICK_SHIFT, maps};
@@ -94,6 +96,14 @@ impl Object {
             .attach(device, XdpMode::Driver)
             .with_context(|| format!("attaching {name} to {device}"))?;
         Ok(())
+    }
+
+    /// The descriptor of one of the LRU maps.
+    pub fn map_descriptor(&self, name: &str) -> Result<BorrowedFd<'_>> {
+        match self.ebpf.map(name) {
+            Some(Map::LruHashMap(map)) => Ok(map.fd().as_fd()),
+            _ => bail!("no LRU map {name}"),
+        }
     }
 
     /// Runs a packet through a program `repeat` times, each time on what the last left.

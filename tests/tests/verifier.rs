@@ -1,0 +1,81 @@
+//! What the verifier makes of every program, held against a budget. Needs root.
+use anyhow::{Context, Result, ensure};
+use ferrogate_tests::kernel::Object;
+
+/// The most a program may cost.
+struct Budget {
+    program: &'static str,
+    /// Instructions that the verifier walks; it gives up at a million.
+    verified: u32,
+    /// Bytes of machine code.
+    jited: u32,
+}
+
+const fn budget(program: &'static str, verified: u32, jited: u32) -> Budget {
+    Budget {
+        program,
+        verified,
+        jited,
+    }
+}
+
+/// A little above what holds today.
+const BUDGETS: [Budget; 15] = [
+    budget("pod_ingress", 130_000, 16_000),
+    budget("pod_egress", 7_700, 4_700),
+    budget("uplink_ingress", 130_000, 16_000),
+    budget("uplink_egress", 130_000, 16_000),
+    budget("uplink_ingress_l3", 170_000, 16_000),
+    budget("uplink_egress_l3", 160_000, 16_000),
+    budget("uplink_xdp", 48_000, 12_000),
+    budget("connect4", 800, 2_700),
+    budget("connect6", 870, 2_600),
+    budget("sendmsg4", 4_200, 3_200),
+    budget("sendmsg6", 3_700, 3_500),
+    budget("recvmsg4", 160, 780),
+    budget("recvmsg6", 200, 960),
+    budget("getpeername4", 160, 780),
+    budget("getpeername6", 200, 960),
+];
+
+#[test]
+fn every_program_passes_the_verifier_within_its_budget() -> Result<()> {
+    // Default sizes but for the LRU maps, whose memory is taken at once.
+    let object = Object::load_with(|loader| {
+        for map in ["FLOWS", "HALF_OPEN", "SNAT_FLOWS", "SOCKET_PAIRS"] {
+            loader.map_max_entries(map, 1024);
+        }
+    })?;
+    let mut over = Vec::new();
+    println!(
+        "{:<18} {:>9} {:>7} {:>11} {:>7} {:>7}",
+        "program", "verified", "budget", "translated", "jited", "budget"
+    );
+    for Budget {
+        program: name,
+        verified,
+        jited,
+    } in &BUDGETS
+    {
+        let program = object
+            .ebpf
+            .program(name)
+            .with_context(|| format!("no program {name}"))?;
+        let info = program.info()?;
+        let walked = info.verified_instruction_count().context("a kernel from 5.16 on")?;
+        let translated = info.size_translated().context("a kernel that shows sizes")?;
+        let machine_code = info.size_jitted();
+        println!("{name:<18} {walked:>9} {verified:>7} {translated:>11} {machine_code:>7} {jited:>7}");
+        if walked > *verified || machine_code > *jited {
+            over.push(*name);
+        }
+    }
+    ensure!(over.is_empty(), "over their budgets: {over:?}");
+    let programs = object.ebpf.programs().count();
+    ensure!(
+        programs == BUDGETS.len(),
+        "{programs} programs, {} budgets",
+        BUDGETS.len()
+    );
+    Ok(())
+}
