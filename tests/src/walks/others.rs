@@ -37,7 +37,7 @@ pub(crate) enum Outcome {
 }
 
 /// Each by its name, in the order in which they run: those that change the rig come last.
-const WALKS: [(&str, Walk); 13] = [
+const WALKS: [(&str, Walk); 14] = [
     ("what is not a Service keeps its addresses", not_a_service),
     ("300 new connections to 3 endpoints give 100 each", round_robin),
     ("a Service without endpoints refuses at once", refuses),
@@ -46,6 +46,7 @@ const WALKS: [(&str, Walk); 13] = [
     ("an unconnected UDP socket tells two Services apart", unconnected_two),
     ("an IPv6 socket reaches the IPv4 address of a Service", mapped),
     ("a port that the Service does not have refuses", unknown_port),
+    ("a first packet waits for its neighbour", cold_neighbours),
     ("CoreDNS resolves a Service through a ClusterIP", lives::dns),
     ("bulk TCP arrives intact on every path", lives::bulk),
     ("a connection outlives a killed proxy", lives::restart),
@@ -276,6 +277,28 @@ fn mapped(rig: &mut Rig, _: Level) -> Result<Outcome> {
                         "{client:?} to {service}: {report:?}"
                     );
                 }
+            }
+        }
+    }
+    Ok(Outcome::Passed)
+}
+
+/// Nobody knows anybody's link-layer address: the first packet is held until its neighbour has answered, not lost.
+fn cold_neighbours(rig: &mut Rig, _: Level) -> Result<Outcome> {
+    for (protocol, family) in transports() {
+        for (client, target) in ways() {
+            for service in ["local", "remote"] {
+                for index in 1..=rig.options.nodes {
+                    rig.node(index).place.netns.ip_batch("neigh flush all\n")?;
+                }
+                let to = fixture::address(rig, service, target, family);
+                // Sooner than TCP would send its first packet again.
+                let request = ProbeRequest::new(protocol, to).timeout_ms(800);
+                let report = fixture::place(rig, client).probe(&request)?;
+                ensure!(
+                    report.complete(),
+                    "{client:?} to {service} at {to} {protocol:?}: {report:?}"
+                );
             }
         }
     }
