@@ -199,12 +199,18 @@ impl Engine {
             None if model.problems.network.is_some() => info!("interfaces are followed again"),
             _ => {}
         }
-        if model.interfaces != interfaces {
-            let names: Vec<_> = interfaces
+        let before = &model.interfaces;
+        let new = names(interfaces.iter().filter(|one| !before.contains(one)));
+        if !new.is_empty() {
+            info!(interfaces = new, "edges attached");
+        }
+        let gone = names(
+            before
                 .iter()
-                .map(|one| format!("{} ({})", one.name, one.role))
-                .collect();
-            info!(interfaces = names.join(", "), "edges attached");
+                .filter(|one| interfaces.iter().all(|now| now.ifindex != one.ifindex)),
+        );
+        if !gone.is_empty() {
+            info!(interfaces = gone, "edges gone");
         }
         model.problems.network = problem;
         model.interfaces = interfaces;
@@ -371,6 +377,11 @@ fn report(changes: &Changes, applied: &Applied) {
         ?latency,
         "services written"
     );
+}
+
+fn names<'a>(interfaces: impl Iterator<Item = &'a InterfaceStatus>) -> String {
+    let names: Vec<_> = interfaces.map(|one| format!("{} ({})", one.name, one.role)).collect();
+    names.join(", ")
 }
 
 /// The error and its causes in one line.
