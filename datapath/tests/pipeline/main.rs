@@ -3,6 +3,7 @@
 
 mod flows;
 mod paths;
+mod policies;
 mod properties;
 mod refusals;
 mod sockets;

@@ -254,6 +254,33 @@ impl Bench {
         print_line(name, program.name(), &times);
         Ok(())
     }
+
+    /// Measures every path.
+    fn paths(&self, ends: &Ends) -> Result<()> {
+        use ferrogate_common::Reason::{NewFlow, NotService, Reply, Translated};
+        let plain = SocketAddr::new(ends.client.ip(), 40_000);
+        let udp = |source, destination| Segment::udp(source, destination, &[0; 18]);
+        let stranger = udp(plain, SocketAddr::new(address("10.244.3.2"), 53));
+        let request = udp(plain, ends.frontend);
+        let mut transit = udp(ends.client, ends.frontend);
+        let mut transit_reply = udp(ends.backend, ends.source);
+        transit.hop_limit = 255;
+        transit_reply.hop_limit = 255;
+        for program in [Program::UplinkXdp, Program::UplinkIngress, Program::PodIngress] {
+            self.path("not a service", program, &stranger, REPEAT, NotService)?;
+            self.path("established", program, &request, REPEAT, Translated)?;
+            if program != Program::PodIngress {
+                self.path("transit", program, &transit, HOPS, Translated)?;
+                self.path("transit, reply", program, &transit_reply, HOPS, Reply)?;
+            }
+            self.path("new flow", program, &udp(plain, link(0)), FLOWS, NewFlow)?;
+        }
+        for program in [Program::UplinkEgress, Program::PodEgress] {
+            self.path("not a service", program, &stranger, REPEAT, NotService)?;
+            self.path("reply", program, &udp(ends.backend, plain), REPEAT, Reply)?;
+        }
+        Ok(())
+    }
 }
 
 fn print_line(name: &str, program: &str, times: &[Duration]) {
@@ -262,7 +289,6 @@ fn print_line(name: &str, program: &str, times: &[Duration]) {
 }
 
 fn main() -> Result<()> {
-    use ferrogate_common::Reason::{NewFlow, NotService, Reply, Translated};
     let arguments = Arguments::parse();
     ensure!(
         arguments.services > FLOWS,
@@ -297,38 +323,16 @@ fn main() -> Result<()> {
         pod: network.ifindex(Place::Pod),
         rounds: arguments.rounds,
     };
-    let plain = SocketAddr::new(ends.client.ip(), 40_000);
-    let udp = |source, destination| Segment::udp(source, destination, &[0; 18]);
-    let stranger = udp(plain, SocketAddr::new(address("10.244.3.2"), 53));
-    let request = udp(plain, ends.frontend);
-    let mut transit = udp(ends.client, ends.frontend);
-    let mut transit_reply = udp(ends.backend, ends.source);
-    transit.hop_limit = 255;
-    transit_reply.hop_limit = 255;
     println!(
         "{:<24} {:<18} {:>6} {:>6}   ns, {} services",
         "path", "program", "best", "median", arguments.services
     );
+    let packet = Segment::udp(ends.client, ends.frontend, &[0; 18]).ethernet();
     for (name, floor) in [("floor: nothing", &nothing), ("floor: one LRU look-up", &look_up)] {
-        let packet = request.ethernet();
-        let mut times = (0..arguments.rounds)
-            .map(|_| floor.run(&packet, REPEAT))
-            .collect::<Result<Vec<_>>>()?;
+        let runs = (0..arguments.rounds).map(|_| floor.run(&packet, REPEAT));
+        let mut times = runs.collect::<Result<Vec<_>>>()?;
         times.sort();
         print_line(name, "xdp", &times);
     }
-    for program in [Program::UplinkXdp, Program::UplinkIngress, Program::PodIngress] {
-        bench.path("not a service", program, &stranger, REPEAT, NotService)?;
-        bench.path("established", program, &request, REPEAT, Translated)?;
-        if program != Program::PodIngress {
-            bench.path("transit", program, &transit, HOPS, Translated)?;
-            bench.path("transit, reply", program, &transit_reply, HOPS, Reply)?;
-        }
-        bench.path("new flow", program, &udp(plain, link(0)), FLOWS, NewFlow)?;
-    }
-    for program in [Program::UplinkEgress, Program::PodEgress] {
-        bench.path("not a service", program, &stranger, REPEAT, NotService)?;
-        bench.path("reply", program, &udp(ends.backend, plain), REPEAT, Reply)?;
-    }
-    Ok(())
+    bench.paths(&ends)
 }

@@ -1,41 +1,20 @@
-//! Table states and packets, from a seed.
+//! Packets, from a seed: conversations that evolve, strangers, and packets with something wrong.
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use fastrand::Rng;
-use ferrogate_common::{
-    Address, Backend, Config, Flow, Frontend, FrontendKey, FrontendKind, Port, Protocol, Service, SlotRange, SnatFlow,
-    Tuple, backend_flags, config_flags, service_flags,
-};
-use ferrogate_datapath::FlowTable;
-use ferrogate_datapath::host::{HostPacket, HostTables, Outcome, Program, Segment, Sizes, tcp};
+use ferrogate_common::Protocol;
+use ferrogate_datapath::host::{HostPacket, HostTables, Outcome, Program, Segment, tcp};
 
 use super::network::{Network, Place};
 use super::packets::{as_sent, damage};
 use super::pool::Pool;
-
-/// Services of a state.
-const SERVICES: usize = 8;
-
-/// Slots that a service has to itself, so that a change of one is none of another.
-const SLOTS: usize = 8;
-
-/// Backends that a service has to itself.
-const BACKENDS: usize = 8;
 
 /// Port numbers that clients use.
 const CLIENT_PORTS: std::ops::Range<u16> = 40_000..40_006;
 
 /// Conversations that are remembered.
 const MEMORY: usize = 64;
-
-/// Array sizes of generated states.
-pub(super) const SIZES: Sizes = Sizes {
-    services: 16,
-    slots: 128,
-    backends: 128,
-    sources: 16,
-};
 
 /// A packet, and the program to run it through.
 #[derive(Clone, Debug)]
@@ -48,24 +27,14 @@ pub struct Case {
     segment: Option<Segment>,
 }
 
-/// Something that happens to the tables between two packets.
-#[derive(Clone, Debug)]
-pub enum Event {
-    Flow(FlowTable, Tuple, Option<Flow>),
-    SnatFlow(Tuple, Option<SnatFlow>),
-    Backend(usize, Backend),
-    Service(usize, Service),
-    Config(Config),
-}
-
 /// Makes everything from one seed.
 pub struct Generator {
-    rng: Rng,
-    network: Network,
+    pub(super) rng: Rng,
+    pub(super) network: Network,
     /// Requests as their clients sent them.
-    requests: VecDeque<(Program, Place, Segment)>,
+    pub(super) requests: VecDeque<(Program, Place, Segment)>,
     /// Answers to what came out of the programs.
-    answers: VecDeque<(Program, Place, Segment)>,
+    pub(super) answers: VecDeque<(Program, Place, Segment)>,
 }
 
 impl Generator {
@@ -76,186 +45,6 @@ impl Generator {
             requests: VecDeque::new(),
             answers: VecDeque::new(),
         }
-    }
-
-    /// A new state without flows.
-    pub fn state(&mut self) -> HostTables {
-        self.requests.clear();
-        self.answers.clear();
-        let mut tables = HostTables::new(SIZES);
-        tables.config = self.config();
-        tables.node_addresses = Pool::nodes().map(Address::from).collect();
-        for (index, source) in self.network.sources.iter().enumerate() {
-            tables.sources[index] = *source;
-        }
-        for place in self.network.ifindexes.keys() {
-            let mut interface = self.network.interface(*place);
-            if self.rng.u8(..20) == 0 {
-                interface.source4 = 0;
-                interface.source6 = 0;
-            }
-            if self.rng.u8(..20) != 0 {
-                tables.interfaces.insert(self.network.ifindex(*place), interface);
-            }
-        }
-        for id in 0..SERVICES {
-            let v4 = id % 2 == 0;
-            for slot in 0..SLOTS {
-                // A slot that leads nowhere is a table that changes under the look-up.
-                let stale = self.rng.u8(..50) == 0;
-                tables.slots[id * SLOTS + slot] = if stale { 5000 } else { (id * BACKENDS + slot) as u32 };
-            }
-            for slot in 0..BACKENDS {
-                tables.backends[id * BACKENDS + slot] = self.backend(id, v4);
-            }
-            tables.services[id] = self.service(id);
-            tables.cursors[id] = self.rng.u64(..) >> self.rng.u8(..64);
-            self.add_frontends(&mut tables, id, v4);
-        }
-        tables
-    }
-
-    fn config(&mut self) -> Config {
-        let mut flags = 0;
-        for flag in [
-            config_flags::EXTERNAL_CLUSTER_IP,
-            config_flags::SNAT_ALWAYS,
-            config_flags::NODE_EDGE_OFF,
-        ] {
-            if self.rng.u8(..3) == 0 {
-                flags |= flag;
-            }
-        }
-        let with_node_ports = self.rng.u8(..10) != 0;
-        Config {
-            flags,
-            node_port_min: if with_node_ports { 30_000 } else { 0 },
-            node_port_max: if with_node_ports { 32_767 } else { 0 },
-            snat_port_base: 24_000,
-            // Small ranges run out.
-            snat_port_count: self.rng.choice([4096, 4096, 16, 4, 0]).unwrap_or(4096),
-            ..bytemuck::Zeroable::zeroed()
-        }
-    }
-
-    fn backend(&mut self, service: usize, v4: bool) -> Backend {
-        let local = self.rng.bool();
-        let ip = if local {
-            Pool::local(&mut self.rng, v4)
-        } else {
-            Pool::remote(&mut self.rng, v4)
-        };
-        let generation = if self.rng.u8(..30) == 0 { 0 } else { self.rng.u32(1..5) };
-        Backend {
-            address: ip.into(),
-            port: Port::new(self.rng.u16(8080..8082)),
-            flags: if local { backend_flags::LOCAL } else { 0 },
-            generation,
-            service: service as u32,
-            last_generation: generation,
-        }
-    }
-
-    fn service(&mut self, id: usize) -> Service {
-        let mut flags = 0;
-        for flag in [service_flags::INTERNAL_LOCAL, service_flags::EXTERNAL_LOCAL] {
-            if self.rng.u8(..4) == 0 {
-                flags |= flag;
-            }
-        }
-        let cluster = self.rng.choice([0, 1, 2, 3, 4]).unwrap_or(1);
-        let range = SlotRange {
-            base: (id * SLOTS) as u32,
-            cluster,
-            local: self.rng.u16(..3),
-        };
-        Service {
-            range: range.pack(),
-            flags,
-            reserved: 0,
-        }
-    }
-
-    /// Each service has a ClusterIP, and may have a load balancer's address and a NodePort.
-    fn add_frontends(&mut self, tables: &mut HostTables, id: usize, v4: bool) {
-        let protocol = if id % 4 < 2 { Protocol::Tcp } else { Protocol::Udp };
-        let cluster_ip = Pool::frontend(&mut self.rng, v4).into();
-        if self.rng.bool() {
-            let alone = Frontend::new(id as u32, FrontendKind::Address);
-            tables.frontends.insert(FrontendKey::address_alone(cluster_ip), alone);
-        }
-        for kind in [
-            FrontendKind::ClusterIp,
-            FrontendKind::LoadBalancer,
-            FrontendKind::NodePort,
-        ] {
-            if kind != FrontendKind::ClusterIp && self.rng.bool() {
-                continue;
-            }
-            let (address, port) = match kind {
-                FrontendKind::NodePort => {
-                    let family = if v4 {
-                        Address::UNSPECIFIED_V4
-                    } else {
-                        Address::UNSPECIFIED
-                    };
-                    (family, 30_080 + self.rng.u16(..2))
-                }
-                FrontendKind::ClusterIp => (cluster_ip, 80 + self.rng.u16(..2)),
-                _ => (Pool::frontend(&mut self.rng, v4).into(), 80 + self.rng.u16(..2)),
-            };
-            let service = if self.rng.u8(..60) == 0 { 5000 } else { id as u32 };
-            tables.frontends.insert(
-                FrontendKey::new(address, Port::new(port), protocol),
-                Frontend::new(service, kind),
-            );
-        }
-    }
-
-    /// What happens next to the tables, if anything does.
-    pub fn event(&mut self, tables: &HostTables) -> Option<Event> {
-        match self.rng.u8(..60) {
-            0 => self.change_flow(tables, FlowTable::Established),
-            1 => self.change_flow(tables, FlowTable::HalfOpen),
-            2 => {
-                let (key, flow) = self.rng.choice(&tables.snat_flows)?;
-                let aged = SnatFlow {
-                    seen: flow.seen.wrapping_sub(1),
-                    ..*flow
-                };
-                Some(Event::SnatFlow(*key, self.rng.bool().then_some(aged)))
-            }
-            3 => {
-                let id = self.rng.usize(..SERVICES * BACKENDS);
-                let old = tables.backends[id];
-                let backend = if old.generation == 0 || self.rng.bool() {
-                    Backend {
-                        generation: old.last_generation + 1,
-                        last_generation: old.last_generation + 1,
-                        ..self.backend(id / BACKENDS, old.address.is_v4())
-                    }
-                } else {
-                    Backend { generation: 0, ..old }
-                };
-                Some(Event::Backend(id, backend))
-            }
-            4 => {
-                let id = self.rng.usize(..SERVICES);
-                Some(Event::Service(id, self.service(id)))
-            }
-            5 => Some(Event::Config(self.config())),
-            _ => None,
-        }
-    }
-
-    /// Makes a flow's entry old, or evicts it.
-    fn change_flow(&mut self, tables: &HostTables, table: FlowTable) -> Option<Event> {
-        let (key, flow) = self.rng.choice(tables.flow_table(table))?;
-        let aged = Flow {
-            seen: flow.seen.wrapping_sub(1),
-            ..*flow
-        };
-        Some(Event::Flow(table, *key, self.rng.bool().then_some(aged)))
     }
 
     /// The next packet.

@@ -6,10 +6,11 @@ use ferrogate_common::Reason;
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{HostTables, Outcome, Program, Simulator};
 
-use super::generate::{Case, Event, SIZES};
+use super::generate::Case;
 use super::maps::KernelTables;
 use super::network::{Network, Place};
 use super::object::{Object, Run, clock_ticks};
+use super::states::{Event, SIZES};
 
 /// How often each program came to each outcome.
 #[derive(Clone, Default, Debug)]
