@@ -270,13 +270,8 @@ fn xdp_leaves_a_way_that_it_cannot_take_to_tcx_which_goes_on_with_the_same_flow(
 fn a_reply_to_the_snat_range_that_belongs_to_no_flow_is_left_alone() {
     for v4 in FAMILIES {
         let node = &mut node();
-        let packet = segment(
-            Protocol::Tcp,
-            at(Who::RemotePod, v4, 8080),
-            at(Who::Node, v4, 24_001),
-            tcp::ACK,
-        );
-        for program in [Program::UplinkIngress, Program::UplinkXdp, Program::UplinkEgress] {
+        let packet = segment(Protocol::Tcp, at(RemotePod, v4, 8080), at(Node, v4, 24_001), tcp::ACK);
+        for program in [UplinkIngress, UplinkXdp, UplinkEgress] {
             let sent = send(node, program, UPLINK, &packet);
             assert_eq!(sent.verdict, Verdict::Pass(Reason::NotService));
             assert_eq!(sent.bytes, packet.ethernet());
