@@ -13,7 +13,7 @@ use crate::cluster::{Cluster, MOST_ORDERS};
 use crate::path::{self, Path};
 use crate::stats::Tally;
 use crate::traffic::{self, Event, Traffic};
-use crate::{Arguments, agent, plain, screen, stop};
+use crate::{Arguments, plain, screen, stop};
 
 /// The highest rate of a path, connections a second.
 pub(crate) const FASTEST: u32 = 500;
@@ -45,9 +45,7 @@ pub(crate) struct View {
 
 /// Runs until told to end.
 pub(crate) fn run(folder: &FilePath, arguments: &Arguments) -> Result<()> {
-    eprintln!(
-        "Booting a cluster of network namespaces: 2 nodes, {MOST_ORDERS} order pods, a load balancer, clients ..."
-    );
+    eprintln!("Booting 2 nodes, {MOST_ORDERS} order pods, a load balancer and clients as namespaces ...");
     let mut view = View::boot(folder, arguments)?;
     let end = arguments
         .seconds
@@ -60,9 +58,7 @@ pub(crate) fn run(folder: &FilePath, arguments: &Arguments) -> Result<()> {
     }
     let (connections, elapsed) = (view.connections, view.elapsed());
     drop(view);
-    eprintln!(
-        "{connections} connections in {elapsed}. The cluster is gone: no namespaces, pins, cgroups or processes are left."
-    );
+    eprintln!("{connections} connections in {elapsed}. The cluster is gone, and nothing of it is left.");
     Ok(())
 }
 
@@ -205,7 +201,7 @@ impl View {
         self.clients.iter_mut().try_for_each(|client| client.set_rate(rate))
     }
 
-    /// Adds or takes away an order pod, and notes how long both agents took.
+    /// Adds or takes away an order pod, and notes how long both agents took to follow.
     fn scale(&mut self, by: i8) -> Result<()> {
         let before = self.cluster.scale();
         let after = before.saturating_add_signed(by).min(MOST_ORDERS);
@@ -216,17 +212,10 @@ impl View {
         let took = self.cluster.wait_until_served()?;
         self.count()?;
         self.reset();
-        let mut writes = Vec::new();
-        for node in 1..=self.cluster.rig.options.nodes {
-            if let Some(apply) = agent::status(&self.cluster.rig, node)?.last_apply {
-                writes.push(format!("n{node} {:.1} ms", apply.apply_microseconds as f64 / 1000.0));
-            }
-        }
         let note = format!(
-            "{} order pods {before} -> {after}: served after {} ms (map writes: {})",
+            "{}  {before} -> {after} order pods: both nodes followed within {} ms",
             self.elapsed(),
-            took.as_millis(),
-            writes.join(", ")
+            took.as_millis()
         );
         self.notes.push_front(note);
         self.notes.truncate(NOTES);

@@ -36,12 +36,13 @@ use clap::Parser;
     name = "playground",
     version,
     after_help = "\
-The cluster: nodes n1 and n2, five order pods, a client pod, a pod whose sockets are not hooked, an outside client and a
-cloud load balancer, each a network namespace. The Services are the manifests of examples/ as they are; clusterIP, nodePort and
-the load balancer's address stand in them. The machine's own network is not touched, and nothing is left when it ends.
-
-Keys of the live view: + and - scale the order pods, 1 to 5 choose the path that is drawn, f and s send faster and slower,
-r counts from zero, p pauses, q or Ctrl-C ends. Without a terminal the counts are printed as lines, every two seconds."
+The cluster: nodes n1 and n2, five order pods, a client pod, a pod whose sockets are not hooked, an outside client and a \
+cloud load balancer, each a network namespace. The Services are the manifests of examples/ as they are: clusterIP, \
+nodePort and the load balancer's address stand in them. The machine's own network is not touched, and nothing is left \
+when it ends.\n\n\
+Keys of the live view: + and - scale the order pods, 1 to 5 choose the path that is drawn, f and s send faster and \
+slower, r counts from zero, p pauses, q or Ctrl-C ends. Without a terminal the counts are printed as lines, every two \
+seconds."
 )]
 struct Arguments {
     /// Run a fixed scenario once, print and check its report, exit 0 or 1

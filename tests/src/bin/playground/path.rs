@@ -30,10 +30,10 @@ impl Edge {
     /// How it does it, in a few words.
     pub(crate) fn how(self, protocol: Protocol) -> &'static str {
         match (self, protocol) {
-            (Edge::Socket, Protocol::Tcp) => "in connect(): no packet is changed",
-            (Edge::Socket, Protocol::Udp) => "in connect() and sendmsg(): no packet is changed",
-            (Edge::Pod, _) => "packets, as they leave the pod",
-            (Edge::Uplink, _) => "packets, as they reach the node",
+            (Edge::Socket, Protocol::Tcp) => "translates connect(), no packet is changed",
+            (Edge::Socket, Protocol::Udp) => "translates connect() and sendmsg(), no packet",
+            (Edge::Pod, _) => "translates packets as they leave the pod",
+            (Edge::Uplink, _) => "translates packets as they reach the node",
         }
     }
 }
@@ -89,7 +89,7 @@ pub(crate) fn all(cluster: &Cluster) -> Result<Vec<Path>> {
         balanced,
         path(
             cluster,
-            "ClusterIP IPv6",
+            "ClusterIP v6",
             "order-service",
             Family::V6,
             (Client::Vm, Edge::Pod),

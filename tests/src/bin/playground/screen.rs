@@ -1,9 +1,14 @@
 //! The live view's picture. It fits a terminal of 80 columns and 24 lines; a larger one shows older notes too.
+use std::env;
+use std::net::SocketAddr;
+use std::sync::OnceLock;
 use std::time::Instant;
 
+use ferrogate_tests::rig::Family;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};
+use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph};
 
@@ -13,7 +18,7 @@ use crate::path::Path;
 use crate::stats::Tally;
 
 /// Columns of the longest bar.
-const BAR: usize = 11;
+const BAR: usize = 10;
 /// The keys, and what each does.
 const KEYS: [(&str, &str); 6] = [
     ("+ -", "order pods"),
@@ -53,16 +58,40 @@ pub(crate) fn draw(frame: &mut Frame, view: &mut View) {
     frame.render_widget(footer(), keys);
 }
 
+/// Whether the terminal can be expected to draw more than ASCII: its locale says so.
+fn draws_unicode() -> bool {
+    static ABLE: OnceLock<bool> = OnceLock::new();
+    *ABLE.get_or_init(|| {
+        let variables = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .into_iter()
+            .filter_map(|name| env::var(name).ok());
+        let locale = variables
+            .into_iter()
+            .find(|value| !value.is_empty())
+            .unwrap_or_default();
+        locale.to_lowercase().replace('-', "").ends_with("utf8")
+    })
+}
+
 fn titled(title: &str) -> Block<'static> {
+    let set = if draws_unicode() {
+        border::PLAIN
+    } else {
+        border::Set {
+            horizontal_top: "-",
+            ..border::PLAIN
+        }
+    };
     Block::new()
         .borders(Borders::TOP)
+        .border_set(set)
         .border_style(Style::new().dim())
         .title(Span::from(format!(" {title} ")).bold())
 }
 
 fn header(view: &View, rate: f64, area: Rect) -> Paragraph<'static> {
     let left = format!(
-        " Ferrogate playground   {} of {MOST_ORDERS} order pods on 2 nodes",
+        " Ferrogate playground   {} of {MOST_ORDERS} order pods",
         view.cluster.scale()
     );
     let state = if view.paused {
@@ -86,12 +115,18 @@ fn footer() -> Line<'static> {
 /// A row for each path, a column for each order pod.
 fn table(view: &View, rates: &[f64]) -> Vec<Line<'static>> {
     let mut head = format!(
-        "   {:<15}{:>6}{:>9}{:>8}{:>5}",
-        "", "conn/s", "answered", "refused", "lost"
+        "   {:<13}{:>7}{:>8}{:>8}{:>5} ",
+        "", "conn/s", "answers", "refused", "lost"
     );
     let orders: Vec<_> = view.cluster.orders().map(|pod| pod.spec.name.clone()).collect();
-    for name in &orders {
-        head += &format!("{name:>8}");
+    for (index, name) in orders.iter().enumerate() {
+        // `order-1 -2 -3`: five full names and the counts need more than 80 columns.
+        let name = if index == 0 {
+            name
+        } else {
+            name.trim_start_matches("order")
+        };
+        head += &format!("{name:>7}");
     }
     let mut lines = vec![Line::from(head).dim()];
     for (index, ((path, tally), rate)) in view.paths.iter().zip(&view.tallies).zip(rates).enumerate() {
@@ -100,16 +135,16 @@ fn table(view: &View, rates: &[f64]) -> Vec<Line<'static>> {
         let lost = tally.silent + tally.failed;
         let mut spans = vec![
             Span::from(format!(
-                "{mark}{} {:<15}{rate:>6.1}{:>9}",
+                "{mark}{} {:<13}{rate:>7.1}{:>8}",
                 index + 1,
                 path.name,
                 tally.answered
             )),
             alarm(format!("{:>8}", tally.refused), tally.refused, Color::Yellow),
-            alarm(format!("{lost:>5}"), lost, Color::Red),
+            alarm(format!("{lost:>5} "), lost, Color::Red),
         ];
         for (name, colour) in orders.iter().zip(COLOURS) {
-            spans.push(Span::from(format!("{:>8}", tally.pod(name))).fg(colour));
+            spans.push(Span::from(format!("{:>7}", tally.pod(name))).fg(colour));
         }
         let line = Line::from(spans);
         lines.push(if selected { line.bold() } else { line });
@@ -129,12 +164,16 @@ fn alarm(text: String, number: u64, colour: Color) -> Span<'static> {
 /// The path that is selected, hop by hop.
 fn diagram(view: &View) -> Vec<Line<'static>> {
     let (path, tally) = (&view.paths[view.selected], &view.tallies[view.selected]);
-    let mut lines = vec![hop("Client", path.client_text.clone())];
+    let mut client = path.client_text.clone();
+    if tally.answered > 0 {
+        client += &format!(", answered in {:.2} ms (mean)", tally.answer_ms());
+    }
+    let mut lines = vec![hop("Client", client)];
     if let Some(public) = path.balancer {
         lines.push(Line::from("     |"));
         lines.push(hop(
             "LoadBalancer",
-            format!("{public}, the cloud's, takes the nodes in turn"),
+            format!("{public} of the cloud, takes the nodes in turn"),
         ));
     }
     if !path.node_ports.is_empty() {
@@ -182,12 +221,11 @@ fn pods(view: &View, path: &Path, tally: &Tally) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     for (pod, colour) in view.cluster.orders().zip(COLOURS) {
         let name = &pod.spec.name;
-        let ip = pod
-            .addresses
-            .get(ferrogate_tests::rig::Family::of(path.cluster_ip.ip()));
-        let address = std::net::SocketAddr::new(ip, TARGET_PORT);
+        let ip = pod.addresses.get(Family::of(path.cluster_ip.ip()));
+        let address = SocketAddr::new(ip, TARGET_PORT);
         let count = tally.pod(name);
-        let bar = "#".repeat((count as usize * BAR).div_ceil(most as usize));
+        let mark = if draws_unicode() { "█" } else { "#" };
+        let bar = mark.repeat((count as usize * BAR).div_ceil(most as usize));
         let seen = tally.seen.get(name).map(|ip| format!(" saw {ip}")).unwrap_or_default();
         let head = if lines.is_empty() { " [ Pod ] " } else { "         " };
         lines.push(Line::from(vec![
@@ -198,7 +236,10 @@ fn pods(view: &View, path: &Path, tally: &Tally) -> Vec<Line<'static>> {
         ]));
     }
     if lines.is_empty() {
-        let line = " [ Pod ] none: every new connection is refused at once";
+        let mut line = " [ Pod ] none: every new connection is refused at once".to_owned();
+        if tally.refused > 0 {
+            line += &format!(", in {:.2} ms (mean)", tally.refusal_ms());
+        }
         lines.push(Line::from(line).fg(Color::Yellow).bold());
     }
     lines

@@ -23,6 +23,10 @@ pub(crate) struct Tally {
     pub(crate) seen: BTreeMap<String, IpAddr>,
     /// The longest wait for a refusal, in microseconds.
     pub(crate) slowest_refusal: u64,
+    /// Waits for all refusals together, in microseconds.
+    refusals: u64,
+    /// Waits for all answers together, in microseconds.
+    answers: u64,
     recent: VecDeque<Instant>,
 }
 
@@ -33,6 +37,7 @@ impl Tally {
         match (&attempt.failure, attempt.answers.first()) {
             (None, Some(answer)) => {
                 self.answered += 1;
+                self.answers += attempt.micros;
                 *self.by_pod.entry(answer.pod.clone()).or_default() += 1;
                 self.seen.insert(answer.pod.clone(), answer.peer.ip());
                 if let Some(node) = node {
@@ -41,6 +46,7 @@ impl Tally {
             }
             (Some(failure), _) if failure.kind == FailureKind::Refused => {
                 self.refused += 1;
+                self.refusals += attempt.micros;
                 self.slowest_refusal = self.slowest_refusal.max(attempt.micros);
             }
             (Some(failure), _) if failure.kind == FailureKind::Silence => self.silent += 1,
@@ -58,6 +64,16 @@ impl Tally {
             self.recent.pop_front();
         }
         self.recent.len() as f64 / WINDOW.as_secs_f64()
+    }
+
+    /// The mean time to an answer, in milliseconds.
+    pub(crate) fn answer_ms(&self) -> f64 {
+        self.answers as f64 / 1000.0 / self.answered.max(1) as f64
+    }
+
+    /// The mean time to a refusal, in milliseconds.
+    pub(crate) fn refusal_ms(&self) -> f64 {
+        self.refusals as f64 / 1000.0 / self.refused.max(1) as f64
     }
 
     pub(crate) fn attempts(&self) -> u64 {
@@ -119,6 +135,7 @@ mod tests {
         );
         assert_eq!((tally.pod("a"), tally.pod("b"), tally.pod("c")), (1, 1, 0));
         assert_eq!((tally.attempts(), tally.slowest_refusal), (5, 7));
+        assert_eq!((tally.answer_ms(), tally.refusal_ms()), (0.007, 0.007));
     }
 
     #[test]

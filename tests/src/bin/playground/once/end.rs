@@ -14,29 +14,30 @@ pub(super) fn tables(scenario: &mut Scenario) -> Result<()> {
     let rig = &scenario.cluster.rig;
     scenario.report.text("n1$ ferrogate services")?;
     scenario.report.text(&agent::table(rig, 1, &["services"])?)?;
+    let counts = (1..=rig.options.nodes)
+        .map(|node| Ok(agent::status(rig, node)?.reasons))
+        .collect::<Result<Vec<_>>>()?;
+    scenario
+        .report
+        .text("\nn1$ ferrogate status, n2$ ferrogate status   (their counters)")?;
     let mut unexpected = Vec::new();
-    for node in 1..=rig.options.nodes {
+    for (index, reason) in counts[0].iter().enumerate() {
+        let of_nodes: Vec<_> = counts.iter().map(|reasons| reasons[index].count).collect();
+        if of_nodes.iter().all(|count| *count == 0) {
+            continue;
+        }
+        let columns: String = of_nodes.iter().map(|count| format!("{count:>8}")).collect();
+        let what = reason.description.split(" (").next().unwrap_or_default();
         scenario
             .report
-            .text(&format!("\nn{node}$ ferrogate status   (its counters)"))?;
-        for reason in agent::status(rig, node)?
-            .reasons
-            .into_iter()
-            .filter(|reason| reason.count > 0)
-        {
-            let mark = if reason.drop { "dropped" } else { "" };
-            scenario.report.text(&format!(
-                "  {:>9}  {:<20} {:<8} {}",
-                reason.count, reason.reason, mark, reason.description
-            ))?;
-            // What the scenario provoked: no pods, and a ClusterIP asked from outside.
-            let provoked = ["no_endpoints", "external_cluster_ip"].contains(&reason.reason.as_str());
-            unexpected.extend((reason.drop && !provoked).then_some(reason.reason));
-        }
+            .text(&format!("{columns}  {:<20} {what}", reason.reason))?;
+        // What the scenario provoked: no pods, and a ClusterIP asked from outside.
+        let provoked = ["no_endpoints", "external_cluster_ip"].contains(&reason.reason.as_str());
+        unexpected.extend((reason.drop && !provoked).then_some(reason.reason.as_str()));
     }
     scenario.report.check(
         unexpected.is_empty(),
-        &format!(
+        format!(
             "nothing was dropped for a reason that was not provoked {}",
             unexpected.join(", ")
         )
@@ -64,7 +65,7 @@ pub(super) fn nothing_left(cluster: Cluster, report: &mut Report) -> Result<()> 
     );
     report.check(
         left.is_empty(),
-        &format!(
+        format!(
             "nothing is left: no namespaces, pins, cgroups, processes, files {}",
             list(&left)
         )

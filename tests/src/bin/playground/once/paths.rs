@@ -10,6 +10,7 @@ use ferrogate_tests::wire::{Attempt, FailureKind, ProbeReport, ProbeRequest, Pro
 use super::{Scenario, first_failure, median_ms, shares};
 use crate::agent::Counters;
 use crate::path::{self, Client, Edge, Path};
+use crate::stop;
 
 /// Connections along each path: a multiple of pods and nodes.
 const ROUND: u32 = 300;
@@ -63,6 +64,7 @@ pub(super) fn run(scenario: &mut Scenario) -> Result<()> {
 
 /// `count` connections, as many for each pod, translated at the path's own edge and at no other.
 fn even(scenario: &mut Scenario, path: &Path, count: u32) -> Result<ProbeReport> {
+    stop::check()?;
     scenario.report.text(&drawing(path))?;
     let before = Counters::read(&scenario.cluster.rig)?;
     // A round asks every address of the path once.
