@@ -87,7 +87,7 @@ impl Rig {
         for family in ["iptables", "ip6tables"] {
             lan_netns.sysctl(&format!("net/bridge/bridge-nf-call-{family}"), "0")?;
         }
-        let outside = machine(&lease, &lan_netns, "out", OUTSIDE)?;
+        let outside = machine(&lease, &lan_netns, "out", OUTSIDE, options.proxy.uses_xdp())?;
         let mut routes = String::new();
         let entry = lan(NODE_BASE + 1);
         for range in addresses::service_ranges() {
@@ -100,7 +100,7 @@ impl Rig {
         let feed = match options.source {
             Source::Manifests => Store::Manifests(Manifests::create(lease.directory().join("manifests"))?),
             Source::ControlPlane => {
-                let place = machine(&lease, &lan_netns, "ctl", CONTROL_PLANE)?;
+                let place = machine(&lease, &lan_netns, "ctl", CONTROL_PLANE, options.proxy.uses_xdp())?;
                 let mut routes = String::new();
                 (1..=options.nodes).try_for_each(|node| layout::pod_routes(&mut routes, node))?;
                 place.netns.ip_batch(&routes)?;
@@ -143,7 +143,7 @@ impl Rig {
 
     /// Another machine on the LAN, outside the cluster: host number `host` (see [`addresses::lan`]).
     pub fn add_machine(&self, name: &str, host: u8) -> Result<Place> {
-        machine(&self.lease, &self.lan, name, host)
+        machine(&self.lease, &self.lan, name, host, self.options.proxy.uses_xdp())
     }
 
     /// The control plane, where there is one.

@@ -30,7 +30,10 @@ pub struct Node {
 }
 
 /// A namespace with `eth0` on the LAN.
-pub(crate) fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8) -> Result<Place> {
+///
+/// With `xdp` programs on `eth0` work as on a NIC: what they send out (XDP_TX) is received, which a veth's peer does only in
+/// NAPI mode (GRO on), and no sender leaves checksums half computed, which no XDP program could mend.
+pub(crate) fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8, xdp: bool) -> Result<Place> {
     let netns = Netns::create(lease.name(name))?;
     let (address, router) = (lan(host), lan(ROUTER));
     lan_netns.ip_batch(&format!(
@@ -42,13 +45,17 @@ pub(crate) fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8) ->
          route add default via {}\nroute add default via {}\n",
         address.v4, address.v6, router.v4, router.v6
     ))?;
+    if xdp {
+        lan_netns.ethtool(&format!("v{host}"), "gro", "on")?;
+        netns.ethtool("eth0", "tx", "off")?;
+    }
     Ok(Place::new(netns, lease.cgroup(name)?, binaries::workspace("testpod")?))
 }
 
 /// A node, ready for pods.
 pub(crate) fn node(lease: &Lease, lan_netns: &Netns, options: &Options, index: u8) -> Result<Node> {
     let name = format!("n{index}");
-    let place = machine(lease, lan_netns, &name, NODE_BASE + index)?;
+    let place = machine(lease, lan_netns, &name, NODE_BASE + index, options.proxy.uses_xdp())?;
     layout::prepare_node(options.layout, &place.netns, index, options.nodes)?;
     if options.firewall {
         let hooks = ["prerouting", "input", "forward", "output", "postrouting"].map(|hook| {

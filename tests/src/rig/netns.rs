@@ -72,6 +72,19 @@ impl Netns {
         self.batch("bridge", lines)
     }
 
+    /// Switches an offload of an interface: `ethtool -K`.
+    pub(crate) fn ethtool(&self, interface: &str, feature: &str, value: &str) -> Result<()> {
+        self.enter(|| {
+            let arguments = ["-K", interface, feature, value];
+            let output = Command::new("ethtool").args(arguments).output().context("ethtool")?;
+            if !output.status.success() {
+                let message = String::from_utf8_lossy(&output.stderr).into_owned();
+                bail!("ethtool {}: {}", arguments.join(" "), message.trim());
+            }
+            Ok(())
+        })
+    }
+
     fn batch(&self, program: &str, lines: &str) -> Result<()> {
         if lines.is_empty() {
             return Ok(());

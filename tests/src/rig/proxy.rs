@@ -33,6 +33,8 @@ pub struct FerrogateOptions {
     pub socket_edge: SocketEdge,
     /// `--external-cluster-ip`.
     pub external_cluster_ip: bool,
+    /// `--xdp native`, and links on which XDP can work: see [`super::machine`].
+    pub xdp: bool,
     pub more: Vec<String>,
 }
 
@@ -46,10 +48,18 @@ pub enum Proxy {
 }
 
 impl Proxy {
+    /// Whether there will be XDP programs on the nodes' uplinks.
+    pub fn uses_xdp(&self) -> bool {
+        matches!(self, Proxy::Ferrogate(options) if options.xdp)
+    }
+
     pub fn name(&self) -> String {
         match self {
             Proxy::None => "none".to_owned(),
-            Proxy::Ferrogate(options) => format!("ferrogate socket-edge={}", options.socket_edge.name()),
+            Proxy::Ferrogate(options) => {
+                let xdp = if options.xdp { " xdp" } else { "" };
+                format!("ferrogate socket-edge={}{xdp}", options.socket_edge.name())
+            }
             Proxy::KubeProxy => "kube-proxy".to_owned(),
         }
     }
@@ -88,6 +98,8 @@ fn ferrogate(options: &FerrogateOptions, node: &Node, feed: &Feed<'_>) -> Result
     if options.external_cluster_ip {
         command.arg("--external-cluster-ip");
     }
+    // By itself the agent never puts XDP on a veth.
+    command.args(["--xdp", if options.xdp { "native" } else { "off" }]);
     command.args(&options.more);
     node.place
         .spawn("ferrogate", command, &node.directory.join("proxy.log"))

@@ -30,6 +30,9 @@ pub struct Arguments {
     /// Ferrogate answers ClusterIPs from outside.
     #[arg(long)]
     pub external_cluster_ip: bool,
+    /// Ferrogate's XDP program on the uplinks, whose offloads are set so that it works on veths.
+    #[arg(long)]
+    pub xdp: bool,
     /// Every node drops what conntrack calls invalid.
     #[arg(long)]
     pub firewall: bool,
@@ -113,6 +116,7 @@ fn proxies(arguments: &Arguments, name: ProxyName) -> Vec<Proxy> {
             let options = |socket_edge| FerrogateOptions {
                 socket_edge,
                 external_cluster_ip: arguments.external_cluster_ip,
+                xdp: arguments.xdp,
                 more: arguments.agent_options.clone(),
             };
             edges.map(options).map(Proxy::Ferrogate).collect()
