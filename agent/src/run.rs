@@ -101,7 +101,6 @@ async fn follow(engine: &mut Engine, network: &mut Watcher, mut events: Receiver
                     if !std::mem::replace(&mut network_failed, true) {
                         warn!(%error, "cannot read the node's interfaces; the last known ones are kept");
                     }
-                    tokio::time::sleep(RETRY).await;
                 }
             },
             _ = reconcile.tick() => engine.reconcile(),

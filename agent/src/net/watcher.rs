@@ -9,7 +9,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 const DEBOUNCE: Duration = Duration::from_millis(50);
 /// Look even without an event: an event that the socket had no room for is made good at the latest then.
 const PERIOD: Duration = Duration::from_secs(60);
-/// Wait after a socket error that is not an overrun.
+/// Wait after a socket error that is not an overrun, and after a look that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE (linux/rtnetlink.h).
@@ -28,13 +28,13 @@ const RTM_DELROUTE: u16 = 25;
 /// Yields the node's network, and again whenever it may have changed.
 ///
 /// Every event only says "look again": the whole state is read at each, so a lost event loses nothing for long, and no
-/// queue grows.
+/// queue grows. The looks are a task's of their own: however often the caller turns to other things, none is broken off
+/// (the kernel would go on answering it, and refuse the next one as long: EBUSY) or put off.
 pub struct Watcher {
-    handle: Handle,
-    options: NetOptions,
+    options: watch::Sender<NetOptions>,
     changed: Arc<Notify>,
-    last: Option<Network>,
-    tasks: [JoinHandle<()>; 2],
+    networks: mpsc::Receiver<Result<Network>>,
+    tasks: [JoinHandle<()>; 3],
 }
 
 impl Watcher {
@@ -46,47 +46,35 @@ impl Watcher {
         let changed = Arc::new(Notify::new());
         // The first look needs no event.
         changed.notify_one();
-        let tasks = [tokio::spawn(connection), tokio::spawn(listen(events, changed.clone()))];
+        let (options, latest) = watch::channel(options);
+        // Of one network that waits and one that is looked at, at most the first is out of date.
+        let (sender, networks) = mpsc::channel(1);
+        let tasks = [
+            tokio::spawn(connection),
+            tokio::spawn(listen(events, changed.clone())),
+            tokio::spawn(look(handle, latest, changed.clone(), sender)),
+        ];
         Ok(Self {
-            handle,
             options,
             changed,
-            last: None,
+            networks,
             tasks,
         })
     }
 
     /// Replaces the node's own addresses; [`Watcher::next`] yields a network by them if that makes a difference.
     pub fn set_node_addresses(&mut self, addresses: Vec<IpAddr>) {
-        if self.options.node_addresses != addresses {
-            self.options.node_addresses = addresses;
-            self.changed.notify_one();
-        }
+        self.options.send_modify(|options| options.node_addresses = addresses);
+        self.changed.notify_one();
     }
 
-    /// The network now.
-    pub async fn snapshot(&self) -> Result<Network> {
-        Ok(Network::new(dump::links(&self.handle).await?, &self.options))
-    }
-
-    /// Waits for the next network that differs from the one yielded before; yields the first at once. Safe to cancel:
-    /// what was not yielded will be.
+    /// Waits for the next network that differs from the one yielded before; yields the first at once. After an error it
+    /// is looked again by itself. Safe to cancel.
     pub async fn next(&mut self) -> Result<Network> {
-        loop {
-            let event = timeout(PERIOD, self.changed.notified()).await.is_ok();
-            // Until the look is done, a cancelled one must not be forgotten.
-            let pending = Pending(Some(self.changed.clone()));
-            if event && self.last.is_some() {
-                sleep(DEBOUNCE).await;
-                // What came meanwhile will be seen by this look.
-                let _ = self.changed.notified().now_or_never();
-            }
-            let network = self.snapshot().await?;
-            pending.done();
-            if self.last.as_ref() != Some(&network) {
-                self.last = Some(network.clone());
-                return Ok(network);
-            }
+        match self.networks.recv().await {
+            Some(network) => network,
+            // The task ends with the watcher.
+            None => std::future::pending().await,
         }
     }
 }
@@ -97,18 +85,35 @@ impl Drop for Watcher {
     }
 }
 
-/// Asks for another look when dropped before it is done.
-struct Pending(Option<Arc<Notify>>);
-
-impl Pending {
-    fn done(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if let Some(changed) = &self.0 {
+/// Looks after each event, and sends what differs from the last look, until nobody receives it any more.
+async fn look(
+    handle: Handle,
+    options: watch::Receiver<NetOptions>,
+    changed: Arc<Notify>,
+    networks: mpsc::Sender<Result<Network>>,
+) {
+    let mut last = None;
+    loop {
+        let event = timeout(PERIOD, changed.notified()).await.is_ok();
+        if event && last.is_some() {
+            sleep(DEBOUNCE).await;
+            // What came meanwhile will be seen by this look.
+            let _ = changed.notified().now_or_never();
+        }
+        let found = dump::links(&handle).await;
+        let found = found.map(|links| Network::new(links, &options.borrow()));
+        let failed = found.is_err();
+        if let Ok(network) = &found {
+            if last.as_ref() == Some(network) {
+                continue;
+            }
+            last = Some(network.clone());
+        }
+        if networks.send(found).await.is_err() {
+            return;
+        }
+        if failed {
+            sleep(RETRY).await;
             changed.notify_one();
         }
     }
@@ -168,5 +173,17 @@ mod tests {
         assert!(network.interfaces.iter().any(|link| link.loopback));
         let again = timeout(Duration::from_millis(10), watcher.next()).await;
         assert!(again.is_err(), "nothing has changed");
+    }
+    #[tokio::test]
+    async fn a_caller_that_turns_away_at_once_each_time_breaks_no_look_off() {
+        let mut watcher = Watcher::start(NetOptions::default()).expect("netlink");
+        for _ in 0..1000 {
+            if let Some(network) = watcher.next().now_or_never() {
+                assert!(network.expect("dump").interfaces.iter().any(|link| link.loopback));
+                return;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        panic!("never looked to the end");
     }
 }
