@@ -47,7 +47,9 @@ pub(crate) fn route(
     // SAFETY: context and parameters are valid for the call.
     let result = unsafe { bpf_fib_lookup(context, &raw mut p, size_of::<Parameters>() as i32, 0) } as u32;
     match result {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
+        // All that is told is taken over in each case, so that the verifier sees one and the same hop behind them. Of a packet
+        // that is too big, the device is the way out only where no length was given.
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
             hop.ifindex = p.ifindex;
             // SAFETY: unions of integers; the helper has written the member that goes with the family it returns.
             hop.next_hop = unsafe {
@@ -60,14 +62,13 @@ pub(crate) fn route(
             // Zero without a neighbour.
             hop.destination_mac = words(p.dmac);
             hop.source_mac = words(p.smac);
-            Routed::To
-        }
-        BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            // The way out where no length was given and the helper took the packet's own; else still the way in.
-            hop.ifindex = p.ifindex;
-            // SAFETY: the helper has put the MTU there.
+            // SAFETY: an integer; the MTU where the packet is too big.
             hop.mtu = unsafe { p.__bindgen_anon_1.mtu_result };
-            Routed::TooBig
+            if result == BPF_FIB_LKUP_RET_FRAG_NEEDED {
+                Routed::TooBig
+            } else {
+                Routed::To
+            }
         }
         _ => Routed::Nowhere,
     }
