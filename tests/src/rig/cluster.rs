@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use aya::Ebpf;
 use serde_json::Value;
 
 use super::addresses::{self, CONTROL_PLANE, Family, NODE_BASE, OUTSIDE, ROUTER, lan};
 use super::control_plane::ControlPlane;
+use super::far_end;
 use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::machine::{Node, machine, node, tail};
@@ -64,6 +66,8 @@ pub struct Rig {
     services: BTreeMap<String, ServiceSpec>,
     proxies: BTreeMap<u8, Process>,
     next_pod: BTreeMap<u8, u8>,
+    /// With XDP on the nodes' uplinks: the programs at their far ends.
+    far_ends: Option<Ebpf>,
     lan: Netns,
 }
 
@@ -117,8 +121,13 @@ impl Rig {
             services: BTreeMap::new(),
             proxies: BTreeMap::new(),
             next_pod: BTreeMap::new(),
+            far_ends: None,
             lan: lan_netns,
         };
+        if rig.options.proxy.uses_xdp() {
+            let nodes = (1..=rig.options.nodes).map(|index| format!("v{}", NODE_BASE + index));
+            rig.far_ends = Some(far_end::receive_frames(&rig.lan, &nodes.collect::<Vec<_>>())?);
+        }
         for index in 1..=rig.options.nodes {
             rig.apply(&objects::node(&rig.node(index).name, index))?;
             rig.start_proxy(index)?;

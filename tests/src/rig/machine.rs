@@ -31,8 +31,7 @@ pub struct Node {
 
 /// A namespace with `eth0` on the LAN.
 ///
-/// With `xdp` programs on `eth0` work as on a NIC: what they send out (XDP_TX) is received, which a veth's peer does only in
-/// NAPI mode (GRO on), and no sender leaves checksums half computed, which no XDP program could mend.
+/// With `xdp` no sender leaves checksums half computed, which no XDP program could mend.
 pub(crate) fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8, xdp: bool) -> Result<Place> {
     let netns = Netns::create(lease.name(name))?;
     let (address, router) = (lan(host), lan(ROUTER));
@@ -46,7 +45,6 @@ pub(crate) fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8, xd
         address.v4, address.v6, router.v4, router.v6
     ))?;
     if xdp {
-        lan_netns.ethtool(&format!("v{host}"), "gro", "on")?;
         netns.ethtool("eth0", "tx", "off")?;
     }
     Ok(Place::new(netns, lease.cgroup(name)?, binaries::workspace("testpod")?))

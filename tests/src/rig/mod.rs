@@ -20,6 +20,7 @@ mod api;
 mod cluster;
 mod control_plane;
 mod dns;
+mod far_end;
 mod layout;
 mod lease;
 mod machine;
