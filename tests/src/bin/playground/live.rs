@@ -1,8 +1,9 @@
 //! The live view: clients on every path, keys, and what is shown of them.
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path as FilePath;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -58,7 +59,9 @@ pub(crate) fn run(folder: &FilePath, arguments: &Arguments) -> Result<()> {
     }
     let (connections, elapsed) = (view.connections, view.elapsed());
     drop(view);
-    eprintln!("{connections} connections in {elapsed}. The cluster is gone, and nothing of it is left.");
+    let farewell = "The cluster is gone, and nothing of it is left.";
+    // Whoever hung up does not read it.
+    let _ = writeln!(io::stderr(), "{connections} connections in {elapsed}. {farewell}");
     Ok(())
 }
 
@@ -79,7 +82,8 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        ratatui::restore();
+        // A terminal that is gone needs nothing.
+        let _ = ratatui::try_restore();
     }
 }
 
@@ -113,15 +117,17 @@ impl View {
 
     /// Draws, and follows keys.
     fn show(&mut self, terminal: &mut DefaultTerminal, end: Option<Instant>) -> Result<()> {
+        let keys = keys();
         while !ended(end) {
             self.count()?;
             terminal.draw(|frame| screen::draw(frame, self))?;
             let next = Instant::now() + FRAME;
-            while event::poll(next.saturating_duration_since(Instant::now()))? {
-                if let Input::Key(key) = event::read()?
-                    && !self.press(key)?
-                {
-                    return Ok(());
+            loop {
+                match keys.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                    Ok(key) if !self.press(key)? => return Ok(()),
+                    Ok(_) => {}
+                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Disconnected) => bail!("the terminal is gone"),
                 }
             }
         }
@@ -221,6 +227,21 @@ impl View {
         self.notes.truncate(NOTES);
         Ok(())
     }
+}
+
+/// Keys, read on a thread of its own: on a terminal that is gone the reader never returns, and we must.
+fn keys() -> Receiver<KeyEvent> {
+    let (sender, keys) = mpsc::channel();
+    thread::spawn(move || {
+        while let Ok(input) = event::read() {
+            if let Input::Key(key) = input
+                && sender.send(key).is_err()
+            {
+                return;
+            }
+        }
+    });
+    keys
 }
 
 fn ended(end: Option<Instant>) -> bool {

@@ -24,6 +24,7 @@ mod stats;
 mod stop;
 mod traffic;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -66,12 +67,10 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) if stop::wanted() => {
-            eprintln!("ended early: {error:#}");
-            ExitCode::FAILURE
-        }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            let what = if stop::wanted() { "ended early" } else { "error" };
+            // Standard error may be a terminal that is gone.
+            let _ = writeln!(io::stderr(), "{what}: {error:#}");
             ExitCode::FAILURE
         }
     }
