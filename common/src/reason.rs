@@ -37,7 +37,7 @@ reasons! {
     NotService = 0, "not_service", false, "Not to or from a Service: passed on unchanged.";
     NotIp = 1, "not_ip", false, "Neither IPv4 nor IPv6, or a protocol that no Service can have: passed on unchanged.";
     Malformed = 2, "malformed", false, "Headers cut short or contradicting each other: passed on unchanged, for the stack to judge.";
-    Fragment = 3, "fragment", false, "A later fragment, which has no ports: passed on unchanged.";
+    Fragment = 3, "fragment", false, "A fragment, of which not each has ports: passed on unchanged.";
     Translated = 4, "translated", false, "A packet of a known flow, translated towards its backend.";
     NewFlow = 5, "new_flow", false, "The first packet of a flow, translated towards the backend chosen for it.";
     Reply = 6, "reply", false, "A reply, translated back for its client.";

@@ -37,7 +37,7 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     else {
         // Of TCP only what opens a connection: that spares the rest a look-up.
         if (!headers.is_tcp() || headers.is_syn()) && select::is_cluster_ip(env, &tuple.destination) {
-            return refused_port(edge);
+            return refused_port(env, edge);
         }
         return (Outcome::Pass, Reason::NotService);
     };
@@ -59,13 +59,20 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     (outcome, reason)
 }
 
-/// A ClusterIP's port that does not exist: clients inside the cluster are told so.
+/// A ClusterIP's port that does not exist: clients that may use the address are told so.
 #[inline(always)]
-fn refused_port(edge: Edge) -> (Outcome, Reason) {
-    match edge {
-        Edge::Pod | Edge::Node => (Outcome::Refuse, Reason::NoSuchPort),
-        Edge::Uplink | Edge::Xdp => (Outcome::Drop, Reason::ExternalClusterIp),
+fn refused_port<E: Env>(env: &E, edge: Edge) -> (Outcome, Reason) {
+    if is_internal(edge) || env.config().flags & config_flags::EXTERNAL_CLUSTER_IP != 0 {
+        (Outcome::Refuse, Reason::NoSuchPort)
+    } else {
+        (Outcome::Drop, Reason::ExternalClusterIp)
     }
+}
+
+/// Whether the clients of an edge are inside the cluster.
+#[inline(always)]
+fn is_internal(edge: Edge) -> bool {
+    matches!(edge, Edge::Pod | Edge::Node)
 }
 
 /// Whether a flow still holds for this packet.
@@ -104,11 +111,13 @@ fn keep<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow) {
     let now = env.ticks();
     let closing = if headers.is_closing() { flow_flags::CLOSING } else { 0 };
     env.mark_flow(table, &headers.tuple, now, closing);
-    if flow.flags & flow_flags::SNAT == 0 {
-        let key = reply_key(&headers.tuple, flow);
-        if !env.mark_flow(table, &key, now, closing) {
-            env.insert_flow(table, &key, &reply_entry(&headers.tuple, flow, now));
-        }
+    if flow.flags & flow_flags::SNAT != 0 {
+        snat::keep(env, headers, flow, now);
+        return;
+    }
+    let key = reply_key(&headers.tuple, flow);
+    if !env.mark_flow(table, &key, now, closing) {
+        env.insert_flow(table, &key, &reply_entry(&headers.tuple, flow, now));
     }
 }
 
@@ -155,7 +164,7 @@ fn make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend,
 #[inline(never)]
 fn choose<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend, flow: &mut Flow) -> Reason {
     let config = env.config();
-    let internal = matches!(edge, Edge::Pod | Edge::Node);
+    let internal = is_internal(edge);
     if frontend.is_cluster_ip() && !internal && config.flags & config_flags::EXTERNAL_CLUSTER_IP == 0 {
         return Reason::ExternalClusterIp;
     }

@@ -161,9 +161,12 @@ impl Transport {
 
 #[inline(always)]
 fn parse_transport<P: Packet>(packet: &P, l4: usize, protocol: u8) -> Result<Transport, Reason> {
+    // Both are read up to the end of the checksum: what is found here can be translated.
     let flags = if protocol == Protocol::Tcp as u8 {
-        packet.load(l4 + 13).ok_or(Reason::Malformed)?
+        let [flags, ..] = packet.load::<[u8; 5]>(l4 + 13).ok_or(Reason::Malformed)?;
+        flags
     } else if protocol == Protocol::Udp as u8 {
+        let _: [u16; 4] = packet.load(l4).ok_or(Reason::Malformed)?;
         0
     } else {
         return Err(Reason::NotIp);

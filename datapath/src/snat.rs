@@ -4,7 +4,7 @@ use crate::env::{Env, Insert};
 use crate::flow::reply_key;
 use crate::parse::Headers;
 use crate::translate::{self, Rewrite};
-use ferrogate_common::{Config, Flow, Port, Reason, SnatFlow, flow_flags};
+use ferrogate_common::{Config, Flow, Port, Reason, SnatFlow, Tuple, flow_flags};
 
 /// Ports tried before a new flow is given up.
 const PROBES: u32 = 8;
@@ -24,23 +24,10 @@ pub(crate) fn allocate<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) 
     if config.snat_port_count == 0 {
         return Reason::NoSnatPort;
     }
-    let mut key = reply_key(&headers.tuple, flow);
-    if flow.flags & flow_flags::PORT_ONLY == 0 {
-        match env.source(flow.source) {
-            Some(source) => key.destination = source,
-            None => return Reason::NoSource,
-        }
-    }
-    let entry = SnatFlow {
-        client: headers.tuple.source,
-        frontend: headers.tuple.destination,
-        client_port: headers.tuple.source_port,
-        frontend_port: headers.tuple.destination_port,
-        seen: flow.seen,
-        backend: flow.backend,
-        flags: flow.flags,
-        reserved: [0; 3],
+    let Some(mut key) = key_of(env, headers, flow) else {
+        return Reason::NoSource;
     };
+    let entry = entry_of(headers, flow, flow.seen);
     let start = hash(&entry);
     for probe in 0..PROBES {
         // Odd steps: every port of an even range comes up.
@@ -63,11 +50,50 @@ pub(crate) fn allocate<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) 
     Reason::NoSnatPort
 }
 
+/// Keeps the reply's entry of a flow alive, and puts it back where it was evicted.
+#[inline(always)]
+pub(crate) fn keep<E: Env>(env: &mut E, headers: &Headers, flow: &Flow, now: u32) {
+    let Some(key) = key_of(env, headers, flow) else {
+        return;
+    };
+    if !env.mark_snat_flow(&key, now) {
+        env.insert_snat_flow(&key, &entry_of(headers, flow, now));
+    }
+}
+
+/// Key of the replies to a flow: to the address and port that its backend sees. `None`: the node's address is gone.
+#[inline(always)]
+fn key_of<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> Option<Tuple> {
+    let mut key = reply_key(&headers.tuple, flow);
+    if flow.flags & flow_flags::PORT_ONLY == 0 {
+        key.destination = env.source(flow.source)?;
+    }
+    key.destination_port = flow.source_port;
+    Some(key)
+}
+
+#[inline(always)]
+fn entry_of(headers: &Headers, flow: &Flow, seen: u32) -> SnatFlow {
+    SnatFlow {
+        client: headers.tuple.source,
+        frontend: headers.tuple.destination,
+        client_port: headers.tuple.source_port,
+        frontend_port: headers.tuple.destination_port,
+        seen,
+        backend: flow.backend,
+        flags: flow.flags,
+        reserved: [0; 3],
+    }
+}
+
 /// Whether two entries are of one flow; without branches, of which the verifier would follow each.
 #[inline(always)]
 fn is_same(a: &SnatFlow, b: &SnatFlow) -> bool {
     let mut difference = 0;
-    let (a_words, b_words) = ([a.client.words(), a.frontend.words()], [b.client.words(), b.frontend.words()]);
+    let (a_words, b_words) = (
+        [a.client.words(), a.frontend.words()],
+        [b.client.words(), b.frontend.words()],
+    );
     for (x, y) in a_words.as_flattened().iter().zip(b_words.as_flattened()) {
         difference |= x ^ y;
     }

@@ -69,7 +69,13 @@ pub(crate) const LEVELS: &[Level] = &[
         root: true,
         peers: true,
         crates: false,
-        runs: &[Run::libtest("rig"), Run::walks(&["--source", "manifests"])],
+        runs: &[
+            Run::libtest("rig"),
+            Run::walks(&["--source", "manifests"]),
+            Run::walks(&["--firewall", "--layout", "routed,bridge"]),
+            Run::walks(&["--xdp", "--layout", "routed,vxlan", "--socket-edge", "all"]),
+            Run::walks(&["--external-cluster-ip", "--layout", "routed", "--filter", "outside"]),
+        ],
         minutes: 45,
     },
     Level {
@@ -78,7 +84,10 @@ pub(crate) const LEVELS: &[Level] = &[
         root: true,
         peers: true,
         crates: false,
-        runs: &[Run::libtest("cluster")],
+        runs: &[
+            Run::libtest("cluster"),
+            Run::walks(&["--source", "control-plane", "--proxy", "kube-proxy,ferrogate"]),
+        ],
         minutes: 45,
     },
 ];
