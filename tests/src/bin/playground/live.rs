@@ -53,7 +53,9 @@ pub(crate) fn run(folder: &FilePath, arguments: &Arguments) -> Result<()> {
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
     if on_terminal() {
         let mut screen = Screen::open()?;
-        view.show(&mut screen.0, end)?;
+        if let Some(terminal) = &mut screen.0 {
+            view.show(terminal, end)?;
+        }
     } else {
         view.print(end)?;
     }
@@ -72,18 +74,22 @@ fn on_terminal() -> bool {
 }
 
 /// The terminal in raw mode on its other page; dropping it gives it back as it was, and so does a panic.
-struct Screen(DefaultTerminal);
+struct Screen(Option<DefaultTerminal>);
 
 impl Screen {
     fn open() -> Result<Self> {
-        ratatui::try_init().map(Self).context("the terminal")
+        ratatui::try_init()
+            .map(|terminal| Self(Some(terminal)))
+            .context("the terminal")
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that is gone needs nothing.
-        let _ = ratatui::try_restore();
+        // On a terminal that hung up there is nothing to give back, and ratatui's own drop would panic as it tries.
+        if ratatui::try_restore().is_err() {
+            std::mem::forget(self.0.take());
+        }
     }
 }
 
