@@ -97,19 +97,21 @@ impl<const LINK: usize> Packet for Skb<LINK> {
             0
         };
         let pseudo: u64 = BPF_F_PSEUDO_HDR as u64 | optional;
-        // SAFETY (all three): a live context; the helper checks the offset.
+        let replace = |difference: u32, flags: u64| {
+            // SAFETY: a live context; the helper checks the offset.
+            unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, difference.into(), flags) }
+        };
         let mut result = -1;
         if change.v6 {
-            result =
-                unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, change.addresses.into(), pseudo | BPF_F_IPV6) };
+            result = replace(change.addresses, pseudo | BPF_F_IPV6);
         }
         if result < 0 {
-            result = unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, change.addresses.into(), pseudo) };
+            result = replace(change.addresses, pseudo);
         }
         if result < 0 {
             return None;
         }
-        result = unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, change.rest.into(), optional) };
+        result = replace(change.rest, optional);
         (result >= 0).then_some(())
     }
 

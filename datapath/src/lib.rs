@@ -3,8 +3,8 @@
 //! Pure code, generic over where packets, tables, routes and time come from ([`Env`], [`SocketEnv`]). The same functions are
 //! compiled into the eBPF programs and into host programs (tests, simulator), so what is tested is what is loaded.
 //!
-//! Read [`pipeline`] first: the stages in order. Then one file a stage: [`parse`], [`flow`], [`select`], [`snat`],
-//! [`translate`], [`reject`]; [`socket`] is the socket edge.
+//! Read `pipeline.rs` first: the stages in order. Then one file a stage: `parse.rs`, `flow.rs`, `select.rs`, `snat.rs`,
+//! `translate.rs`, `reject.rs`; `socket.rs` is the socket edge.
 #![no_std]
 #![forbid(unsafe_code)]
 

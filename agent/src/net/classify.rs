@@ -210,6 +210,12 @@ pub(super) mod tests {
                 ),
             ],
         );
+    }
+
+    #[test]
+    fn routed_pods_are_told_from_uplinks_where_both_are_veths() {
+        let none = NetOptions::default();
+        let veth = Some("veth");
         check(
             "ptp in a node that is a container, as kind has it",
             &none,

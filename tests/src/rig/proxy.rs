@@ -33,7 +33,7 @@ pub struct FerrogateOptions {
     pub socket_edge: SocketEdge,
     /// `--external-cluster-ip`.
     pub external_cluster_ip: bool,
-    /// `--xdp native`, and links on which XDP can work: see [`super::machine`].
+    /// `--xdp native`, and links on which XDP can work: `machine.rs` and `far_end.rs`.
     pub xdp: bool,
     pub more: Vec<String>,
 }
