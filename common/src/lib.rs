@@ -9,6 +9,7 @@
 #![no_std]
 
 mod address;
+mod affinity;
 mod backend;
 mod config;
 mod flow;
@@ -20,6 +21,7 @@ mod service;
 mod socket;
 
 pub use address::{Address, Port, Protocol};
+pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, backend_flags};
 pub use config::{Config, config_flags};
 pub use flow::{Direction, Flow, SnatFlow, Tuple, flow_flags};

@@ -35,6 +35,7 @@ maps! {
     FLOWS = 262_144, "established flows, forward and reply entries (LRU)";
     HALF_OPEN = 65_536, "flows that only one side has confirmed, forward and reply entries (LRU)";
     SNAT_FLOWS = 131_072, "replies to flows whose source was changed too (LRU)";
+    AFFINITY = 65_536, "{client, service} -> backend, for sessionAffinity ClientIP (LRU)";
     SOCKETS = 0, "socket-local storage: frontends a socket uses and their backends";
     SOCKET_PAIRS = 65_536, "the same for sockets that use more than two frontends (LRU)";
     REASONS = 64, "per-CPU packet counters, one a verdict reason";

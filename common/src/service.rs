@@ -22,6 +22,10 @@ pub mod service_flags {
     pub const INTERNAL_LOCAL: u32 = 1;
     /// externalTrafficPolicy: Local.
     pub const EXTERNAL_LOCAL: u32 = 1 << 1;
+    /// From this bit on: sessionAffinity ClientIP, its timeout in seconds; 0: none.
+    pub const AFFINITY_SHIFT: u32 = 8;
+    /// The longest timeout, a day: what the API allows.
+    pub const AFFINITY_MAX: u32 = 86_400;
 }
 
 /// Where a service's backends stand in `SLOTS`: first the Cluster set, right behind it the Local set.

@@ -45,7 +45,7 @@ pub enum NoticeKind {
     UnknownProtocol { protocol: String, port: i32 },
     #[error("port {port}/{protocol} is listed twice: the first entry counts")]
     DuplicatePort { port: u16, protocol: &'static str },
-    #[error("sessionAffinity {value:?} is not supported yet: connections are balanced without it")]
+    #[error("sessionAffinity {value:?} is unknown: connections are balanced without it")]
     SessionAffinity { value: String },
     #[error("{field} {value:?} is unknown: taken as Cluster")]
     UnknownPolicy { field: &'static str, value: String },

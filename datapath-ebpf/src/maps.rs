@@ -5,8 +5,8 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use ferrogate_common::{
-    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, NodeAddress, Service, SnatFlow, SocketPair,
-    SocketPairKey, SocketState, Tuple, maps,
+    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, NodeAddress, Service,
+    SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple, maps,
 };
 
 #[map]
@@ -34,6 +34,8 @@ pub(crate) static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(
 pub(crate) static HALF_OPEN: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(maps::HALF_OPEN.entries, 0);
 #[map]
 pub(crate) static SNAT_FLOWS: LruHashMap<Tuple, SnatFlow> = LruHashMap::with_max_entries(maps::SNAT_FLOWS.entries, 0);
+#[map]
+pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(maps::AFFINITY.entries, 0);
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 #[map]

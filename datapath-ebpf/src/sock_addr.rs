@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use ferrogate_common::{Address, Direction, Port, SocketPair, SocketPairKey, SocketState};
+use ferrogate_common::{Address, AffinityKey, Direction, Port, SocketPair, SocketPairKey, SocketState};
 use ferrogate_datapath::{SocketCall, SocketMemory, SocketVerdict, connect, restore_peer, sendmsg};
 
 const ECONNREFUSED: i32 = 111;
@@ -97,6 +97,12 @@ impl<const V6: bool> SocketCall for Call<'_, V6> {
     fn protocol(&self) -> u8 {
         // SAFETY: a live context.
         unsafe { (&raw const (*self.raw()).protocol).read_volatile() as u8 }
+    }
+
+    #[inline(always)]
+    fn client(&self) -> Address {
+        // SAFETY: a live context.
+        AffinityKey::of_netns(unsafe { bpf_get_netns_cookie(self.raw().cast()) })
     }
 
     #[inline(always)]

@@ -1,25 +1,25 @@
 //! The pipeline's tables are the maps.
 
 use crate::maps::{
-    BACKENDS, CONFIG, CONNECTIONS, CURSORS, FLOWS, FRONTENDS, HALF_OPEN, INTERFACES, NODE_ADDRESSES, REASONS, SERVICES,
-    SLOTS, SNAT_FLOWS, SOURCES,
+    AFFINITY, BACKENDS, CONFIG, CONNECTIONS, CURSORS, FLOWS, FRONTENDS, HALF_OPEN, INTERFACES, NODE_ADDRESSES, REASONS,
+    SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
 };
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use bytemuck::Zeroable;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use ferrogate_common::{
-    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Service, SnatFlow, TICK_SHIFT, Tuple,
+    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, Service, SnatFlow, Tuple,
 };
 use ferrogate_datapath::{FlowTable, Insert};
 
 const EEXIST: i32 = -17;
 
-/// The boot clock in ticks.
+/// The boot clock.
 #[inline(always)]
-pub(crate) fn ticks() -> u32 {
+pub(crate) fn nanos() -> u64 {
     // SAFETY: a helper without arguments.
-    (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as u32
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 #[inline(always)]
@@ -161,6 +161,18 @@ fn inserted(result: Result<(), i32>) -> Insert {
 }
 
 #[inline(always)]
+pub(crate) fn affinity(key: &AffinityKey) -> Option<Affinity> {
+    // SAFETY: copied at once.
+    unsafe { AFFINITY.get(key) }.copied()
+}
+
+#[inline(always)]
+pub(crate) fn put_affinity(key: &AffinityKey, affinity: &Affinity) {
+    // What does not fit is not remembered.
+    let _ = AFFINITY.insert(key, affinity, BPF_ANY.into());
+}
+
+#[inline(always)]
 pub(crate) fn count(index: u32) {
     if let Some(counter) = REASONS.get_ptr_mut(index) {
         // SAFETY: this CPU's own element.
@@ -277,6 +289,18 @@ macro_rules! tables_are_maps {
                 $crate::tables::mark_snat_flow(key, seen)
             }
             #[inline(always)]
+            fn affinity(&self, key: &ferrogate_common::AffinityKey) -> Option<ferrogate_common::Affinity> {
+                $crate::tables::affinity(key)
+            }
+            #[inline(always)]
+            fn put_affinity(
+                &mut self,
+                key: &ferrogate_common::AffinityKey,
+                affinity: &ferrogate_common::Affinity,
+            ) {
+                $crate::tables::put_affinity(key, affinity);
+            }
+            #[inline(always)]
             fn count(&mut self, reason: ferrogate_common::Reason) {
                 $crate::tables::count(ferrogate_datapath::Opaque::opaque(self, reason as u32));
             }
@@ -295,8 +319,8 @@ macro_rules! tables_are_maps {
 
         impl$(<$($generics)+>)? ferrogate_datapath::Clock for $context {
             #[inline(always)]
-            fn ticks(&self) -> u32 {
-                $crate::tables::ticks()
+            fn nanos(&self) -> u64 {
+                $crate::tables::nanos()
             }
         }
     };

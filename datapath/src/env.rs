@@ -2,7 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
-    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, Tuple,
+    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow,
+    TICK_SHIFT, Tuple,
 };
 
 /// A packet, from its link-layer header on. Offsets count from there.
@@ -100,6 +101,10 @@ pub trait Tables {
     fn insert_snat_flow(&mut self, key: &Tuple, flow: &SnatFlow) -> Insert;
     fn mark_snat_flow(&mut self, key: &Tuple, seen: u32) -> bool;
 
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// Inserts or replaces. A failure is no error: the client's next connection is balanced anew.
+    fn put_affinity(&mut self, key: &AffinityKey, affinity: &Affinity);
+
     /// Counts a packet or call by its outcome.
     fn count(&mut self, reason: Reason);
     /// Counts a new connection of a service.
@@ -108,8 +113,14 @@ pub trait Tables {
 
 /// The boot clock.
 pub trait Clock {
-    /// Ticks of 2^[`ferrogate_common::TICK_SHIFT`] ns.
-    fn ticks(&self) -> u32;
+    /// Nanoseconds.
+    fn nanos(&self) -> u64;
+
+    /// Ticks of 2^[`TICK_SHIFT`] ns.
+    #[inline(always)]
+    fn ticks(&self) -> u32 {
+        (self.nanos() >> TICK_SHIFT) as u32
+    }
 }
 
 /// Where a packet that we send on ourselves goes.

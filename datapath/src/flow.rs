@@ -175,7 +175,7 @@ fn choose<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Fronten
         return Reason::StaleService;
     };
     let set = select::allowed_set(frontend, &service, internal);
-    let (id, backend) = match select::backend(env, frontend.service, &service, set) {
+    let (id, backend) = match select::backend(env, frontend.service, &service, set, &headers.tuple.source) {
         Ok(found) => found,
         Err(reason) => return reason,
     };

@@ -1,9 +1,12 @@
 //! Selection: from a frontend to the backend of a new connection.
 
-use crate::env::Tables;
+use crate::env::{Clock, Tables};
 use ferrogate_common::{
-    Address, Backend, BackendSet, Frontend, FrontendKey, Port, Reason, Service, SlotRange, service_flags,
+    Address, Affinity, AffinityKey, Backend, BackendSet, Frontend, FrontendKey, Port, Reason, Service, SlotRange,
+    backend_flags, service_flags,
 };
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Looks a destination up: a Service's own address first, then NodePorts on any of the node's addresses.
 #[inline(always)]
@@ -53,13 +56,16 @@ pub(crate) fn allowed_set(frontend: &Frontend, service: &Service, internal: bool
     if local { BackendSet::Local } else { BackendSet::Cluster }
 }
 
-/// The next backend in turn.
+/// The backend of a new connection: the one that affinity names, or the next in turn.
+///
+/// `client`: the client's address, or what stands for it at the socket edge.
 #[inline(always)]
-pub(crate) fn backend<T: Tables>(
+pub(crate) fn backend<T: Tables + Clock>(
     tables: &mut T,
     id: u32,
     service: &Service,
     set: BackendSet,
+    client: &Address,
 ) -> Result<(u32, Backend), Reason> {
     let range = SlotRange::unpack(service.range);
     let (base, count) = range.set(set);
@@ -70,6 +76,50 @@ pub(crate) fn backend<T: Tables>(
             Reason::NoLocalEndpoints
         });
     }
+    let timeout = service.flags >> service_flags::AFFINITY_SHIFT;
+    let key = AffinityKey {
+        client: *client,
+        service: id,
+    };
+    let mut chosen = None;
+    if timeout != 0 {
+        chosen = sticky(tables, &key, timeout, set);
+    }
+    let (index, backend) = match chosen {
+        Some(found) => found,
+        None => next(tables, id, base, count)?,
+    };
+    if timeout != 0 {
+        let seen = tables.nanos();
+        let (backend, generation) = (index, backend.generation);
+        tables.put_affinity(
+            &key,
+            &Affinity {
+                seen,
+                backend,
+                generation,
+            },
+        );
+    }
+    Ok((index, backend))
+}
+
+/// The backend that a client had within the timeout (seconds), if it still serves.
+#[inline(always)]
+fn sticky<T: Tables + Clock>(tables: &T, key: &AffinityKey, timeout: u32, set: BackendSet) -> Option<(u32, Backend)> {
+    let last = tables.affinity(key)?;
+    if tables.nanos().wrapping_sub(last.seen) > u64::from(timeout) * NANOS_PER_SECOND {
+        return None;
+    }
+    let backend = tables.backend(last.backend)?;
+    let serves = backend.generation == last.generation && backend.service == key.service;
+    let allowed = set == BackendSet::Cluster || backend.flags & backend_flags::LOCAL != 0;
+    (serves && allowed).then_some((last.backend, backend))
+}
+
+/// The next backend in turn.
+#[inline(always)]
+fn next<T: Tables>(tables: &mut T, id: u32, base: u32, count: u32) -> Result<(u32, Backend), Reason> {
     let turn = tables.next_cursor(id) % count;
     let index = tables.slot(base.wrapping_add(turn)).ok_or(Reason::StaleService)?;
     let backend = tables.backend(index).ok_or(Reason::StaleService)?;

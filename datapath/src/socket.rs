@@ -1,6 +1,6 @@
 //! The socket edge: a process's call is given a backend's address before there is a packet.
 
-use crate::env::Tables;
+use crate::env::{Clock, Tables};
 use crate::select;
 use ferrogate_common::{Address, Backend, BackendSet, Port, Protocol, Reason, SocketPair, config_flags};
 
@@ -12,6 +12,8 @@ pub trait SocketCall {
     fn set(&mut self, address: &Address, port: Port);
     /// IP protocol number of the socket.
     fn protocol(&self) -> u8;
+    /// Stands for the caller's address, which isn't known yet ([`ferrogate_common::AffinityKey::of_netns`]).
+    fn client(&self) -> Address;
     /// Whether the socket has a local port already.
     fn is_bound(&self) -> bool;
     /// Whether the caller is in the node's own network namespace, and its loopback so the node's.
@@ -32,9 +34,9 @@ pub trait SocketMemory {
 }
 
 /// All a socket hook needs.
-pub trait SocketEnv: SocketCall + SocketMemory + Tables {}
+pub trait SocketEnv: SocketCall + SocketMemory + Tables + Clock {}
 
-impl<T: SocketCall + SocketMemory + Tables> SocketEnv for T {}
+impl<T: SocketCall + SocketMemory + Tables + Clock> SocketEnv for T {}
 
 /// What the hook answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,7 +160,8 @@ fn choose<E: SocketEnv>(env: &mut E, address: &Address, port: Port) -> Result<So
     };
     let service = env.service(frontend.service).ok_or(not_ours)?;
     let set: BackendSet = select::allowed_set(&frontend, &service, true);
-    let (id, backend): (u32, Backend) = match select::backend(env, frontend.service, &service, set) {
+    let client = env.client();
+    let (id, backend): (u32, Backend) = match select::backend(env, frontend.service, &service, set, &client) {
         Ok(found) => found,
         Err(Reason::NoEndpoints) => return Err(SocketVerdict::Refuse(Reason::NoEndpoints)),
         // The call goes on to the Service's own address, and the packet edges drop it.

@@ -51,6 +51,9 @@ pub(crate) fn service(object: &Service, options: &Options) -> (Option<ServiceMod
     (model, reader.notices)
 }
 
+/// sessionAffinityConfig.clientIP.timeoutSeconds where the object leaves it out: the API's default.
+const AFFINITY_SECONDS: i32 = 10_800;
+
 struct Reader<'a> {
     options: &'a Options,
     notices: Vec<NoticeKind>,
@@ -77,10 +80,26 @@ impl Reader<'_> {
         self.external_ips(spec, &mut model);
         self.ports(spec, &mut model);
         self.policies(spec, &mut model);
-        if let Some(value) = spec.session_affinity.as_ref().filter(|value| *value != "None") {
-            self.notices.push(NoticeKind::SessionAffinity { value: value.clone() });
-        }
+        self.session_affinity(spec, &mut model);
         Some(model)
+    }
+
+    fn session_affinity(&mut self, spec: &ServiceSpec, model: &mut ServiceModel) {
+        match spec.session_affinity.as_deref() {
+            None | Some("None" | "") => {}
+            Some("ClientIP") => {
+                let config = spec.session_affinity_config.as_ref();
+                let timeout = config
+                    .and_then(|config| config.client_ip.as_ref())
+                    .and_then(|client| client.timeout_seconds)
+                    .unwrap_or(AFFINITY_SECONDS);
+                let seconds = timeout.clamp(1, service_flags::AFFINITY_MAX as i32) as u32;
+                model.flags |= seconds << service_flags::AFFINITY_SHIFT;
+            }
+            Some(value) => self.notices.push(NoticeKind::SessionAffinity {
+                value: value.to_owned(),
+            }),
+        }
     }
 
     /// Labelled as headless, or as another proxy's.

@@ -77,5 +77,9 @@ fn policies(flags: u32) -> String {
             text.push_str(name);
         }
     }
+    let affinity = flags >> service_flags::AFFINITY_SHIFT;
+    if affinity != 0 {
+        text.push_str(&format!(" affinity={affinity}s"));
+    }
     text
 }

@@ -6,7 +6,8 @@ use crate::env::{ChecksumChange, Clock, Fib, FlowTable, Insert, Packet, Route, R
 use crate::{Edge, Verdict, enter, leave};
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
-    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, Tuple, interface_flags,
+    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, TICK_SHIFT, Tuple,
+    interface_flags,
 };
 use std::vec;
 use std::vec::Vec;
@@ -190,8 +191,8 @@ impl Packet for Surroundings<'_> {
 }
 
 impl Clock for Surroundings<'_> {
-    fn ticks(&self) -> u32 {
-        self.ticks
+    fn nanos(&self) -> u64 {
+        u64::from(self.ticks) << TICK_SHIFT
     }
 }
 

@@ -2,14 +2,14 @@
 
 use super::HostTables;
 use super::tables::delegate_tables;
-use crate::env::{FlowTable, Insert};
+use crate::env::{Clock, FlowTable, Insert};
 use crate::socket::{SocketCall, SocketMemory, SocketVerdict};
 use crate::{connect, restore_peer, sendmsg};
 use bytemuck::Zeroable;
 use core::net::SocketAddr;
 use ferrogate_common::{
-    Address, Backend, Config, Direction, Flow, Frontend, FrontendKey, Interface, Port, Protocol, Reason, Service,
-    SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple,
+    Address, AffinityKey, Backend, Config, Direction, Flow, Frontend, FrontendKey, Interface, Port, Protocol, Reason,
+    Service, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple,
 };
 
 /// A process's socket.
@@ -21,6 +21,8 @@ pub struct HostSocket {
     pub node_process: bool,
     /// It has a local port already.
     pub bound: bool,
+    /// Cookie of its network namespace.
+    pub netns: u64,
     /// Its storage, once there is one.
     pub state: Option<SocketState>,
 }
@@ -33,6 +35,7 @@ impl HostSocket {
             protocol,
             node_process,
             bound: false,
+            netns: if node_process { 1 } else { 2 },
             state: None,
         }
     }
@@ -43,6 +46,8 @@ impl HostSocket {
 pub struct SocketSimulator<'a> {
     pub tables: &'a mut HostTables,
     pub socket: &'a mut HostSocket,
+    /// Nanoseconds of the boot clock.
+    pub now: u64,
     address: Address,
     port: Port,
 }
@@ -52,6 +57,7 @@ impl<'a> SocketSimulator<'a> {
         Self {
             tables,
             socket,
+            now: 0,
             address: Address::UNSPECIFIED,
             port: Port::ZERO,
         }
@@ -99,6 +105,12 @@ impl<'a> SocketSimulator<'a> {
 
 delegate_tables!(SocketSimulator<'_>);
 
+impl Clock for SocketSimulator<'_> {
+    fn nanos(&self) -> u64 {
+        self.now
+    }
+}
+
 impl SocketCall for SocketSimulator<'_> {
     fn address(&self) -> Address {
         self.address
@@ -115,6 +127,10 @@ impl SocketCall for SocketSimulator<'_> {
 
     fn protocol(&self) -> u8 {
         self.socket.protocol as u8
+    }
+
+    fn client(&self) -> Address {
+        AffinityKey::of_netns(self.socket.netns)
     }
 
     fn is_bound(&self) -> bool {

@@ -3,8 +3,8 @@
 use crate::env::{FlowTable, Insert, Tables};
 use bytemuck::Zeroable;
 use ferrogate_common::{
-    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, SocketPair,
-    SocketPairKey, Tuple,
+    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow,
+    SocketPair, SocketPairKey, Tuple,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::vec;
@@ -66,6 +66,7 @@ pub struct HostTables {
     pub flows: BTreeMap<Tuple, Flow>,
     pub half_open: BTreeMap<Tuple, Flow>,
     pub snat_flows: BTreeMap<Tuple, SnatFlow>,
+    pub affinity: BTreeMap<AffinityKey, Affinity>,
     pub socket_pairs: HashMap<SocketPairKey, SocketPair>,
     /// Sum over all CPUs, by number of [`Reason`].
     pub reasons: Vec<u64>,
@@ -99,6 +100,7 @@ impl HostTables {
             flows: BTreeMap::new(),
             half_open: BTreeMap::new(),
             snat_flows: BTreeMap::new(),
+            affinity: BTreeMap::new(),
             socket_pairs: HashMap::new(),
             reasons: vec![0; ferrogate_common::maps::REASONS.entries as usize],
             connections: vec![0; sizes.services],
@@ -251,6 +253,16 @@ impl Tables for HostTables {
         true
     }
 
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.affinity.get(key).copied()
+    }
+
+    fn put_affinity(&mut self, key: &AffinityKey, affinity: &Affinity) {
+        if !self.full {
+            self.affinity.insert(*key, *affinity);
+        }
+    }
+
     fn count(&mut self, reason: Reason) {
         self.reasons[reason as usize] += 1;
     }
@@ -320,6 +332,12 @@ macro_rules! delegate_tables {
             }
             fn mark_snat_flow(&mut self, key: &Tuple, seen: u32) -> bool {
                 self.tables.mark_snat_flow(key, seen)
+            }
+            fn affinity(&self, key: &ferrogate_common::AffinityKey) -> Option<ferrogate_common::Affinity> {
+                self.tables.affinity(key)
+            }
+            fn put_affinity(&mut self, key: &ferrogate_common::AffinityKey, affinity: &ferrogate_common::Affinity) {
+                self.tables.put_affinity(key, affinity);
             }
             fn count(&mut self, reason: Reason) {
                 self.tables.count(reason);

@@ -1,6 +1,7 @@
 //! The packet pipeline over the host's tables: ways through a node, the lives of flows, refusals, the socket edge, and
 //! properties that hold for every packet. What comes out is read by another implementation (`etherparse`).
 
+mod affinity;
 mod flows;
 mod paths;
 mod policies;
