@@ -31,6 +31,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 const SETTLED: Duration = Duration::from_secs(5);
 /// A streamed list that stands still for this long will not end: the server is older than streaming lists.
 const STREAM_STALLED: Duration = Duration::from_secs(15);
+/// The server ends a watch after this long, and it is resumed where it was. It may have nothing to say for longer, not even
+/// a bookmark: those come only when there is something newer.
+const WATCH_SECONDS: u32 = 150;
 /// Objects that no service proxy has a use for (the label is on the Service and on its slices).
 const NOT_HEADLESS: &str = "!service.kubernetes.io/headless";
 
@@ -40,8 +43,10 @@ const NOT_HEADLESS: &str = "!service.kubernetes.io/headless";
 pub async fn start(endpoint: &Endpoint, node_name: &str, events: Sender) -> Result<String> {
     let pool = Arc::new(Pool::new(endpoint).await?);
     let monitor = Arc::new(Monitor::new(events.clone(), pool.origin()));
-    let proxied = Config::default().labels(NOT_HEADLESS);
-    let own_node = Config::default().fields(&format!("metadata.name={node_name}"));
+    let proxied = Config::default().timeout(WATCH_SECONDS).labels(NOT_HEADLESS);
+    let own_node = Config::default()
+        .timeout(WATCH_SECONDS)
+        .fields(&format!("metadata.name={node_name}"));
     spawn::<Service>(
         Watch::Services,
         proxied.clone(),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tracing::info;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// The server sends a bookmark about once a minute; a connection that is silent for longer than this is dead.
-const SILENCE: Duration = Duration::from_secs(100);
+/// A connection that is silent for longer than this is dead: the server was asked to end each watch before.
+const SILENCE: Duration = Duration::from_secs(super::WATCH_SECONDS as u64 + 20);
 
 /// What the options say about the API server.
 #[derive(Clone, Debug, Default)]
