@@ -292,8 +292,13 @@ fn cold_neighbours(rig: &mut Rig, _: Level) -> Result<Outcome> {
                     rig.node(index).place.netns.ip_batch("neigh flush all\n")?;
                 }
                 let to = fixture::address(rig, service, target, family);
-                // Sooner than TCP would send its first packet again.
-                let request = ProbeRequest::new(protocol, to).timeout_ms(800);
+                let timeout_ms = match protocol {
+                    // Sooner than its first packet would be sent again.
+                    Protocol::Tcp => 800,
+                    // Nothing is sent again but the question for the neighbour, each second.
+                    Protocol::Udp => 3500,
+                };
+                let request = ProbeRequest::new(protocol, to).timeout_ms(timeout_ms);
                 let report = fixture::place(rig, client).probe(&request)?;
                 ensure!(
                     report.complete(),
