@@ -20,12 +20,14 @@ const CLUSTER_IP_BASE: u16 = 100;
 
 /// A Service with three endpoints: one on node 1, two on node 2.
 pub const THREE: &str = "three";
+/// The same endpoints, with session affinity.
+pub const STICKY: &str = "sticky";
 /// A Service without endpoints.
 pub const EMPTY: &str = "empty";
 /// Two Services with the same single endpoint.
 pub const TWINS: [&str; 2] = ["twin-one", "twin-two"];
 /// The Services, in the order of their numbers, each with the label `app` of its pods.
-const SERVICES: [(&str, &str); 9] = [
+const SERVICES: [(&str, &str); 10] = [
     ("local", "a"),
     ("remote", "b"),
     ("host-local", "h1"),
@@ -35,6 +37,7 @@ const SERVICES: [(&str, &str); 9] = [
     (EMPTY, "nobody"),
     (TWINS[0], "a"),
     (TWINS[1], "a"),
+    (STICKY, "t"),
 ];
 /// The client pods of node 1 and node 2.
 pub const CLIENT_PODS: [&str; 2] = ["c", "d"];
@@ -58,7 +61,10 @@ pub fn boot(options: Options) -> Result<Rig> {
     }
     for (number, (name, app)) in (0_u16..).zip(SERVICES) {
         let node_port = Some(NODE_PORT_BASE + number);
-        let service = ServiceSpec::new(name, app, CLUSTER_IP_BASE + number);
+        let mut service = ServiceSpec::new(name, app, CLUSTER_IP_BASE + number);
+        if name == STICKY {
+            service.spec["sessionAffinity"] = "ClientIP".into();
+        }
         rig.add_service(service.port(Protocol::Tcp, PORT, TARGET_PORT, node_port).port(
             Protocol::Udp,
             PORT,

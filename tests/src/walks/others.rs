@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::cell::{Client, Target, same_bridge_limit};
-use super::fixture::{self, EMPTY, PORT, TARGET_PORT, THREE, TWINS};
+use super::fixture::{self, EMPTY, PORT, STICKY, TARGET_PORT, THREE, TWINS};
 use super::lives;
 use super::report::Mark;
 use crate::rig::{Family, Proxy, Rig, addresses};
@@ -37,9 +37,10 @@ pub(crate) enum Outcome {
 }
 
 /// Each by its name, in the order in which they run: those that change the rig come last.
-const WALKS: [(&str, Walk); 14] = [
+const WALKS: [(&str, Walk); 15] = [
     ("what is not a Service keeps its addresses", not_a_service),
     ("300 new connections to 3 endpoints give 100 each", round_robin),
+    ("a client of a Service with affinity keeps its endpoint", affinity),
     ("a Service without endpoints refuses at once", refuses),
     ("one client port towards two Services of one endpoint", port_collision),
     ("an unconnected UDP socket keeps its backend", unconnected_keeps),
@@ -151,6 +152,22 @@ fn round_robin(rig: &mut Rig, _: Level) -> Result<Outcome> {
             // kube-proxy chooses at random: each endpoint has its turn, no more is promised.
             ensure!(
                 tally == even || (!exact && tally.len() == 3),
+                "{client:?} to {to} {protocol:?}: {tally:?}"
+            );
+        }
+    }
+    Ok(Outcome::Passed)
+}
+
+/// sessionAffinity ClientIP: all connections of one client by one way in end at one pod.
+fn affinity(rig: &mut Rig, _: Level) -> Result<Outcome> {
+    for (protocol, family) in transports() {
+        for (client, target) in ways() {
+            let to = fixture::address(rig, STICKY, target, family);
+            let report = fixture::place(rig, client).probe(&ProbeRequest::new(protocol, to).count(20))?;
+            let tally = report.tally();
+            ensure!(
+                report.complete() && tally.len() == 1,
                 "{client:?} to {to} {protocol:?}: {tally:?}"
             );
         }
