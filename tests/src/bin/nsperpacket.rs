@@ -20,7 +20,7 @@ use ferrogate_common::{
     SnatFlow, Tuple, backend_flags, flow_flags, maps,
 };
 use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Sizes};
-use ferrogate_tests::kernel::{Floor, KernelTables, Network, Object, Place, clock_ticks};
+use ferrogate_tests::kernel::{Floor, KernelTables, Network, Object, Place, clock_ticks, pass_frames};
 
 #[derive(Parser)]
 #[command(about = "Nanoseconds a packet on every path")]
@@ -308,7 +308,7 @@ fn main() -> Result<()> {
             loader.map_max_entries(spec.name, entries as u32);
         }
     })?;
-    object.attach_xdp(Place::Uplink.device())?;
+    let _passing = pass_frames(&[Place::Uplink.device().to_owned()])?;
     let nothing = Floor::nothing()?;
     let look_up = Floor::one_look_up(object.map_descriptor("FLOWS")?)?;
     let mut kernel = KernelTables::take(&mut object.ebpf)?;

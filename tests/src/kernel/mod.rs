@@ -21,6 +21,6 @@ pub use floor::Floor;
 pub use generate::Generator;
 pub use maps::KernelTables;
 pub use network::{Network, Place};
-pub use object::{Object, Run, clock_ticks};
+pub use object::{Object, Run, clock_ticks, pass_frames};
 pub use pool::Pool;
 pub use world::{Tally, World};

@@ -19,6 +19,41 @@ const FLOW_ENTRIES: u32 = 65_536;
 /// Room for what a program adds to a packet: an ICMPv6 error's headers, or an Ethernet header.
 const GROWTH: usize = 64;
 
+/// Entries of the tables of [`pass_frames`], which stay empty.
+const NONE: u32 = 64;
+
+/// Puts the XDP program on devices of this thread's network namespace, with tables of its own, which are empty: it passes every
+/// frame. It goes when what is returned is dropped.
+///
+/// A veth registers its queues with its first XDP program: only then can a test run name it. And it takes frames that its peer
+/// sends by XDP_TX only while it runs a program itself (`veth_xdp_flush` in drivers/net/veth.c). A program under test does not
+/// do for that: the kernel's own packets (multicast listener reports, say) would pass it and be counted.
+pub fn pass_frames(devices: &[String]) -> Result<Ebpf> {
+    let bytes = bytes()?;
+    let mut loader = EbpfLoader::new();
+    for spec in maps::ALL.iter().filter(|spec| spec.entries > NONE) {
+        loader.map_max_entries(spec.name, NONE);
+    }
+    loader.override_global("AYA_LOG_LEVEL", &0u8, false);
+    let mut ebpf = loader.load(&bytes).context("loading the object")?;
+    let name = Program::UplinkXdp.name();
+    let Some(AyaProgram::Xdp(program)) = ebpf.program_mut(name) else {
+        bail!("no XDP program {name}");
+    };
+    program.load().with_context(|| format!("loading {name}"))?;
+    for device in devices {
+        program
+            .attach(device, XdpMode::Driver)
+            .with_context(|| format!("attaching {name} to {device}"))?;
+    }
+    Ok(ebpf)
+}
+
+fn bytes() -> Result<Vec<u8>> {
+    let path = Object::path();
+    std::fs::read(&path).with_context(|| format!("no object at {}: `cargo xtask build` makes it", path.display()))
+}
+
 /// The loaded object.
 pub struct Object {
     pub ebpf: Ebpf,
@@ -66,9 +101,7 @@ impl Object {
 
     /// Loads every program after `adjust` has had its way with the loader.
     pub fn load_with(adjust: impl FnOnce(&mut EbpfLoader<'_>)) -> Result<Self> {
-        let path = Self::path();
-        let bytes = std::fs::read(&path)
-            .with_context(|| format!("no object at {}: `cargo xtask build` makes it", path.display()))?;
+        let bytes = bytes()?;
         let mut loader = EbpfLoader::new();
         adjust(&mut loader);
         loader.override_global("AYA_LOG_LEVEL", &0u8, false);
@@ -83,19 +116,6 @@ impl Object {
             .with_context(|| format!("loading program {name}"))?;
         }
         Ok(Self { ebpf })
-    }
-
-    /// Attaches the XDP program to a device of this thread's network namespace: a test run can name only a device whose
-    /// driver has registered its queues, which veth does with its first XDP program. Stays until the object is dropped.
-    pub fn attach_xdp(&mut self, device: &str) -> Result<()> {
-        let name = Program::UplinkXdp.name();
-        let Some(AyaProgram::Xdp(program)) = self.ebpf.program_mut(name) else {
-            bail!("no XDP program {name}");
-        };
-        program
-            .attach(device, XdpMode::Driver)
-            .with_context(|| format!("attaching {name} to {device}"))?;
-        Ok(())
     }
 
     /// The descriptor of one of the LRU maps.

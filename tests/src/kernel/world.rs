@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
 use ferrogate_common::Reason;
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{HostTables, Outcome, Program, Simulator};
@@ -9,7 +10,7 @@ use ferrogate_datapath::host::{HostTables, Outcome, Program, Simulator};
 use super::generate::Case;
 use super::maps::KernelTables;
 use super::network::{Network, Place};
-use super::object::{Object, Run, clock_ticks};
+use super::object::{Object, Run, clock_ticks, pass_frames};
 use super::states::{Event, SIZES};
 
 /// How often each program came to each outcome.
@@ -35,6 +36,8 @@ impl Tally {
 /// The loaded programs with their maps, and the pipeline with a host's.
 pub struct World {
     object: Object,
+    /// What XDP test runs need on their devices.
+    _passing: Ebpf,
     kernel: KernelTables,
     simulator: Simulator,
     pub tally: Tally,
@@ -44,8 +47,7 @@ impl World {
     /// Loads the programs; this thread must be in the network's namespace.
     pub fn new(network: &Network) -> Result<Self> {
         let mut object = Object::load(SIZES)?;
-        object.attach_xdp(Place::Uplink.device())?;
-        object.attach_xdp(Place::Narrow.device())?;
+        let passing = pass_frames(&[Place::Uplink, Place::Narrow].map(|place| place.device().to_owned()))?;
         let kernel = KernelTables::take(&mut object.ebpf)?;
         let simulator = Simulator {
             tables: HostTables::new(SIZES),
@@ -54,6 +56,7 @@ impl World {
         };
         Ok(Self {
             object,
+            _passing: passing,
             kernel,
             simulator,
             tally: Tally::default(),
