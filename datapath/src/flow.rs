@@ -39,6 +39,9 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
         if (!headers.is_tcp() || headers.is_syn()) && select::is_cluster_ip(env, &tuple.destination) {
             return refused_port(env, edge);
         }
+        if headers.is_syn() {
+            forget_ended(env, headers);
+        }
         return (Outcome::Pass, Reason::NotService);
     };
     if let Some(found) = env.flow(FlowTable::HalfOpen, tuple) {
@@ -57,6 +60,27 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
         _ => Outcome::Drop,
     };
     (outcome, reason)
+}
+
+/// A connection straight to an endpoint can have the very tuple that one through a Service had, if that has ended and its
+/// port is used again: its replies are not to be taken for those of the old one.
+#[inline(never)]
+fn forget_ended<E: Env>(env: &mut E, headers: &Headers) {
+    let tuple = &headers.tuple;
+    let key = Tuple::new(
+        (tuple.destination, tuple.destination_port),
+        (tuple.source, tuple.source_port),
+        tuple.protocol,
+        Direction::Reply,
+    );
+    for table in [FlowTable::Established, FlowTable::HalfOpen] {
+        if env
+            .flow(table, &key)
+            .is_some_and(|flow| flow.flags & flow_flags::CLOSING != 0)
+        {
+            env.remove_flow(table, &key);
+        }
+    }
 }
 
 /// A ClusterIP's port that does not exist: clients that may use the address are told so.

@@ -27,7 +27,7 @@ const BUDGETS: [Budget; 15] = [
     budget("uplink_egress", 160_000, 17_000),
     budget("uplink_ingress_l3", 150_000, 17_000),
     budget("uplink_egress_l3", 160_000, 17_000),
-    budget("uplink_xdp", 48_000, 12_000),
+    budget("uplink_xdp", 48_000, 13_000),
     budget("connect4", 1_400, 3_400),
     budget("connect6", 1_500, 3_100),
     budget("sendmsg4", 5_000, 3_800),

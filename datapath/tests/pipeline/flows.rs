@@ -307,6 +307,25 @@ fn a_flow_is_confirmed_by_its_other_side_and_only_then_leaves_the_half_open_tabl
 }
 
 #[test]
+fn a_connection_straight_to_an_endpoint_is_not_taken_for_one_through_a_service_that_ended() {
+    for v4 in FAMILIES {
+        let node = &mut with_two_backends(Protocol::Tcp, v4);
+        let pod = at(Who::Pod, v4, 40_000);
+        let backend = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
+        backend_of(node, Protocol::Tcp, v4, 40_000, tcp::ACK);
+        backend_of(node, Protocol::Tcp, v4, 40_000, tcp::FIN | tcp::ACK);
+        let direct = segment(Protocol::Tcp, pod, backend, tcp::SYN);
+        assert_eq!(
+            send(node, Program::PodIngress, POD, &direct).seen().destination,
+            backend
+        );
+        let answer = segment(Protocol::Tcp, backend, pod, tcp::SYN | tcp::ACK);
+        let reply = send(node, Program::PodEgress, POD, &answer).seen();
+        assert_eq!(reply.source, backend, "{}", node.tables);
+    }
+}
+
+#[test]
 fn a_reply_entry_that_was_evicted_is_there_again_after_the_next_request() {
     for v4 in FAMILIES {
         let node = &mut with_two_backends(Protocol::Tcp, v4);
