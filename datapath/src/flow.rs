@@ -133,7 +133,7 @@ fn is_due<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
 #[inline(never)]
 fn keep<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow) {
     let now = env.ticks();
-    let closing = if headers.is_closing() { flow_flags::CLOSING } else { 0 };
+    let closing = headers.end_mark();
     env.mark_flow(table, &headers.tuple, now, closing);
     if flow.flags & flow_flags::SNAT != 0 {
         snat::keep(env, headers, flow, now);

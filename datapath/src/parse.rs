@@ -2,7 +2,7 @@
 
 use crate::env::{Env, Packet};
 use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4Header, Ipv6Header, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
-use ferrogate_common::{Address, Direction, Port, Protocol, Reason, Tuple};
+use ferrogate_common::{Address, Direction, Port, Protocol, Reason, Tuple, flow_flags};
 
 /// What the later stages need of a TCP or UDP packet.
 pub(crate) struct Headers {
@@ -43,6 +43,12 @@ impl Headers {
     #[inline(always)]
     pub(crate) fn is_closing(&self) -> bool {
         self.tcp_flags & (TCP_FIN | TCP_RST) != 0
+    }
+
+    /// What a flow's entries are marked with for this packet's FIN or RST, if it has one.
+    #[inline(always)]
+    pub(crate) fn end_mark(&self) -> u8 {
+        if self.is_closing() { flow_flags::CLOSING } else { 0 }
     }
 
     /// Offset of the transport checksum.

@@ -66,8 +66,8 @@ pub fn enter<E: Env>(env: &mut E, edge: Edge) -> Verdict {
     verdict
 }
 
-/// A packet that goes towards a client: tcx egress of pods and uplinks. `edge`: [`Edge::Pod`], or [`Edge::Node`] on uplinks
-/// whose node edge is on, or [`Edge::Uplink`].
+/// A packet that goes towards a client: tcx egress of pods and uplinks. `edge`: [`Edge::Pod`], or [`Edge::Node`] on uplinks,
+/// where requests of this node's own processes are translated too, unless the configuration has that off.
 #[inline(always)]
 pub fn leave<E: Env>(env: &mut E, edge: Edge) -> Verdict {
     let verdict = match parse(env) {

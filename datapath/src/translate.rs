@@ -98,8 +98,7 @@ pub(crate) fn towards_client<E: Env>(env: &mut E, headers: &Headers, rewrite: &m
     rewrite.destination = headers.tuple.destination;
     rewrite.source_port = flow.port;
     rewrite.destination_port = headers.tuple.destination_port;
-    let closing = if headers.is_closing() { flow_flags::CLOSING } else { 0 };
-    let marks = closing | flow_flags::REPLIED;
+    let marks = headers.end_mark() | flow_flags::REPLIED;
     if flow.seen != env.ticks() || flow.flags & marks != marks {
         mark_pair(env, headers, table, &flow, marks);
     }
@@ -128,14 +127,13 @@ pub(crate) fn keep_reply<E: Env>(env: &mut E, headers: &Headers, flow: &SnatFlow
         return;
     }
     env.mark_snat_flow(&headers.tuple, now);
-    let closing = if headers.is_closing() { flow_flags::CLOSING } else { 0 };
     let forward = Tuple::new(
         (flow.client, flow.client_port),
         (flow.frontend, flow.frontend_port),
         headers.tuple.protocol,
         Direction::Forward,
     );
-    let marks = closing | flow_flags::REPLIED;
+    let marks = headers.end_mark() | flow_flags::REPLIED;
     if !env.mark_flow(FlowTable::Established, &forward, now, marks) {
         env.mark_flow(FlowTable::HalfOpen, &forward, now, marks);
     }
