@@ -12,6 +12,7 @@
 extern crate std;
 
 pub mod checksum;
+pub mod crc32c;
 mod env;
 mod flow;
 mod headers;
