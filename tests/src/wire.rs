@@ -1,9 +1,10 @@
 //! What the `testpod` program and its callers say to each other.
 //!
-//! A `testpod serve` listens on TCP and UDP and tells everyone who asks who it is and whom it sees. The TCP conversation is
+//! A `testpod serve` listens on TCP, UDP and SCTP and tells everyone who asks who it is and whom it sees. The TCP conversation is
 //! lines: `who` is answered with one [`Identity`] as a line of JSON, as often as it is asked; `GET ...` is answered as HTTP
 //! with the same JSON and the connection closes; `sink N` reads N bytes of the [`pattern`] and answers with how many were
-//! right; `source N` sends N such bytes. A UDP datagram is answered with one datagram of JSON.
+//! right; `source N` sends N such bytes. A UDP datagram is answered with one datagram of JSON, an
+//! SCTP message (RFC 9260) with one message of it.
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ pub struct Identity {
     pub peer: SocketAddr,
     /// The address the server was reached at.
     pub local: SocketAddr,
-    /// How many datagrams (UDP) this peer address sent so far, or questions (TCP) in this connection.
+    /// How many datagrams (UDP) this peer address sent so far, or questions in this connection (TCP) or association (SCTP).
     pub count: u64,
 }
 
@@ -26,6 +27,7 @@ pub struct Identity {
 pub enum Protocol {
     Tcp,
     Udp,
+    Sctp,
 }
 
 impl Protocol {
@@ -34,6 +36,7 @@ impl Protocol {
         match self {
             Protocol::Tcp => "TCP",
             Protocol::Udp => "UDP",
+            Protocol::Sctp => "SCTP",
         }
     }
 }
@@ -46,7 +49,7 @@ pub struct ProbeRequest {
     pub to: Vec<SocketAddr>,
     #[arg(long, value_enum, default_value = "tcp")]
     pub protocol: Protocol,
-    /// Rounds, one after the other: a new connection (TCP) or a new socket (UDP) each.
+    /// Rounds, one after the other: a new connection (TCP), socket (UDP) or association (SCTP) each.
     #[arg(long, default_value_t = 1)]
     pub count: u32,
     /// Questions asked in each connection or by each socket.
@@ -127,6 +130,7 @@ impl ProbeRequest {
         let protocol = match self.protocol {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
         };
         let mut arguments = vec![
             format!("--protocol={protocol}"),
@@ -165,7 +169,7 @@ pub struct Attempt {
 /// Why a socket did not get all its answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// `bind`, `connect`, `send`, `receive` or `answer` (what came was not understood).
+    /// `bind`, `connect`, `send`, `receive`, `answer` (what came was not understood) or `close`.
     pub stage: String,
     pub kind: FailureKind,
     pub text: String,

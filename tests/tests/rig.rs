@@ -20,10 +20,12 @@ fn boot(layout: Layout) -> Result<Rig> {
 
 /// Pod one asks pod two over everything there is.
 fn pods_reach_each_other(rig: &Rig) -> Result<()> {
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
+    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
         for family in Family::BOTH {
             let to = SocketAddr::new(rig.pod("two").addresses.get(family), 8080);
-            let report = rig.pod("one").place.probe(&ProbeRequest::new(protocol, to))?;
+            let request = ProbeRequest::new(protocol, to).questions(3);
+            let report = rig.pod("one").place.probe(&request)?;
+            assert!(report.complete(), "{protocol:?} to {to}: {report:?}");
             let answer = report
                 .answers()
                 .next()

@@ -22,7 +22,7 @@ pub struct PodSpec {
     pub namespace: String,
     /// In the node's own network namespace, at the node's addresses.
     pub host_network: bool,
-    /// TCP and UDP ports that its `testpod serve` listens on; none for a pod that runs something else.
+    /// Ports, of TCP, UDP and SCTP, that its `testpod serve` listens on; none for a pod that runs something else.
     pub ports: Vec<u16>,
 }
 

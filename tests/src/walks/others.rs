@@ -312,6 +312,7 @@ fn cold_neighbours(rig: &mut Rig, _: Level) -> Result<Outcome> {
                 let timeout_ms = match protocol {
                     // Sooner than its first packet would be sent again.
                     Protocol::Tcp => 800,
+                    Protocol::Sctp => 2500,
                     // Nothing is sent again but the question for the neighbour, each second.
                     Protocol::Udp => 3500,
                 };

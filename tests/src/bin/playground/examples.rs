@@ -70,6 +70,7 @@ impl Service {
                 .collect::<Result<_>>()?,
             protocol: match port["protocol"].as_str() {
                 Some("UDP") => Protocol::Udp,
+                Some("SCTP") => Protocol::Sctp,
                 _ => Protocol::Tcp,
             },
             port: number(&port["port"]).with_context(|| format!("Service {name} has no port"))?,

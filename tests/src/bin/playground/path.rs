@@ -32,6 +32,7 @@ impl Edge {
         match (self, protocol) {
             (Edge::Socket, Protocol::Tcp) => "translates connect(), no packet is changed",
             (Edge::Socket, Protocol::Udp) => "translates connect() and sendmsg(), no packet",
+            (Edge::Socket, Protocol::Sctp) => "leaves SCTP to the other edges",
             (Edge::Pod, _) => "translates packets as they leave the pod",
             (Edge::Uplink, _) => "translates packets as they reach the node",
         }

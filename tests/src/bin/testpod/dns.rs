@@ -18,6 +18,7 @@ pub(crate) fn resolve(server: SocketAddr, name: &str, protocol: Protocol, ipv6: 
     let response = match protocol {
         Protocol::Udp => over_udp(server, &question, timeout),
         Protocol::Tcp => over_tcp(server, &question, timeout),
+        Protocol::Sctp => Err(io::Error::new(io::ErrorKind::Unsupported, "DNS goes over UDP or TCP")),
     };
     let parsed = response.and_then(|bytes| {
         parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed DNS response"))

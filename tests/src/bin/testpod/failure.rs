@@ -2,6 +2,7 @@
 use std::io::{self, ErrorKind};
 
 use ferrogate_tests::wire::{Failure, FailureKind};
+use rustix::io::Errno;
 
 /// Gives an error the stage it happened in.
 pub(crate) trait At<T> {
@@ -19,6 +20,11 @@ impl<T> At<T> for io::Result<T> {
 }
 
 fn kind(error: &io::Error) -> FailureKind {
+    // The other end knows no such protocol: ICMP "protocol unreachable", ICMPv6 "unrecognized next header".
+    const NO_SUCH_PROTOCOL: [Errno; 2] = [Errno::NOPROTOOPT, Errno::PROTO];
+    if Errno::from_io_error(error).is_some_and(|errno| NO_SUCH_PROTOCOL.contains(&errno)) {
+        return FailureKind::Unreachable;
+    }
     match error.kind() {
         ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => FailureKind::Refused,
         ErrorKind::TimedOut | ErrorKind::WouldBlock => FailureKind::Silence,

@@ -6,6 +6,7 @@ mod dns;
 mod failure;
 mod load;
 mod probe;
+mod sctp;
 mod serve;
 
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Answer on TCP and UDP with who we are.
+    /// Answer on TCP, UDP and SCTP with who we are.
     Serve(serve::Options),
     /// Ask one or more addresses and print who answered.
     Probe(ProbeRequest),

@@ -1,4 +1,4 @@
-//! `testpod probe`: sockets, one after the other, and what each of them met.
+//! `testpod probe`: sockets, one after the other, and what each of them met. SCTP has no sockets: it is in `sctp`.
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
@@ -8,10 +8,14 @@ use ferrogate_tests::wire::{Attempt, Failure, FailureKind, Identity, ProbeReport
 use socket2::{Domain, Socket, Type};
 
 use crate::failure::At;
+use crate::sctp;
 
 pub(crate) fn run(request: &ProbeRequest) -> ProbeReport {
     let mut open = Vec::new();
-    let round = |_| {
+    let round = |number| {
+        if request.protocol == Protocol::Sctp {
+            return sctp::client::round(request, number);
+        }
         if request.protocol == Protocol::Udp && request.unconnected {
             return unconnected(request);
         }
@@ -32,9 +36,10 @@ fn connected(request: &ProbeRequest, open: &mut Vec<Socket>) -> Vec<Attempt> {
     let ask = |to: &SocketAddr| {
         let mut attempt = fresh(*to);
         let begin = Instant::now();
-        let result = match request.protocol {
-            Protocol::Tcp => tcp(request, &mut attempt),
-            Protocol::Udp => udp(request, &mut attempt),
+        let result = if request.protocol == Protocol::Tcp {
+            tcp(request, &mut attempt)
+        } else {
+            udp(request, &mut attempt)
         };
         attempt.failure = result.map(|socket| open.push(socket)).err();
         attempt.micros = begin.elapsed().as_micros() as u64;
@@ -43,7 +48,8 @@ fn connected(request: &ProbeRequest, open: &mut Vec<Socket>) -> Vec<Attempt> {
     request.to.iter().map(ask).collect()
 }
 
-fn fresh(to: SocketAddr) -> Attempt {
+/// An attempt that nothing is known of yet.
+pub(crate) fn fresh(to: SocketAddr) -> Attempt {
     Attempt {
         to,
         local: None,
@@ -64,9 +70,10 @@ fn target(request: &ProbeRequest, to: SocketAddr) -> SocketAddr {
 }
 
 fn open(request: &ProbeRequest, to: SocketAddr) -> Result<Socket, Failure> {
-    let kind = match request.protocol {
-        Protocol::Tcp => Type::STREAM,
-        Protocol::Udp => Type::DGRAM,
+    let kind = if request.protocol == Protocol::Tcp {
+        Type::STREAM
+    } else {
+        Type::DGRAM
     };
     let socket = Socket::new(Domain::for_address(to), kind, None).at("bind")?;
     if to.is_ipv6() {

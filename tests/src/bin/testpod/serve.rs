@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use ferrogate_tests::wire::{Identity, pattern};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::sctp::server::Server;
+
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// The name to answer with.
@@ -17,7 +19,7 @@ pub(crate) struct Options {
     /// Addresses to listen on: each has sockets of its own, so an answer always leaves from the address that was asked.
     #[arg(long = "listen", required = true)]
     listen: Vec<IpAddr>,
-    /// TCP and UDP ports.
+    /// Ports, each of TCP, UDP and SCTP.
     #[arg(long = "port", required = true)]
     ports: Vec<u16>,
 }
@@ -37,6 +39,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let (tcp, udp) = (name.clone(), name.clone());
         threads.push(thread::spawn(move || accept(&tcp, &listener)));
         threads.push(thread::spawn(move || datagrams(&udp, &socket)));
+    }
+    for address in &options.listen {
+        let sctp = Server::bind(&options.name, *address, &options.ports).with_context(|| format!("SCTP {address}"))?;
+        threads.push(thread::spawn(|| sctp.run()));
     }
     println!("ready");
     for thread in threads {

@@ -111,6 +111,7 @@ fn what(protocol: Protocol) -> &'static str {
     match protocol {
         Protocol::Tcp => "connections",
         Protocol::Udp => "UDP sockets",
+        Protocol::Sctp => "associations",
     }
 }
 
