@@ -16,6 +16,7 @@ mod flow;
 mod frontend;
 mod interface;
 pub mod maps;
+mod network;
 mod reason;
 mod service;
 mod socket;
@@ -27,8 +28,9 @@ pub use config::{Config, config_flags};
 pub use flow::{Direction, Flow, SnatFlow, Tuple, flow_flags};
 pub use frontend::{Frontend, FrontendKey, FrontendKind};
 pub use interface::{Interface, NodeAddress, interface_flags};
+pub use network::{Network, NetworkKey, ServiceCidrs, V4_PREFIX};
 pub use reason::Reason;
-pub use service::{BackendSet, Service, SlotRange, service_flags};
+pub use service::{Algorithm, BackendSet, Service, SlotRange, service_flags};
 pub use socket::{SocketPair, SocketPairKey, SocketState};
 
 /// Version of everything in this crate that both sides must agree on.

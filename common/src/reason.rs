@@ -56,6 +56,8 @@ reasons! {
     SocketReply = 19, "socket_reply", false, "A peer's address, translated back for the process.";
     LeftToTcx = 20, "left_to_tcx", false, "XDP left the packet to the tcx program behind it.";
     NoSuchPort = 21, "no_such_port", true, "A port that the Service of this ClusterIP does not have: refused like a Service without endpoints.";
+    SourceRange = 30, "source_range", true, "A load balancer's address used from outside its loadBalancerSourceRanges: dropped.";
+    UnknownClusterIp = 31, "unknown_cluster_ip", true, "An address inside a ServiceCIDR that no Service has: dropped.";
 }
 
 impl fmt::Display for Reason {

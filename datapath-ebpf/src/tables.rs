@@ -1,15 +1,17 @@
 //! The pipeline's tables are the maps.
 
 use crate::maps::{
-    AFFINITY, BACKENDS, CONFIG, CONNECTIONS, CURSORS, FLOWS, FRONTENDS, HALF_OPEN, INTERFACES, NODE_ADDRESSES, REASONS,
-    SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
+    AFFINITY, BACKENDS, CONFIG, CONNECTIONS, CURSORS, FLOWS, FRONTENDS, HALF_OPEN, INTERFACES, NETWORKS,
+    NODE_ADDRESSES, REASONS, SERVICE_CIDRS, SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
 };
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::maps::lpm_trie::Key;
 use bytemuck::Zeroable;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, Service, SnatFlow, Tuple,
+    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, NetworkKey, Service,
+    SnatFlow, Tuple,
 };
 use ferrogate_datapath::{FlowTable, Insert};
 
@@ -36,6 +38,18 @@ pub(crate) fn frontend(key: &FrontendKey) -> Option<Frontend> {
 #[inline(always)]
 pub(crate) fn is_node_address(address: &Address) -> bool {
     NODE_ADDRESSES.get_ptr(address).is_some()
+}
+
+#[inline(always)]
+pub(crate) fn is_service_address(address: &Address) -> bool {
+    SERVICE_CIDRS.get(0).is_some_and(|cidrs| cidrs.contains(address))
+}
+
+#[inline(always)]
+pub(crate) fn is_in_networks(set: u32, address: &Address) -> bool {
+    let key = NetworkKey::look_up(set, address);
+    let [a, b, c, d] = key.address.words();
+    NETWORKS.get(Key::new(key.bits, [key.set, a, b, c, d])).is_some()
 }
 
 #[inline(always)]
@@ -203,6 +217,14 @@ macro_rules! tables_are_maps {
             #[inline(always)]
             fn is_node_address(&self, address: &ferrogate_common::Address) -> bool {
                 $crate::tables::is_node_address(address)
+            }
+            #[inline(always)]
+            fn is_service_address(&self, address: &ferrogate_common::Address) -> bool {
+                $crate::tables::is_service_address(address)
+            }
+            #[inline(always)]
+            fn is_in_networks(&self, set: u32, address: &ferrogate_common::Address) -> bool {
+                $crate::tables::is_in_networks(set, address)
             }
             #[inline(always)]
             fn service(&self, id: u32) -> Option<ferrogate_common::Service> {

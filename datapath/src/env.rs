@@ -78,6 +78,10 @@ pub trait Tables {
     fn config(&self) -> Config;
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
     fn is_node_address(&self, address: &Address) -> bool;
+    /// Whether an address is in one of `SERVICE_CIDRS`.
+    fn is_service_address(&self, address: &Address) -> bool;
+    /// Whether an address is in a set of `NETWORKS` ([`ferrogate_common::NetworkKey::set`]).
+    fn is_in_networks(&self, set: u32, address: &Address) -> bool;
     fn service(&self, id: u32) -> Option<Service>;
     /// The service's cursor, and moves it on.
     fn next_cursor(&mut self, service: u32) -> u32;

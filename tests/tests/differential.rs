@@ -60,10 +60,19 @@ fn the_loaded_programs_and_the_host_pipeline_agree_on_every_packet() -> Result<(
 fn covers(world: &World) -> Result<()> {
     use Reason::{
         ExternalClusterIp, Fragment, HopLimit, LeftToTcx, Malformed, NewFlow, NoEndpoints, NoFlow, NoLocalEndpoints,
-        NoRoute, NoSnatPort, NoSource, NoSuchPort, NotIp, NotService, Reply, StaleService, TooBig, Translated,
+        NoRoute, NoSnatPort, NoSource, NoSuchPort, NotIp, NotService, Reply, SourceRange, StaleService, TooBig,
+        Translated, UnknownClusterIp,
     };
     const PARSE: &[Reason] = &[NotService, NotIp, Malformed, Fragment];
-    const MAKE: &[Reason] = &[Translated, NewFlow, Reply, NoLocalEndpoints, StaleService];
+    const MAKE: &[Reason] = &[
+        Translated,
+        NewFlow,
+        Reply,
+        NoLocalEndpoints,
+        StaleService,
+        SourceRange,
+        UnknownClusterIp,
+    ];
     const REFUSE: &[Reason] = &[NoEndpoints, NoFlow];
     const ROUTE: &[Reason] = &[NoRoute, NoSource, NoSnatPort];
     const FORWARD: &[Reason] = &[HopLimit, TooBig, ExternalClusterIp];

@@ -9,6 +9,7 @@ mod cleanup;
 mod edges;
 mod error;
 mod interfaces;
+mod networks;
 mod ports;
 mod programs;
 mod read;

@@ -6,8 +6,8 @@ use super::sys::{Grace, Map, MapInfo, Mapping, object_get};
 use bytemuck::Pod;
 use ferrogate_common::maps::{self, MapSpec};
 use ferrogate_common::{
-    ABI_VERSION, Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, NodeAddress, Service, SnatFlow,
-    SocketPair, SocketPairKey, SocketState, Tuple,
+    ABI_VERSION, Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, NetworkKey, NodeAddress, Service,
+    ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple,
 };
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -22,6 +22,8 @@ pub struct Tables {
     pub(super) slots: Mapping<u32>,
     pub(super) backends: Mapping<Backend>,
     pub(super) node_addresses: Map<Address, NodeAddress>,
+    pub(super) service_cidrs: Map<u32, ServiceCidrs>,
+    pub(super) networks: Map<NetworkKey, u32>,
     pub(super) sources: Map<u32, Address>,
     pub(super) interfaces: Map<u32, Interface>,
     pub(super) flows: Map<Tuple, Flow>,
@@ -52,6 +54,8 @@ impl Tables {
             slots: mapping(state, maps::SLOTS)?,
             backends: mapping(state, maps::BACKENDS)?,
             node_addresses: map(state, maps::NODE_ADDRESSES, 1)?,
+            service_cidrs: map(state, maps::SERVICE_CIDRS, 1)?,
+            networks: map(state, maps::NETWORKS, 1)?,
             sources: map(state, maps::SOURCES, 1)?,
             interfaces: map(state, maps::INTERFACES, 1)?,
             flows: map(state, maps::FLOWS, 1)?,
@@ -132,6 +136,8 @@ pub(super) fn check_pins(state: &StateDir) -> Result<()> {
         checked::<u32, Backend>(state, maps::BACKENDS),
         checked::<u32, u64>(state, maps::CURSORS),
         checked::<Address, NodeAddress>(state, maps::NODE_ADDRESSES),
+        checked::<u32, ServiceCidrs>(state, maps::SERVICE_CIDRS),
+        checked::<NetworkKey, u32>(state, maps::NETWORKS),
         checked::<u32, Address>(state, maps::SOURCES),
         checked::<u32, Interface>(state, maps::INTERFACES),
         checked::<Tuple, Flow>(state, maps::FLOWS),

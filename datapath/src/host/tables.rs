@@ -3,8 +3,8 @@
 use crate::env::{FlowTable, Insert, Tables};
 use bytemuck::Zeroable;
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow,
-    SocketPair, SocketPairKey, Tuple,
+    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, Network, NetworkKey,
+    Reason, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, Tuple,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::vec;
@@ -61,6 +61,9 @@ pub struct HostTables {
     pub backends: Vec<Backend>,
     pub cursors: Vec<u64>,
     pub node_addresses: BTreeSet<Address>,
+    pub service_cidrs: ServiceCidrs,
+    /// An entry matches an address by its first [`NetworkKey::bits`].
+    pub networks: BTreeSet<NetworkKey>,
     pub sources: Vec<Address>,
     pub interfaces: BTreeMap<u32, Interface>,
     pub flows: BTreeMap<Tuple, Flow>,
@@ -95,6 +98,8 @@ impl HostTables {
             backends: vec![Backend::zeroed(); sizes.backends],
             cursors: vec![0; sizes.services],
             node_addresses: BTreeSet::new(),
+            service_cidrs: ServiceCidrs::zeroed(),
+            networks: BTreeSet::new(),
             sources: vec![Address::zeroed(); sizes.sources],
             interfaces: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -150,6 +155,17 @@ impl Tables for HostTables {
 
     fn is_node_address(&self, address: &Address) -> bool {
         self.node_addresses.contains(address)
+    }
+
+    fn is_service_address(&self, address: &Address) -> bool {
+        self.service_cidrs.contains(address)
+    }
+
+    fn is_in_networks(&self, set: u32, address: &Address) -> bool {
+        let of_set = self.networks.iter().filter(|key| key.set == set);
+        of_set
+            .into_iter()
+            .any(|key| Network::new(key.address, key.prefix()).contains(address))
     }
 
     fn service(&self, id: u32) -> Option<Service> {
@@ -287,6 +303,12 @@ macro_rules! delegate_tables {
             }
             fn is_node_address(&self, address: &Address) -> bool {
                 self.tables.is_node_address(address)
+            }
+            fn is_service_address(&self, address: &Address) -> bool {
+                self.tables.is_service_address(address)
+            }
+            fn is_in_networks(&self, set: u32, address: &Address) -> bool {
+                self.tables.is_in_networks(set, address)
             }
             fn service(&self, id: u32) -> Option<Service> {
                 self.tables.service(id)

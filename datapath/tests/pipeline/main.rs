@@ -3,6 +3,7 @@
 
 mod affinity;
 mod flows;
+mod networks;
 mod paths;
 mod policies;
 mod properties;

@@ -3,10 +3,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
-    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, NodeAddress, Service, SnatFlow, Tuple,
+    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, NetworkKey, NodeAddress, Service, ServiceCidrs,
+    SnatFlow, Tuple,
 };
 use ferrogate_datapath::FlowTable;
 use ferrogate_datapath::host::{HostTables, Touched};
@@ -102,6 +104,31 @@ impl<T: Pod> List<T> {
     }
 }
 
+/// `NETWORKS`.
+struct Trie {
+    map: LpmTrie<MapData, [u32; 5], u32>,
+}
+
+impl Trie {
+    fn take(ebpf: &mut Ebpf, name: &str) -> Result<Self> {
+        let map = LpmTrie::try_from(take(ebpf, name)?)?;
+        Ok(Self { map })
+    }
+
+    /// Makes the trie hold `entries` and nothing else.
+    fn replace<'a>(&mut self, entries: impl Iterator<Item = &'a NetworkKey>) -> Result<()> {
+        let held = self.map.keys().collect::<Result<Vec<_>, _>>()?;
+        for key in held {
+            self.map.remove(&key)?;
+        }
+        for key in entries {
+            let [a, b, c, d] = key.address.words();
+            self.map.insert(&Key::new(key.bits, [key.set, a, b, c, d]), 0, 0)?;
+        }
+        Ok(())
+    }
+}
+
 /// Per-CPU counters.
 struct Counters {
     map: PerCpuArray<MapData, u64>,
@@ -143,6 +170,8 @@ pub struct KernelTables {
     backends: List<Backend>,
     cursors: List<u64>,
     node_addresses: Table<Address, NodeAddress>,
+    service_cidrs: List<ServiceCidrs>,
+    networks: Trie,
     sources: List<Address>,
     interfaces: Table<u32, Interface>,
     flows: Table<Tuple, Flow>,
@@ -163,6 +192,8 @@ impl KernelTables {
             backends: List::take(ebpf, "BACKENDS")?,
             cursors: List::take(ebpf, "CURSORS")?,
             node_addresses: Table::take(ebpf, "NODE_ADDRESSES")?,
+            service_cidrs: List::take(ebpf, "SERVICE_CIDRS")?,
+            networks: Trie::take(ebpf, "NETWORKS")?,
             sources: List::take(ebpf, "SOURCES")?,
             interfaces: Table::take(ebpf, "INTERFACES")?,
             flows: Table::take(ebpf, "FLOWS")?,
@@ -179,6 +210,8 @@ impl KernelTables {
         let node_address = NodeAddress::zeroed();
         self.node_addresses
             .replace(tables.node_addresses.iter().map(|address| (address, node_address)))?;
+        self.service_cidrs.set(0, &tables.service_cidrs)?;
+        self.networks.replace(tables.networks.iter())?;
         self.sources.replace(&tables.sources)?;
         self.interfaces
             .replace(tables.interfaces.iter().map(|(key, value)| (key, *value)))?;
