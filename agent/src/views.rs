@@ -52,7 +52,7 @@ pub(crate) fn service(port: &PortView<'_>, connections: u64) -> ServiceRow {
         frontends: port
             .frontends
             .iter()
-            .filter(|(_, kind)| kind.has_port())
+            .filter(|(_, kind)| **kind != FrontendKind::Address)
             .map(|(key, kind)| frontend(key, *kind))
             .collect(),
         endpoints: port

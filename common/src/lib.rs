@@ -13,10 +13,11 @@ mod affinity;
 mod backend;
 mod config;
 mod flow;
+mod fragment;
 mod frontend;
+mod hook;
 mod interface;
 pub mod maps;
-mod network;
 mod reason;
 mod service;
 mod socket;
@@ -26,11 +27,12 @@ pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, backend_flags};
 pub use config::{Config, config_flags};
 pub use flow::{Direction, Flow, SnatFlow, Tuple, flow_flags};
+pub use fragment::{FragmentKey, FragmentPorts};
 pub use frontend::{Frontend, FrontendKey, FrontendKind};
+pub use hook::TcxHook;
 pub use interface::{Interface, NodeAddress, interface_flags};
-pub use network::{Network, NetworkKey, ServiceCidrs, V4_PREFIX};
 pub use reason::Reason;
-pub use service::{Algorithm, BackendSet, Service, SlotRange, service_flags};
+pub use service::{BackendSet, Service, SlotRange, service_flags};
 pub use socket::{SocketPair, SocketPairKey, SocketState};
 
 /// Version of everything in this crate that both sides must agree on.

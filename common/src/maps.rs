@@ -30,14 +30,14 @@ maps! {
     BACKENDS = 262_144, "backend -> address, port, generation";
     CURSORS = 65_536, "service -> round-robin cursor, shared by all CPUs and edges";
     NODE_ADDRESSES = 1_024, "addresses on which NodePorts answer";
-    SERVICE_CIDRS = 1, "the networks that ClusterIPs are taken from";
-    NETWORKS = 65_536, "sets of networks: a service's loadBalancerSourceRanges, the cluster's pod networks (LPM trie)";
     SOURCES = 1_024, "node addresses that SNAT uses, by index; 0 is unused";
     INTERFACES = 8_192, "ifindex -> role, layer-3 device, source addresses";
     FLOWS = 262_144, "established flows, forward and reply entries (LRU)";
     HALF_OPEN = 65_536, "flows that only one side has confirmed, forward and reply entries (LRU)";
     SNAT_FLOWS = 131_072, "replies to flows whose source was changed too (LRU)";
     AFFINITY = 65_536, "{client, service} -> backend, for sessionAffinity ClientIP (LRU)";
+    FRAGMENTS = 16_384, "fragmented packets on their way: {addresses, identification} -> ports (LRU)";
+    SECOND = 8, "hook -> the program that takes what the hook's first one leaves: errors, fragments, refusals";
     SOCKETS = 0, "socket-local storage: frontends a socket uses and their backends";
     SOCKET_PAIRS = 65_536, "the same for sockets that use more than two frontends (LRU)";
     REASONS = 64, "per-CPU packet counters, one a verdict reason";

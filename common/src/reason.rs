@@ -37,7 +37,7 @@ reasons! {
     NotService = 0, "not_service", false, "Not to or from a Service: passed on unchanged.";
     NotIp = 1, "not_ip", false, "Neither IPv4 nor IPv6, or a protocol that no Service can have: passed on unchanged.";
     Malformed = 2, "malformed", false, "Headers cut short or contradicting each other: passed on unchanged, for the stack to judge.";
-    Fragment = 3, "fragment", false, "A fragment, of which not each has ports: passed on unchanged.";
+    Fragment = 3, "fragment", false, "A fragment of a packet whose first one was not seen, not to a Service's own address: passed on unchanged.";
     Translated = 4, "translated", false, "A packet of a known flow, translated towards its backend.";
     NewFlow = 5, "new_flow", false, "The first packet of a flow, translated towards the backend chosen for it.";
     Reply = 6, "reply", false, "A reply, translated back for its client.";
@@ -56,8 +56,10 @@ reasons! {
     SocketReply = 19, "socket_reply", false, "A peer's address, translated back for the process.";
     LeftToTcx = 20, "left_to_tcx", false, "XDP left the packet to the tcx program behind it.";
     NoSuchPort = 21, "no_such_port", true, "A port that the Service of this ClusterIP does not have: refused like a Service without endpoints.";
-    SourceRange = 30, "source_range", true, "A load balancer's address used from outside its loadBalancerSourceRanges: dropped.";
-    UnknownClusterIp = 31, "unknown_cluster_ip", true, "An address inside a ServiceCIDR that no Service has: dropped.";
+    IcmpError = 22, "icmp_error", false, "An ICMP error about a packet of a flow: translated as that flow is, with the packet that it quotes.";
+    IcmpRedirect = 23, "icmp_redirect", true, "An ICMP redirect about a packet of a flow, whose route is ours to choose: dropped.";
+    Echo = 24, "echo", false, "An ICMP echo request to a Service's address: answered.";
+    LostFragment = 25, "lost_fragment", true, "A fragment to a Service's own address that came before its first one, which alone has the ports: dropped.";
 }
 
 impl fmt::Display for Reason {

@@ -2,8 +2,7 @@
 
 use crate::names::{PortName, ServiceName};
 use ferrogate_common::{Address, FrontendKey, FrontendKind, Port};
-use ipnet::IpNet;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// One endpoint of one Service port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -25,8 +24,6 @@ pub struct DesiredPort {
     pub frontends: BTreeMap<FrontendKey, FrontendKind>,
     /// Bits of [`ferrogate_common::service_flags`].
     pub flags: u32,
-    /// With the flag SOURCE_RANGES: the networks whose sources may use the load balancer's addresses.
-    pub source_ranges: BTreeSet<IpNet>,
     /// The Cluster set, in numerical order of address and port, each once.
     pub cluster: Vec<Endpoint>,
     /// The Local set, in the same order; empty where no policy of the service is Local.

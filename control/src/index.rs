@@ -1,12 +1,11 @@
 //! The model of all Services and slices, and which of them changed.
 
 use crate::desired::{Changes, DesiredPort};
-use crate::frontends::{NodeNetwork, frontends, source_ranges};
-use crate::ingest::{self, PortModel, ServiceModel, SliceModel, SourceRanges, Zones};
+use crate::ingest::{self, PortModel, ServiceModel, SliceModel, Zones};
 use crate::names::{Family, PortName, ServiceName};
 use crate::notice::{Notice, NoticeKind};
 use crate::select::Candidates;
-use ferrogate_common::service_flags;
+use ferrogate_common::{FrontendKey, FrontendKind, Port, service_flags};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -37,7 +36,6 @@ pub struct Index {
     zones: Zones,
     /// Our zone.
     zone: Option<u32>,
-    node: NodeNetwork,
     services: BTreeMap<ServiceName, Noted<Option<ServiceModel>>>,
     /// By the Service they belong to, then by their own name: services may be seen after their slices.
     slices: BTreeMap<ServiceName, BTreeMap<Arc<str>, Noted<SliceModel>>>,
@@ -60,7 +58,6 @@ impl Index {
             options,
             zones: Zones::default(),
             zone: None,
-            node: NodeNetwork::default(),
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
             owners: HashMap::new(),
@@ -74,8 +71,7 @@ impl Index {
         let Some(name) = name_of(&object.metadata) else {
             return vec![unnamed(&object.metadata)];
         };
-        let (model, mut notices) = ingest::service(object, &self.options);
-        notices.extend(model.iter().flat_map(|model| self.node.notices(model)));
+        let (model, notices) = ingest::service(object, &self.options);
         let old = self.services.get(&name);
         let news = news(&name, &notices, old.map(|old| old.notices.as_slice()));
         if old.map_or(model.is_some(), |old| old.model != model) {
@@ -138,35 +134,6 @@ impl Index {
         let with_hints = self.slices.iter().filter(|(_, slices)| slices.values().any(hinted));
         let names: Vec<_> = with_hints.map(|(name, _)| name.clone()).collect();
         names.into_iter().for_each(|name| self.mark(name));
-    }
-
-    /// The node's own addresses as they are now. Returns what is new for the operator.
-    pub fn set_node_network(&mut self, node: NodeNetwork) -> Vec<Notice> {
-        if self.node == node {
-            return Vec::new();
-        }
-        let old = std::mem::replace(&mut self.node, node);
-        let moved: BTreeSet<_> = old
-            .addresses
-            .symmetric_difference(&self.node.addresses)
-            .copied()
-            .collect();
-        let mut new_notices = Vec::new();
-        for (name, service) in &mut self.services {
-            let Some(model) = &service.model else { continue };
-            let mut has_moved = model.addresses.iter().any(|(address, _)| moved.contains(&address.ip()));
-            has_moved |= old.primary != self.node.primary && model.source_ranges != SourceRanges::default();
-            if !has_moved {
-                continue;
-            }
-            self.dirty.insert(name.clone());
-            let mut notices = service.notices.clone();
-            notices.retain(|kind| !matches!(kind, NoticeKind::LocalClusterIp { .. }));
-            notices.extend(self.node.notices(model));
-            new_notices.extend(news(name, &notices, Some(&service.notices)));
-            service.notices = notices;
-        }
-        new_notices
     }
 
     /// After a list of everything: what is not in it is gone. The next [`Index::compile`] names every service, so
@@ -288,7 +255,6 @@ impl Index {
         let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
         let candidates = Candidates::merge(port, family, slices.map(|slice| &slice.model));
         let any_local = model.flags & (service_flags::INTERNAL_LOCAL | service_flags::EXTERNAL_LOCAL) != 0;
-        let (guard, source_ranges) = source_ranges(model, family, &self.node);
         DesiredPort {
             name: PortName {
                 service: name.clone(),
@@ -297,13 +263,39 @@ impl Index {
                 family,
             },
             created: model.created,
-            frontends: frontends(model, port, family, &self.node),
-            flags: model.flags | guard,
-            source_ranges,
+            frontends: frontends(model, port, family),
+            flags: model.flags,
             cluster: candidates.cluster(self.zone),
             local: if any_local { candidates.local() } else { Vec::new() },
         }
     }
+}
+
+/// Every address of a port; of two kinds for one address, the first counts (ClusterIP, load balancer, external IP).
+fn frontends(model: &ServiceModel, port: &PortModel, family: Family) -> BTreeMap<FrontendKey, FrontendKind> {
+    let mut frontends = BTreeMap::new();
+    for &(address, kind) in model
+        .addresses
+        .iter()
+        .filter(|(address, _)| Family::of(address) == family)
+    {
+        frontends
+            .entry(FrontendKey::new(address, Port::new(port.port), port.protocol))
+            .or_insert(kind);
+    }
+    // One of the ports speaks for the addresses themselves.
+    if model.ports.first().is_some_and(|first| std::ptr::eq(first, port)) {
+        let cluster_ips = frontends.iter().filter(|(_, kind)| **kind == FrontendKind::ClusterIp);
+        let alone: Vec<_> = cluster_ips
+            .map(|(key, _)| FrontendKey::address_alone(key.address))
+            .collect();
+        frontends.extend(alone.into_iter().map(|key| (key, FrontendKind::Address)));
+    }
+    if let Some(node_port) = port.node_port {
+        let key = FrontendKey::new(family.unspecified(), Port::new(node_port), port.protocol);
+        frontends.insert(key, FrontendKind::NodePort);
+    }
+    frontends
 }
 
 /// The namespace of an object; one from a file that names none is in `default`, as kubectl has it.

@@ -13,7 +13,6 @@
 //! * [`MemoryTables`] applies a plan in memory and checks exactly that.
 
 mod desired;
-mod frontends;
 mod index;
 mod ingest;
 mod names;
@@ -23,7 +22,6 @@ mod select;
 mod tables;
 
 pub use desired::{Changes, DesiredPort, Endpoint};
-pub use frontends::NodeNetwork;
 pub use index::{Index, Options};
 pub use ingest::set_api_defaults;
 pub use names::{Family, PortName, ServiceName};

@@ -33,10 +33,8 @@ pub enum NoticeKind {
     ExternalIpRefused { address: IpAddr },
     #[error("load balancer entry {hostname:?} has a name and no address: nothing to program for it")]
     HostnameOnly { hostname: String },
-    #[error("loadBalancerSourceRanges {value:?} is not a network: it admits nobody, and the other ranges still count")]
-    InvalidSourceRange { value: String },
-    #[error("clusterIP {address} is an address of this node itself (a local DNS cache?): left alone here")]
-    LocalClusterIp { address: IpAddr },
+    #[error("load balancer address {address} is not programmed: loadBalancerSourceRanges is not supported yet")]
+    SourceRanges { address: IpAddr },
     #[error("port {port} is not a port number from 1 to 65535: ignored")]
     InvalidPort { port: i32 },
     #[error("nodePort {port} is not a port number from 1 to 65535: ignored")]

@@ -85,5 +85,4 @@ goldens! {
     terminating_endpoints_are_the_last_resort: "terminating";
     duplicates_collapse_and_the_older_of_two_holders_wins: "duplicates";
     what_cannot_be_used_is_refused_and_said: "refused";
-    source_ranges_guard_the_load_balancer_addresses_of_their_family: "source-ranges";
 }

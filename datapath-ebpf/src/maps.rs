@@ -3,10 +3,10 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, NodeAddress, Service,
-    ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple, maps,
+    Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    Interface, NodeAddress, Service, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple, maps,
 };
 
 #[map]
@@ -25,11 +25,6 @@ pub(crate) static CURSORS: Array<u64> = Array::with_max_entries(maps::CURSORS.en
 pub(crate) static NODE_ADDRESSES: HashMap<Address, NodeAddress> =
     HashMap::with_max_entries(maps::NODE_ADDRESSES.entries, 0);
 #[map]
-pub(crate) static SERVICE_CIDRS: Array<ServiceCidrs> = Array::with_max_entries(maps::SERVICE_CIDRS.entries, 0);
-/// Keys are [`ferrogate_common::NetworkKey`] with the part behind its first word as `data`: set and address.
-#[map]
-pub(crate) static NETWORKS: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(maps::NETWORKS.entries, 0);
-#[map]
 pub(crate) static SOURCES: Array<Address> = Array::with_max_entries(maps::SOURCES.entries, 0);
 #[map]
 pub(crate) static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(maps::INTERFACES.entries, 0);
@@ -39,6 +34,11 @@ pub(crate) static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(
 pub(crate) static HALF_OPEN: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(maps::HALF_OPEN.entries, 0);
 #[map]
 pub(crate) static SNAT_FLOWS: LruHashMap<Tuple, SnatFlow> = LruHashMap::with_max_entries(maps::SNAT_FLOWS.entries, 0);
+#[map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts> =
+    LruHashMap::with_max_entries(maps::FRAGMENTS.entries, 0);
+#[map]
+pub(crate) static SECOND: ProgramArray = ProgramArray::with_max_entries(maps::SECOND.entries, 0);
 #[map]
 pub(crate) static AFFINITY: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(maps::AFFINITY.entries, 0);
 #[btf_map]

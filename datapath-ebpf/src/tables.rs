@@ -1,17 +1,16 @@
 //! The pipeline's tables are the maps.
 
 use crate::maps::{
-    AFFINITY, BACKENDS, CONFIG, CONNECTIONS, CURSORS, FLOWS, FRONTENDS, HALF_OPEN, INTERFACES, NETWORKS,
-    NODE_ADDRESSES, REASONS, SERVICE_CIDRS, SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
+    AFFINITY, BACKENDS, CONFIG, CONNECTIONS, CURSORS, FLOWS, FRAGMENTS, FRONTENDS, HALF_OPEN, INTERFACES,
+    NODE_ADDRESSES, REASONS, SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
 };
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use aya_ebpf::maps::lpm_trie::Key;
 use bytemuck::Zeroable;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, NetworkKey, Service,
-    SnatFlow, Tuple,
+    Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    Interface, Service, SnatFlow, Tuple,
 };
 use ferrogate_datapath::{FlowTable, Insert};
 
@@ -38,18 +37,6 @@ pub(crate) fn frontend(key: &FrontendKey) -> Option<Frontend> {
 #[inline(always)]
 pub(crate) fn is_node_address(address: &Address) -> bool {
     NODE_ADDRESSES.get_ptr(address).is_some()
-}
-
-#[inline(always)]
-pub(crate) fn is_service_address(address: &Address) -> bool {
-    SERVICE_CIDRS.get(0).is_some_and(|cidrs| cidrs.contains(address))
-}
-
-#[inline(always)]
-pub(crate) fn is_in_networks(set: u32, address: &Address) -> bool {
-    let key = NetworkKey::look_up(set, address);
-    let [a, b, c, d] = key.address.words();
-    NETWORKS.get(Key::new(key.bits, [key.set, a, b, c, d])).is_some()
 }
 
 #[inline(always)]
@@ -175,6 +162,18 @@ fn inserted(result: Result<(), i32>) -> Insert {
 }
 
 #[inline(always)]
+pub(crate) fn fragment(key: &FragmentKey) -> Option<FragmentPorts> {
+    // SAFETY: copied at once.
+    unsafe { FRAGMENTS.get(key) }.copied()
+}
+
+#[inline(always)]
+pub(crate) fn put_fragment(key: &FragmentKey, ports: &FragmentPorts) {
+    // What does not fit is not remembered.
+    let _ = FRAGMENTS.insert(key, ports, BPF_ANY.into());
+}
+
+#[inline(always)]
 pub(crate) fn affinity(key: &AffinityKey) -> Option<Affinity> {
     // SAFETY: copied at once.
     unsafe { AFFINITY.get(key) }.copied()
@@ -217,14 +216,6 @@ macro_rules! tables_are_maps {
             #[inline(always)]
             fn is_node_address(&self, address: &ferrogate_common::Address) -> bool {
                 $crate::tables::is_node_address(address)
-            }
-            #[inline(always)]
-            fn is_service_address(&self, address: &ferrogate_common::Address) -> bool {
-                $crate::tables::is_service_address(address)
-            }
-            #[inline(always)]
-            fn is_in_networks(&self, set: u32, address: &ferrogate_common::Address) -> bool {
-                $crate::tables::is_in_networks(set, address)
             }
             #[inline(always)]
             fn service(&self, id: u32) -> Option<ferrogate_common::Service> {
@@ -309,6 +300,14 @@ macro_rules! tables_are_maps {
             #[inline(always)]
             fn mark_snat_flow(&mut self, key: &ferrogate_common::Tuple, seen: u32) -> bool {
                 $crate::tables::mark_snat_flow(key, seen)
+            }
+            #[inline(always)]
+            fn fragment(&self, key: &ferrogate_common::FragmentKey) -> Option<ferrogate_common::FragmentPorts> {
+                $crate::tables::fragment(key)
+            }
+            #[inline(always)]
+            fn put_fragment(&mut self, key: &ferrogate_common::FragmentKey, ports: &ferrogate_common::FragmentPorts) {
+                $crate::tables::put_fragment(key, ports);
             }
             #[inline(always)]
             fn affinity(&self, key: &ferrogate_common::AffinityKey) -> Option<ferrogate_common::Affinity> {

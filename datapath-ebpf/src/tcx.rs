@@ -1,28 +1,34 @@
 //! The tcx hooks.
 
 use crate::fib::{self, AF_INET, AF_INET6};
+use crate::maps::SECOND;
 use crate::packet;
 use crate::tables::{config, tables_are_maps};
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode,
-    bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh,
+    bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room, bpf_skb_change_head,
-    bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use bytemuck::Pod;
-use ferrogate_common::Address;
-use ferrogate_datapath::{ChecksumChange, Edge, Fib, Packet, Route, Routed, Transport, Verdict, enter, leave};
+use ferrogate_common::{Address, TcxHook};
+use ferrogate_datapath::{
+    ChecksumChange, Edge, Fib, Left, Packet, Route, Routed, Transport, Verdict, enter, enter_second, leave,
+    leave_second,
+};
 
 /// Bytes of Ethernet header.
 const ETHERNET: usize = 14;
 
-/// The longest headers that are looked at: Ethernet, IPv4 with all options, TCP without any.
+/// The longest headers that the first programs look at: Ethernet, IPv4 with all options, TCP without any.
 const HEADERS: u32 = (ETHERNET + 60 + 20) as u32;
+
+/// The same for the second programs: an ICMP error and the packet that it quotes, with IPv6 extension headers.
+const QUOTED_HEADERS: u32 = 576;
 
 /// `BPF_F_IPV6` of kernels from 6.16 on: in IPv6 no header checksum makes up for changed addresses.
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -37,14 +43,14 @@ struct Skb<const LINK: usize> {
 
 impl<const LINK: usize> Skb<LINK> {
     #[inline(always)]
-    fn new(context: &TcContext) -> Self {
+    fn new(context: &TcContext, headers: u32) -> Self {
         let skb = Self {
             skb: context.skb.skb,
             hop: Route::NONE,
             zero: config().zero,
         };
         // Headers that lie in fragments are pulled into reach once, here.
-        let reach = skb.length().min(HEADERS);
+        let reach = skb.length().min(headers);
         if ((skb.data_end() - skb.data()) as u32) < reach {
             // SAFETY: a live context. Where it fails, parsing finds the packet too short.
             unsafe { bpf_skb_pull_data(skb.skb, reach) };
@@ -54,14 +60,15 @@ impl<const LINK: usize> Skb<LINK> {
 
     #[inline(always)]
     fn data(&self) -> usize {
+        // Volatile: a pointer that the compiler keeps in memory comes back through 32 bits, and is none any more.
         // SAFETY: a live context.
-        unsafe { (*self.skb).data as usize }
+        unsafe { (&raw const (*self.skb).data).read_volatile() as usize }
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
         // SAFETY: a live context.
-        unsafe { (*self.skb).data_end as usize }
+        unsafe { (&raw const (*self.skb).data_end).read_volatile() as usize }
     }
 
     #[inline(always)]
@@ -128,20 +135,13 @@ impl<const LINK: usize> Packet for Skb<LINK> {
     }
 
     #[inline(always)]
-    fn reshape(&mut self, keep: usize, _at: usize, gap: usize) -> Option<()> {
+    fn resize(&mut self, length: usize) -> Option<()> {
         // SAFETY: a live context.
-        if unsafe { bpf_skb_change_tail(self.skb, keep as u32, 0) } < 0 {
+        if unsafe { bpf_skb_change_tail(self.skb, length as u32, 0) } < 0 {
             return None;
         }
-        if gap > 0 {
-            // SAFETY: a live context. The room is made between link-layer and IP header.
-            let result = unsafe { bpf_skb_adjust_room(self.skb, gap as i32, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, 0) };
-            if result < 0 {
-                return None;
-            }
-        }
         // SAFETY: a live context.
-        unsafe { bpf_skb_pull_data(self.skb, 0) };
+        unsafe { bpf_skb_pull_data(self.skb, length as u32) };
         Some(())
     }
 
@@ -238,48 +238,54 @@ fn forward<const LINK: usize>(skb: &Skb<LINK>) -> i32 {
     unsafe { bpf_redirect_neigh(skb.hop.ifindex, &raw mut next_hop, size, 0) as i32 }
 }
 
-/// An ingress hook.
+/// A hook's first program.
 #[inline(always)]
-fn ingress<const LINK: usize>(context: &TcContext, edge: Edge) -> i32 {
-    let mut skb = Skb::<LINK>::new(context);
-    let verdict = enter(&mut skb, edge);
-    finish(context, Hook::Ingress, &skb, verdict)
+fn first<const LINK: usize>(context: &TcContext, hook: Hook, edge: Edge, second: u32) -> i32 {
+    let mut skb = Skb::<LINK>::new(context, HEADERS);
+    let verdict = match hook {
+        Hook::Ingress => enter(&mut skb, edge),
+        Hook::Egress => leave(&mut skb, edge),
+    };
+    let Left(reason) = match verdict {
+        Ok(verdict) => return finish(context, hook, &skb, verdict),
+        Err(left) => left,
+    };
+    // SAFETY: nothing here needs to be dropped; where there is no such program, the call returns.
+    unsafe { SECOND.tail_call(context, second) };
+    if reason.is_drop() { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
 }
 
-/// An egress hook.
+/// A hook's second program.
 #[inline(always)]
-fn egress<const LINK: usize>(context: &TcContext, edge: Edge) -> i32 {
-    let mut skb = Skb::<LINK>::new(context);
-    let verdict = leave(&mut skb, edge);
-    finish(context, Hook::Egress, &skb, verdict)
+fn second<const LINK: usize>(context: &TcContext, hook: Hook, edge: Edge) -> i32 {
+    let mut skb = Skb::<LINK>::new(context, QUOTED_HEADERS);
+    let verdict = match hook {
+        Hook::Ingress => enter_second(&mut skb, edge),
+        Hook::Egress => leave_second(&mut skb, edge),
+    };
+    finish(context, hook, &skb, verdict)
 }
 
-#[classifier]
-pub fn pod_ingress(context: TcContext) -> i32 {
-    ingress::<ETHERNET>(&context, Edge::Pod)
+/// The programs of a hook: `name`, `name_second`, index of the second one in `SECOND`, link-layer header, direction, edge.
+macro_rules! hooks {
+    ($($first:ident, $second:ident = $index:expr, $link:expr, $hook:ident, $edge:ident;)*) => {$(
+        #[classifier]
+        pub fn $first(context: TcContext) -> i32 {
+            first::<$link>(&context, Hook::$hook, Edge::$edge, $index as u32)
+        }
+
+        #[classifier]
+        pub fn $second(context: TcContext) -> i32 {
+            second::<$link>(&context, Hook::$hook, Edge::$edge)
+        }
+    )*};
 }
 
-#[classifier]
-pub fn pod_egress(context: TcContext) -> i32 {
-    egress::<ETHERNET>(&context, Edge::Pod)
-}
-
-#[classifier]
-pub fn uplink_ingress(context: TcContext) -> i32 {
-    ingress::<ETHERNET>(&context, Edge::Uplink)
-}
-
-#[classifier]
-pub fn uplink_egress(context: TcContext) -> i32 {
-    egress::<ETHERNET>(&context, Edge::Node)
-}
-
-#[classifier]
-pub fn uplink_ingress_l3(context: TcContext) -> i32 {
-    ingress::<0>(&context, Edge::Uplink)
-}
-
-#[classifier]
-pub fn uplink_egress_l3(context: TcContext) -> i32 {
-    egress::<0>(&context, Edge::Node)
+hooks! {
+    pod_ingress, pod_ingress_second = TcxHook::PodIngress, ETHERNET, Ingress, Pod;
+    pod_egress, pod_egress_second = TcxHook::PodEgress, ETHERNET, Egress, Pod;
+    uplink_ingress, uplink_ingress_second = TcxHook::UplinkIngress, ETHERNET, Ingress, Uplink;
+    uplink_egress, uplink_egress_second = TcxHook::UplinkEgress, ETHERNET, Egress, Node;
+    uplink_ingress_l3, uplink_ingress_l3_second = TcxHook::UplinkIngressL3, 0, Ingress, Uplink;
+    uplink_egress_l3, uplink_egress_l3_second = TcxHook::UplinkEgressL3, 0, Egress, Node;
 }

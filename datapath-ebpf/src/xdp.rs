@@ -65,7 +65,7 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn reshape(&mut self, _keep: usize, _at: usize, _gap: usize) -> Option<()> {
+    fn resize(&mut self, _length: usize) -> Option<()> {
         None
     }
 
@@ -115,7 +115,12 @@ pub fn uplink_xdp(context: XdpContext) -> u32 {
         hop: Route::NONE,
         zero: tables::config().zero,
     };
-    match enter(&mut frame, Edge::Xdp) {
+    let verdict = match enter(&mut frame, Edge::Xdp) {
+        Ok(verdict) => verdict,
+        // The tcx program behind this one has a second.
+        Err(_) => return xdp_action::XDP_PASS,
+    };
+    match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,
         Verdict::Drop(_) => xdp_action::XDP_DROP,
         Verdict::Bounce(_) => xdp_action::XDP_TX,

@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow,
-    TICK_SHIFT, Tuple,
+    Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    Interface, Reason, Service, SnatFlow, TICK_SHIFT, Tuple,
 };
 
 /// A packet, from its link-layer header on. Offsets count from there.
@@ -29,8 +29,8 @@ pub trait Packet {
     /// packets whose checksum the device completes.
     fn set_transport_checksum(&mut self, at: usize, full: u16, pseudo: u16) -> Option<()>;
 
-    /// Cuts the packet to `keep` bytes, then opens a gap of `gap` bytes at `at`. What the gap holds is undefined.
-    fn reshape(&mut self, keep: usize, at: usize, gap: usize) -> Option<()>;
+    /// Makes the packet `length` bytes long. What is new holds zeros.
+    fn resize(&mut self, length: usize) -> Option<()>;
 
     /// Bytes of link-layer header in front of the IP header: 14 or 0.
     fn link_header(&self) -> usize;
@@ -78,10 +78,6 @@ pub trait Tables {
     fn config(&self) -> Config;
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
     fn is_node_address(&self, address: &Address) -> bool;
-    /// Whether an address is in one of `SERVICE_CIDRS`.
-    fn is_service_address(&self, address: &Address) -> bool;
-    /// Whether an address is in a set of `NETWORKS` ([`ferrogate_common::NetworkKey::set`]).
-    fn is_in_networks(&self, set: u32, address: &Address) -> bool;
     fn service(&self, id: u32) -> Option<Service>;
     /// The service's cursor, and moves it on.
     fn next_cursor(&mut self, service: u32) -> u32;
@@ -104,6 +100,11 @@ pub trait Tables {
     fn snat_flow(&self, key: &Tuple) -> Option<SnatFlow>;
     fn insert_snat_flow(&mut self, key: &Tuple, flow: &SnatFlow) -> Insert;
     fn mark_snat_flow(&mut self, key: &Tuple, seen: u32) -> bool;
+
+    /// What the first fragment of a packet had.
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
+    /// Inserts or replaces. A failure is no error: the packet's other fragments are not translated.
+    fn put_fragment(&mut self, key: &FragmentKey, ports: &FragmentPorts);
 
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
     /// Inserts or replaces. A failure is no error: the client's next connection is balanced anew.

@@ -5,8 +5,7 @@ use crate::parse::Headers;
 use crate::pipeline::Edge;
 use crate::{select, snat};
 use ferrogate_common::{
-    Address, BackendSet, Direction, Flow, Frontend, NetworkKey, Port, Reason, Tuple, backend_flags, config_flags,
-    flow_flags,
+    BackendSet, Direction, Flow, Frontend, Port, Reason, Tuple, backend_flags, config_flags, flow_flags,
 };
 
 /// What [`find_or_make`] came to.
@@ -37,14 +36,8 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     let Some(frontend) = select::frontend(env, &tuple.destination, tuple.destination_port, tuple.protocol, false)
     else {
         // Of TCP only what opens a connection: that spares the rest a look-up.
-        if !headers.is_tcp() || headers.is_syn() {
-            let reason = without_frontend(env, edge, tuple);
-            if reason == Reason::NoSuchPort {
-                return (Outcome::Refuse, reason);
-            }
-            if reason != Reason::NotService {
-                return (Outcome::Drop, reason);
-            }
+        if (!headers.is_tcp() || headers.is_syn()) && select::is_cluster_ip(env, &tuple.destination) {
+            return refused_port(env, edge);
         }
         if headers.is_syn() {
             forget_ended(env, headers);
@@ -90,25 +83,20 @@ fn forget_ended<E: Env>(env: &mut E, headers: &Headers) {
     }
 }
 
-/// What a request is that no frontend takes: to a port that its ClusterIP does not have, of which clients that may use the
-/// address are told; to an address that could be a ClusterIP; or [`Reason::NotService`].
-#[inline(never)]
-fn without_frontend<E: Env>(env: &E, edge: Edge, tuple: &Tuple) -> Reason {
-    let reason = select::without_frontend(env, &tuple.destination);
-    if reason != Reason::NoSuchPort
-        || env.config().flags & config_flags::EXTERNAL_CLUSTER_IP != 0
-        || is_internal(env, edge, &tuple.source)
-    {
-        return reason;
+/// A ClusterIP's port that does not exist: clients that may use the address are told so.
+#[inline(always)]
+fn refused_port<E: Env>(env: &E, edge: Edge) -> (Outcome, Reason) {
+    if is_internal(edge) || env.config().flags & config_flags::EXTERNAL_CLUSTER_IP != 0 {
+        (Outcome::Refuse, Reason::NoSuchPort)
+    } else {
+        (Outcome::Drop, Reason::ExternalClusterIp)
     }
-    Reason::ExternalClusterIp
 }
 
-/// Whether a client is inside the cluster: by the edge it is met at, or by its address.
-#[inline(never)]
-fn is_internal<E: Env>(env: &E, edge: Edge, client: &Address) -> bool {
+/// Whether the clients of an edge are inside the cluster.
+#[inline(always)]
+fn is_internal(edge: Edge) -> bool {
     matches!(edge, Edge::Pod | Edge::Node)
-        || (env.config().flags & config_flags::CLUSTER_CIDRS != 0 && env.is_in_networks(NetworkKey::CLUSTER, client))
 }
 
 /// Whether a flow still holds for this packet.
@@ -200,34 +188,29 @@ fn make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend,
 #[inline(never)]
 fn choose<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend, flow: &mut Flow) -> Reason {
     let config = env.config();
-    let client = &headers.tuple.source;
-    let Some(service) = env.service(frontend.service) else {
-        return Reason::StaleService;
-    };
-    if select::is_refused_source(env, frontend, &service, client) {
-        return Reason::SourceRange;
-    }
-    let internal = is_internal(env, edge, client);
+    let internal = is_internal(edge);
     if frontend.is_cluster_ip() && !internal && config.flags & config_flags::EXTERNAL_CLUSTER_IP == 0 {
         return Reason::ExternalClusterIp;
     }
     if headers.is_tcp() && !headers.is_syn() {
         return Reason::NoFlow;
     }
+    let Some(service) = env.service(frontend.service) else {
+        return Reason::StaleService;
+    };
     let set = select::allowed_set(frontend, &service, internal);
-    let (id, backend) = match select::backend(env, frontend.service, &service, set, client) {
+    let (id, backend) = match select::backend(env, frontend.service, &service, set, &headers.tuple.source) {
         Ok(found) => found,
         Err(reason) => return reason,
     };
     let flags = match edge {
-        Edge::Pod if backend.address == *client => flow_flags::SNAT | flow_flags::HAIRPIN,
+        Edge::Pod if backend.address == headers.tuple.source => flow_flags::SNAT | flow_flags::HAIRPIN,
         Edge::Pod => 0,
         Edge::Node => flow_flags::SNAT | flow_flags::NODE,
         Edge::Uplink | Edge::Xdp => {
             let local = backend.flags & backend_flags::LOCAL != 0;
             let keeps_source = config.flags & config_flags::SNAT_ALWAYS == 0
                 || set == BackendSet::Local
-                || internal
                 || env.is_node_address(&backend.address);
             if local && keeps_source {
                 0

@@ -4,13 +4,15 @@
 //! compiled into the eBPF programs and into host programs (tests, simulator), so what is tested is what is loaded.
 //!
 //! Read `pipeline.rs` first: the stages in order. Then one file a stage: `parse.rs`, `flow.rs`, `select.rs`, `snat.rs`,
-//! `translate.rs`, `reject.rs`; `socket.rs` is the socket edge.
+//! `translate.rs`. What needs more (fragments, ICMP, refusals) is in `second.rs`, `chain.rs`, `icmp.rs`, `reject.rs`; `socket.rs` is
+//! the socket edge.
 #![no_std]
 #![forbid(unsafe_code)]
 
 #[cfg(feature = "host")]
 extern crate std;
 
+mod chain;
 pub mod checksum;
 pub mod crc32c;
 mod env;
@@ -18,9 +20,11 @@ mod flow;
 mod headers;
 #[cfg(feature = "host")]
 pub mod host;
+mod icmp;
 mod parse;
 mod pipeline;
 mod reject;
+mod second;
 mod select;
 mod snat;
 mod socket;
@@ -28,5 +32,6 @@ mod translate;
 
 pub use env::{ChecksumChange, Clock, Env, Fib, FlowTable, Insert, Opaque, Packet, Route, Routed, Tables, Transport};
 pub use headers::{EthernetHeader, Ipv4Header, Ipv6Header};
-pub use pipeline::{Edge, Verdict, enter, leave};
+pub use pipeline::{Edge, Left, Verdict, enter, leave};
+pub use second::{enter_second, leave_second};
 pub use socket::{SocketCall, SocketEnv, SocketMemory, SocketVerdict, connect, restore_peer, sendmsg};

@@ -1,12 +1,15 @@
 //! Stage 1: from bytes to a [`Headers`].
 
 use crate::env::{Env, Packet};
-use crate::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ipv4Header, Ipv6Header, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+use crate::headers::{
+    DESTINATION_OPTIONS, ETHERTYPE_IPV4, ETHERTYPE_IPV6, FRAGMENT, HOP_BY_HOP, Ipv4Header, Ipv6Header, ROUTING,
+    TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN,
+};
 use ferrogate_common::{Address, Direction, Port, Protocol, Reason, Tuple, flow_flags};
 
-/// What the later stages need of a TCP or UDP packet.
+/// What the later stages need of a packet.
 pub(crate) struct Headers {
-    /// As found in the packet; direction Forward.
+    /// As found in the packet; direction Forward. Of an ICMP error: that of a packet the other way of the one it quotes.
     pub(crate) tuple: Tuple,
     /// Offset of the IP header.
     pub(crate) l3: usize,
@@ -20,9 +23,50 @@ pub(crate) struct Headers {
     pub(crate) tcp_flags: u8,
     /// Length of the IP packet as its header says, host order.
     pub(crate) length: u16,
+    /// One of [`kind`].
+    pub(crate) kind: u8,
+}
+
+/// What a packet is. The first programs know [`kind::PLAIN`] only.
+pub(crate) mod kind {
+    /// It has a transport header.
+    pub(crate) const PLAIN: u8 = 0;
+    /// A fragment behind the first: ports are known, but are not in it.
+    pub(crate) const LATER_FRAGMENT: u8 = 1;
+    /// An ICMP error.
+    pub(crate) const ERROR: u8 = 2;
+    /// An ICMP redirect.
+    pub(crate) const REDIRECT: u8 = 3;
+    /// An ICMP echo request; there are no ports.
+    pub(crate) const ECHO: u8 = 4;
+}
+
+/// Why [`parse`] has no headers to give.
+pub(crate) enum Unparsed {
+    /// The packet is none of ours.
+    Foreign(Reason),
+    /// It is for the second program.
+    Rest,
 }
 
 impl Headers {
+    /// To be filled in.
+    pub(crate) const NONE: Self = Self {
+        tuple: Tuple::new(
+            (Address::UNSPECIFIED, Port::ZERO),
+            (Address::UNSPECIFIED, Port::ZERO),
+            0,
+            Direction::Forward,
+        ),
+        l3: 0,
+        l4: 0,
+        v6: 0,
+        hop_limit: 0,
+        tcp_flags: 0,
+        length: 0,
+        kind: kind::PLAIN,
+    };
+
     #[inline(always)]
     pub(crate) fn is_v6(&self) -> bool {
         self.v6 != 0
@@ -31,6 +75,18 @@ impl Headers {
     #[inline(always)]
     pub(crate) fn is_tcp(&self) -> bool {
         self.tuple.protocol == Protocol::Tcp as u8
+    }
+
+    /// Length of an IP header of the packet's family without options.
+    #[inline(always)]
+    pub(crate) fn plain_ip_length(&self) -> usize {
+        if self.is_v6() { 40 } else { 20 }
+    }
+
+    /// Whether this is about a packet that it quotes, and not one of a flow's own.
+    #[inline(always)]
+    pub(crate) fn is_about_another(&self) -> bool {
+        self.kind >= kind::ERROR
     }
 
     /// A TCP segment that opens a connection.
@@ -61,9 +117,9 @@ impl Headers {
 /// No transport header begins behind this offset: Ethernet, IPv4 with all options.
 const FARTHEST: u32 = 0x7f;
 
-/// Parses a packet; the reason why it is none of ours otherwise.
+/// Parses a plain TCP or UDP packet: neither a fragment nor with IPv6 extension headers.
 #[inline(always)]
-pub(crate) fn parse<E: Env>(env: &E) -> Result<Headers, Reason> {
+pub(crate) fn parse<E: Env>(env: &E) -> Result<Headers, Unparsed> {
     let mut headers = parse_ip(env)?;
     // From here on one path serves both families and both protocols.
     headers.l4 = (env.opaque(headers.l4 as u32) & FARTHEST) as usize;
@@ -74,35 +130,44 @@ pub(crate) fn parse<E: Env>(env: &E) -> Result<Headers, Reason> {
 }
 
 #[inline(always)]
-fn parse_ip<P: Packet>(packet: &P) -> Result<Headers, Reason> {
+fn parse_ip<P: Packet>(packet: &P) -> Result<Headers, Unparsed> {
     let l3 = packet.link_header();
-    if l3 == 0 {
-        // Two bytes: of a check for one at offset 0 the verifier learns nothing.
-        let [version, _]: [u8; 2] = packet.load(0).ok_or(Reason::Malformed)?;
-        return match version >> 4 {
-            4 => parse_v4(packet, l3),
-            6 => parse_v6(packet, l3),
-            _ => Err(Reason::NotIp),
-        };
-    }
-    let ethertype: u16 = packet.load(12).ok_or(Reason::Malformed)?;
-    match u16::from_be(ethertype) {
-        ETHERTYPE_IPV4 => parse_v4(packet, l3),
-        ETHERTYPE_IPV6 => parse_v6(packet, l3),
-        _ => Err(Reason::NotIp),
+    match version(packet) {
+        Some(4) => parse_v4(packet, l3),
+        Some(6) => parse_v6(packet, l3),
+        Some(_) => Err(Unparsed::Foreign(Reason::NotIp)),
+        None => Err(MALFORMED),
     }
 }
 
+const MALFORMED: Unparsed = Unparsed::Foreign(Reason::Malformed);
+
+/// 4 or 6, or something else where it is not IP; `None` where the packet is too short to tell.
 #[inline(always)]
-fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Reason> {
-    let ip: Ipv4Header = packet.load(l3).ok_or(Reason::Malformed)?;
+pub(crate) fn version<P: Packet>(packet: &P) -> Option<u8> {
+    if packet.link_header() == 0 {
+        // Two bytes: of a check for one at offset 0 the verifier learns nothing.
+        let [version, _]: [u8; 2] = packet.load(0)?;
+        return Some(version >> 4);
+    }
+    let ethertype: u16 = packet.load(12)?;
+    Some(match u16::from_be(ethertype) {
+        ETHERTYPE_IPV4 => 4,
+        ETHERTYPE_IPV6 => 6,
+        _ => 0,
+    })
+}
+
+#[inline(always)]
+fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Unparsed> {
+    let ip: Ipv4Header = packet.load(l3).ok_or(MALFORMED)?;
     let ihl = (ip.version_ihl & 0x0f) as usize * 4;
     if ip.version_ihl >> 4 != 4 || ihl < 20 {
-        return Err(Reason::Malformed);
+        return Err(MALFORMED);
     }
     // More fragments to come, or not the first.
     if u16::from_be(ip.fragment) & 0x3fff != 0 {
-        return Err(Reason::Fragment);
+        return Err(Unparsed::Rest);
     }
     let source = Address::from_v4_word(ip.source);
     let destination = Address::from_v4_word(ip.destination);
@@ -116,20 +181,21 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Reason> {
         hop_limit: ip.ttl,
         tcp_flags: transport.flags,
         length: u16::from_be(ip.total_length),
+        kind: kind::PLAIN,
     })
 }
 
 #[inline(always)]
-fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Reason> {
-    let ip: Ipv6Header = packet.load(l3).ok_or(Reason::Malformed)?;
+fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Unparsed> {
+    let ip: Ipv6Header = packet.load(l3).ok_or(MALFORMED)?;
     if ip.version_class >> 4 != 6 {
-        return Err(Reason::Malformed);
+        return Err(MALFORMED);
     }
     let source = Address::from_words(ip.source);
     let destination = Address::from_words(ip.destination);
     // On the wire a v4-mapped address means nothing, and here it would alias an IPv4 frontend.
     if source.is_v4() || destination.is_v4() {
-        return Err(Reason::NotService);
+        return Err(Unparsed::Foreign(Reason::NotService));
     }
     let l4 = l3 + 40;
     let transport = parse_transport(packet, l4, ip.next_header)?;
@@ -141,6 +207,7 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Reason> {
         hop_limit: ip.hop_limit,
         tcp_flags: transport.flags,
         length: u16::from_be(ip.payload_length).saturating_add(40),
+        kind: kind::PLAIN,
     })
 }
 
@@ -166,17 +233,25 @@ impl Transport {
 }
 
 #[inline(always)]
-fn parse_transport<P: Packet>(packet: &P, l4: usize, protocol: u8) -> Result<Transport, Reason> {
-    // Both are read up to the end of the checksum: what is found here can be translated.
-    let flags = if protocol == Protocol::Tcp as u8 {
-        let [flags, ..] = packet.load::<[u8; 5]>(l4 + 13).ok_or(Reason::Malformed)?;
-        flags
-    } else if protocol == Protocol::Udp as u8 {
-        let _: [u16; 4] = packet.load(l4).ok_or(Reason::Malformed)?;
-        0
-    } else {
-        return Err(Reason::NotIp);
-    };
-    let ports = packet.load(l4).ok_or(Reason::Malformed)?;
+fn parse_transport<P: Packet>(packet: &P, l4: usize, protocol: u8) -> Result<Transport, Unparsed> {
+    if protocol != Protocol::Tcp as u8 && protocol != Protocol::Udp as u8 {
+        return Err(match protocol {
+            HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS | Protocol::ICMP | Protocol::ICMPV6 => Unparsed::Rest,
+            _ => Unparsed::Foreign(Reason::NotIp),
+        });
+    }
+    let flags = transport_flags(packet, l4, protocol).ok_or(MALFORMED)?;
+    let ports = packet.load(l4).ok_or(MALFORMED)?;
     Ok(Transport { ports, flags, protocol })
+}
+
+/// TCP flags, 0 for UDP. Both headers are read up to the end of the checksum: what is found here can be translated.
+#[inline(always)]
+pub(crate) fn transport_flags<P: Packet>(packet: &P, l4: usize, protocol: u8) -> Option<u8> {
+    if protocol == Protocol::Tcp as u8 {
+        let [flags, ..] = packet.load::<[u8; 5]>(l4 + 13)?;
+        return Some(flags);
+    }
+    let _: [u16; 4] = packet.load(l4)?;
+    Some(0)
 }

@@ -9,10 +9,13 @@
 //!     translate, or refuse
 //!   else pass
 //! ```
+//!
+//! A hook has two programs. The first one is this, for plain TCP and UDP packets; what it has [`Left`] goes on in `second.rs`,
+//! through the same stages.
 
 use crate::env::{Env, Packet};
 use crate::flow::{self, Outcome};
-use crate::parse::{Headers, parse};
+use crate::parse::{Headers, Unparsed, parse};
 use crate::reject::{self, Refusal};
 use crate::snat;
 use crate::translate::{self, Rewrite};
@@ -43,6 +46,10 @@ pub enum Verdict {
     Bounce(Reason),
 }
 
+/// A packet is for the hook's second program, as it came. Should there be none, the reason says whether it is to be dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Left(pub Reason);
+
 impl Verdict {
     /// Why.
     pub const fn reason(&self) -> Reason {
@@ -54,45 +61,79 @@ impl Verdict {
 
 /// A packet that comes from a client's side: tcx ingress of pods and uplinks, XDP of uplinks.
 #[inline(always)]
-pub fn enter<E: Env>(env: &mut E, edge: Edge) -> Verdict {
+pub fn enter<E: Env>(env: &mut E, edge: Edge) -> Result<Verdict, Left> {
     let verdict = match parse(env) {
         Ok(mut headers) => {
             let mut rewrite = Rewrite::NONE;
-            request(env, edge, &mut headers, &mut rewrite)
+            request::<E, false>(env, edge, &mut headers, &mut rewrite)
         }
-        Err(reason) => Verdict::Pass(reason),
-    };
+        Err(unparsed) => left(edge, &unparsed),
+    }?;
     env.count(verdict.reason());
-    verdict
+    Ok(verdict)
 }
 
 /// A packet that goes towards a client: tcx egress of pods and uplinks. `edge`: [`Edge::Pod`], or [`Edge::Node`] on uplinks,
 /// where requests of this node's own processes are translated too, unless the configuration has that off.
 #[inline(always)]
-pub fn leave<E: Env>(env: &mut E, edge: Edge) -> Verdict {
+pub fn leave<E: Env>(env: &mut E, edge: Edge) -> Result<Verdict, Left> {
     let verdict = match parse(env) {
-        Ok(headers) => reply(env, edge, headers),
-        Err(reason) => Verdict::Pass(reason),
-    };
+        Ok(mut headers) => {
+            let mut rewrite = Rewrite::NONE;
+            reply::<E, false>(env, edge, &mut headers, &mut rewrite)
+        }
+        Err(unparsed) => left(edge, &unparsed),
+    }?;
     env.count(verdict.reason());
-    verdict
+    Ok(verdict)
 }
 
+/// A packet that was not parsed. XDP has no second program: tcx comes after it.
 #[inline(always)]
-fn request<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut Rewrite) -> Verdict {
+fn left(edge: Edge, unparsed: &Unparsed) -> Result<Verdict, Left> {
+    match *unparsed {
+        Unparsed::Foreign(reason) => Ok(Verdict::Pass(reason)),
+        Unparsed::Rest if edge == Edge::Xdp => Ok(Verdict::Pass(Reason::LeftToTcx)),
+        Unparsed::Rest => Err(Left(Reason::NotIp)),
+    }
+}
+
+/// `SECOND`: in the second program, which answers what is refused.
+#[inline(always)]
+pub(crate) fn request<E: Env, const SECOND: bool>(
+    env: &mut E,
+    edge: Edge,
+    headers: &mut Headers,
+    rewrite: &mut Rewrite,
+) -> Result<Verdict, Left> {
     let (step, reason) = decide(env, edge, headers, rewrite);
     let then = match step {
-        Step::Pass => return Verdict::Pass(reason),
-        Step::Drop => return Verdict::Drop(reason),
-        Step::Refuse(refusal) => return reject::refuse(env, edge, headers, refusal, reason),
+        Step::Pass => return Ok(Verdict::Pass(reason)),
+        Step::Drop => return Ok(Verdict::Drop(reason)),
+        Step::Refuse(refusal) if SECOND => return Ok(reject::refuse(env, headers, refusal, reason)),
+        Step::Refuse(_) if edge == Edge::Xdp => return Ok(Verdict::Pass(Reason::LeftToTcx)),
+        Step::Refuse(_) => return Err(Left(reason)),
         Step::Deliver => 0,
         Step::Bounce => BOUNCE,
         Step::Forward => FORWARD,
     };
     let then = env.opaque(then);
     if translate::apply(env, headers, rewrite).is_none() {
-        return Verdict::Drop(Reason::Malformed);
+        return Ok(Verdict::Drop(Reason::Malformed));
     }
+    Ok(go(env, edge, headers, rewrite, then, reason))
+}
+
+/// Lets a translated packet go where `then` says: [`BOUNCE`], [`FORWARD`], or to the stack.
+#[inline(always)]
+pub(crate) fn go<E: Env>(
+    env: &mut E,
+    edge: Edge,
+    headers: &Headers,
+    rewrite: &Rewrite,
+    then: u32,
+    reason: Reason,
+) -> Verdict {
     if then == BOUNCE {
         return bounce(env, reason);
     }
@@ -109,8 +150,8 @@ fn request<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut
 }
 
 /// [`Step::Bounce`] and [`Step::Forward`] as numbers that can be made opaque.
-const BOUNCE: u32 = 1;
-const FORWARD: u32 = 2;
+pub(crate) const BOUNCE: u32 = 1;
+pub(crate) const FORWARD: u32 = 2;
 
 /// What is to become of a packet, before it is touched. With the last three, `rewrite` is filled in.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -154,6 +195,19 @@ fn decide<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut 
             flow.flags
         }
     };
+    way(env, edge, headers, rewrite, flags, reason)
+}
+
+/// What is to become of a packet of a flow with these flags.
+#[inline(always)]
+pub(crate) fn way<E: Env>(
+    env: &mut E,
+    edge: Edge,
+    headers: &Headers,
+    rewrite: &Rewrite,
+    flags: u8,
+    reason: Reason,
+) -> (Step, Reason) {
     if flags & (flow_flags::TRANSIT | flow_flags::NODE) != 0 {
         return translate::find_way(env, edge, headers, rewrite, reason);
     }
@@ -166,22 +220,26 @@ fn decide<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut 
 }
 
 #[inline(always)]
-fn reply<E: Env>(env: &mut E, edge: Edge, mut headers: Headers) -> Verdict {
-    let mut rewrite = Rewrite::NONE;
+pub(crate) fn reply<E: Env, const SECOND: bool>(
+    env: &mut E,
+    edge: Edge,
+    headers: &mut Headers,
+    rewrite: &mut Rewrite,
+) -> Result<Verdict, Left> {
     headers.tuple.direction = Direction::Reply as u8;
     let port_changed = snat::in_range(&env.config(), headers.tuple.destination_port)
-        && snat::restore(env, &headers, true, &mut rewrite).is_some();
-    if port_changed || translate::towards_client(env, &headers, &mut rewrite) {
-        return match translate::apply(env, &headers, &rewrite) {
+        && snat::restore(env, headers, true, rewrite).is_some();
+    if port_changed || translate::towards_client(env, headers, rewrite) {
+        return Ok(match translate::apply(env, headers, rewrite) {
             Some(()) => Verdict::Pass(Reason::Reply),
             None => Verdict::Drop(Reason::Malformed),
-        };
+        });
     }
     if edge == Edge::Node && env.is_from_this_node() && env.config().flags & config_flags::NODE_EDGE_OFF == 0 {
         headers.tuple.direction = Direction::Forward as u8;
-        return request(env, Edge::Node, &mut headers, &mut rewrite);
+        return request::<E, SECOND>(env, Edge::Node, headers, rewrite);
     }
-    Verdict::Pass(Reason::NotService)
+    Ok(Verdict::Pass(Reason::NotService))
 }
 
 /// Sends the packet back out of the interface it came in by.

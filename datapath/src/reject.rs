@@ -3,8 +3,8 @@
 use crate::checksum::{add, address, fold};
 use crate::env::Env;
 use crate::headers::{IcmpHeader, Ipv4Header, Ipv6Header, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TcpHeader};
-use crate::parse::Headers;
-use crate::pipeline::{Edge, Verdict, bounce};
+use crate::parse::{Headers, kind};
+use crate::pipeline::{Verdict, bounce};
 use ferrogate_common::{Address, Protocol, Reason};
 
 /// What is wrong with a packet.
@@ -28,11 +28,12 @@ const HOP_LIMIT: u8 = 64;
 /// Bytes of the transport header that an ICMP error quotes (RFC 792).
 const QUOTED: usize = 8;
 
-/// Answers the packet and sends the answer back. XDP leaves that to tcx.
+/// Answers the packet and sends the answer back.
 #[inline(always)]
-pub(crate) fn refuse<E: Env>(env: &mut E, edge: Edge, headers: &Headers, refusal: Refusal, reason: Reason) -> Verdict {
-    if edge == Edge::Xdp {
-        return Verdict::Pass(Reason::LeftToTcx);
+pub(crate) fn refuse<E: Env>(env: &mut E, headers: &Headers, refusal: Refusal, reason: Reason) -> Verdict {
+    // Nothing is answered to fragments behind the first (RFC 1122 section 3.2.2).
+    if headers.kind != kind::PLAIN {
+        return Verdict::Drop(reason);
     }
     let refusal = env.opaque(refusal as u32);
     if answer(env, headers, refusal) {
@@ -85,25 +86,19 @@ fn reset<E: Env>(env: &mut E, headers: &Headers) -> Option<()> {
         checksum: 0,
         urgent: 0,
     };
-    env.reshape(headers.l4 + 20, headers.l3, 0)?;
     let tuple = &headers.tuple;
-    answer_ip(
-        env,
-        headers,
-        &tuple.destination,
-        &tuple.source,
-        Protocol::Tcp as u8,
-        ip_length as u16,
-        20,
-    )?;
-    env.store(headers.l4, answer)?;
+    resize(env, headers, 20)?;
+    answer_ip(env, headers, &tuple.destination, Protocol::Tcp as u8, 20)?;
+    let l4 = headers.l3 + headers.plain_ip_length();
+    env.store(l4, answer)?;
     let pseudo = pseudo_header(&tuple.source, &tuple.destination, Protocol::Tcp as u8, 20);
     let words: [u32; 5] = bytemuck::cast(answer);
     let full = !fold(add(pseudo, sum_words(&words)));
-    env.set_transport_checksum(headers.l4 + 16, full, fold(pseudo))
+    env.set_transport_checksum(l4 + 16, full, fold(pseudo))
 }
 
-/// Puts an ICMP error in front of the packet's first bytes.
+/// Makes the packet an ICMP error that quotes its IP header and 8 bytes more. Options are left out of the quote: so it is always
+/// as long.
 #[inline(always)]
 fn icmp_v4<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
     let (kind, code, rest) = match refusal {
@@ -112,23 +107,14 @@ fn icmp_v4<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
         _ => (3, 4, (env.hop().mtu as u32).to_be()),
     };
     let from = answering_address(env, headers, refusal);
-    let quoted = headers.l4 - headers.l3 + QUOTED;
-    // With options the quote's length would vary: such packets are dropped unanswered.
-    if quoted != 28 {
-        return None;
-    }
-    let quote: [u32; 7] = env.load(headers.l3)?;
-    let gap = 28;
-    env.reshape(headers.l3 + quoted, headers.l3, gap)?;
-    answer_ip(
-        env,
-        headers,
-        &from,
-        &headers.tuple.source,
-        Protocol::ICMP,
-        20,
-        8 + quoted as u16,
-    )?;
+    resize(env, headers, 8 + 20 + QUOTED)?;
+    let l3 = headers.l3;
+    let transport: [u32; 2] = env.load(headers.l4)?;
+    let mut ip: Ipv4Header = env.load(l3)?;
+    ip.version_ihl = 0x45;
+    let quoted: [u32; 5] = bytemuck::cast(ip);
+    env.store(l3 + 28, quoted)?;
+    env.store(l3 + 48, transport)?;
     let mut icmp = IcmpHeader {
         kind,
         code,
@@ -136,11 +122,12 @@ fn icmp_v4<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
         rest,
     };
     let words: [u32; 2] = bytemuck::cast(icmp);
-    icmp.checksum = !fold(add(sum_words(&words), sum_words(&quote)));
-    env.store(headers.l3 + 20, icmp)
+    icmp.checksum = !fold(add(sum_words(&words), add(sum_words(&quoted), sum_words(&transport))));
+    env.store(l3 + 20, icmp)?;
+    answer_ip(env, headers, &from, Protocol::ICMP, (8 + 20 + QUOTED) as u16)
 }
 
-/// The same for IPv6: the error's checksum covers a pseudo header too (RFC 4443 section 2.3).
+/// The same for IPv6, without extension headers: the error's checksum covers a pseudo header too (RFC 4443 section 2.3).
 #[inline(always)]
 fn icmp_v6<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
     let (kind, code, rest) = match refusal {
@@ -149,12 +136,11 @@ fn icmp_v6<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
         _ => (2, 0, (env.hop().mtu as u32).to_be()),
     };
     let from = answering_address(env, headers, refusal);
-    let quote: [u32; 12] = env.load(headers.l3)?;
-    let quoted = 40 + QUOTED;
-    let gap = 48;
-    env.reshape(headers.l3 + quoted, headers.l3, gap)?;
-    let length = 8 + quoted as u16;
-    answer_ip(env, headers, &from, &headers.tuple.source, Protocol::ICMPV6, 40, length)?;
+    let length = 8 + 40 + QUOTED;
+    resize(env, headers, length)?;
+    let transport: [u32; 2] = env.load(headers.l4)?;
+    let sum = quote_v6(env, headers)?;
+    env.store(headers.l3 + 88, transport)?;
     let mut icmp = IcmpHeader {
         kind,
         code,
@@ -162,9 +148,37 @@ fn icmp_v6<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
         rest,
     };
     let words: [u32; 2] = bytemuck::cast(icmp);
-    let pseudo = pseudo_header(&from, &headers.tuple.source, Protocol::ICMPV6, length);
-    icmp.checksum = !fold(add(pseudo, add(sum_words(&words), sum_words(&quote))));
-    env.store(headers.l3 + 40, icmp)
+    let pseudo = pseudo_header(&from, &headers.tuple.source, Protocol::ICMPV6, length as u16);
+    let quote = add(sum, sum_words(&transport));
+    icmp.checksum = !fold(add(pseudo, add(sum_words(&words), quote)));
+    env.store(headers.l3 + 40, icmp)?;
+    answer_ip(env, headers, &from, Protocol::ICMPV6, length as u16)
+}
+
+/// Copies the IPv6 header to where it is quoted, behind an IPv6 and an ICMP header, and returns its sum. By and by, because the
+/// stack has no room for it all.
+#[inline(always)]
+fn quote_v6<E: Env>(env: &mut E, headers: &Headers) -> Option<u32> {
+    let (from, to) = (headers.l3, headers.l3 + 48);
+    let [first, second]: [u32; 2] = env.load(from)?;
+    let [a, b, _, hop_limit] = second.to_ne_bytes();
+    let fixed = [first, u32::from_ne_bytes([a, b, headers.tuple.protocol, hop_limit])];
+    env.store(to, fixed)?;
+    let mut sum = sum_words(&fixed);
+    for at in [8, 24] {
+        let address: [u32; 4] = env.load(from + at)?;
+        env.store(to + at, address)?;
+        sum = add(sum, sum_words(&address));
+    }
+    Some(sum)
+}
+
+/// Gives the packet an answer's length; `payload`: that of what follows the IP header.
+#[inline(always)]
+fn resize<E: Env>(env: &mut E, headers: &Headers, payload: usize) -> Option<()> {
+    // The kernel cuts nothing off in front of where it knows a checksum to be. What is left behind the answer is padding.
+    let end = (headers.l3 + headers.plain_ip_length() + payload).max(headers.l4 + 20);
+    env.resize((env.opaque(end as u32) & 0x3ff) as usize)
 }
 
 /// Who speaks: the Service for "nobody here", the router that we are for what happens on the way.
@@ -183,17 +197,10 @@ fn answering_address<E: Env>(env: &E, headers: &Headers, refusal: u32) -> Addres
     headers.tuple.destination
 }
 
-/// Writes the answer's IP header; `header` its length, `payload` what follows it.
+/// Writes the answer's IP header, without options; `payload`: the length of what follows it.
 #[inline(always)]
-fn answer_ip<E: Env>(
-    env: &mut E,
-    headers: &Headers,
-    from: &Address,
-    to: &Address,
-    protocol: u8,
-    header: u16,
-    payload: u16,
-) -> Option<()> {
+fn answer_ip<E: Env>(env: &mut E, headers: &Headers, from: &Address, protocol: u8, payload: u16) -> Option<()> {
+    let to = &headers.tuple.source;
     if headers.is_v6() {
         return env.store(
             headers.l3,
@@ -208,14 +215,10 @@ fn answer_ip<E: Env>(
             },
         );
     }
-    // Answers to packets with options would need them cut out: those are only dropped.
-    if header != 20 {
-        return None;
-    }
     let mut ip = Ipv4Header {
         version_ihl: 0x45,
         tos: 0,
-        total_length: (header + payload).to_be(),
+        total_length: (20 + payload).to_be(),
         identification: 0,
         fragment: 0x4000u16.to_be(),
         ttl: HOP_LIMIT,

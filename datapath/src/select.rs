@@ -2,8 +2,8 @@
 
 use crate::env::{Clock, Tables};
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, BackendSet, Frontend, FrontendKey, FrontendKind, Port, Reason, Service,
-    SlotRange, backend_flags, service_flags,
+    Address, Affinity, AffinityKey, Backend, BackendSet, Frontend, FrontendKey, Port, Reason, Service, SlotRange,
+    backend_flags, service_flags,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -38,30 +38,22 @@ pub(crate) fn frontend<T: Tables>(
     tables.frontend(&key)
 }
 
-/// What a destination without a frontend is: [`Reason::NoSuchPort`] on a Service's ClusterIP,
-/// [`Reason::UnknownClusterIp`] inside a ServiceCIDR, else [`Reason::NotService`].
+/// Whether an address is a Service's ClusterIP, whatever the port.
 #[inline(always)]
-pub(crate) fn without_frontend<T: Tables>(tables: &T, address: &Address) -> Reason {
-    match tables.frontend(&FrontendKey::address_alone(*address)) {
-        Some(known) if known.is(FrontendKind::Address) => Reason::NoSuchPort,
-        Some(_) => Reason::NotService,
-        // A node can have such an address itself.
-        None if tables.is_service_address(address) && !tables.is_node_address(address) => Reason::UnknownClusterIp,
-        None => Reason::NotService,
-    }
+pub(crate) fn is_cluster_ip<T: Tables>(tables: &T, address: &Address) -> bool {
+    address_alone(tables, address).is_some()
 }
 
-/// Whether a load balancer's address refuses this source (loadBalancerSourceRanges).
+/// The entry of an address as such.
 #[inline(always)]
-pub(crate) fn is_refused_source<T: Tables>(
-    tables: &T,
-    frontend: &Frontend,
-    service: &Service,
-    source: &Address,
-) -> bool {
-    frontend.is(FrontendKind::LoadBalancer)
-        && service.flags & service_flags::SOURCE_RANGES != 0
-        && !tables.is_in_networks(frontend.service, source)
+pub(crate) fn address_alone<T: Tables>(tables: &T, address: &Address) -> Option<Frontend> {
+    tables.frontend(&FrontendKey::address_alone(*address))
+}
+
+/// Whether an address is a Service's own, and not one of a node.
+#[inline(always)]
+pub(crate) fn is_service_address<T: Tables>(tables: &T, address: &Address) -> bool {
+    address_alone(tables, address).is_some()
 }
 
 /// The set of backends that a frontend's policy allows a client, internal (a pod or process of the cluster) or not.

@@ -2,10 +2,7 @@
 
 use crate::env::{Clock, Tables};
 use crate::select;
-use ferrogate_common::{
-    Address, Backend, BackendSet, Frontend, FrontendKind, Port, Protocol, Reason, Service, SocketPair, config_flags,
-    service_flags,
-};
+use ferrogate_common::{Address, Backend, BackendSet, Port, Protocol, Reason, SocketPair, config_flags};
 
 /// The address a call is about.
 pub trait SocketCall {
@@ -155,16 +152,13 @@ fn choose<E: SocketEnv>(env: &mut E, address: &Address, port: Port) -> Result<So
     let not_ours = SocketVerdict::Proceed(Reason::NotService);
     let node_loopback = is_loopback(address) && env.is_node_process();
     let Some(frontend) = select::frontend(env, address, port, env.protocol(), node_loopback) else {
-        return Err(match select::without_frontend(env, address) {
-            Reason::NoSuchPort => SocketVerdict::Refuse(Reason::NoSuchPort),
-            // An address of a ServiceCIDR that no Service has: the packet edges drop what is sent there.
-            _ => not_ours,
+        return Err(if select::is_cluster_ip(env, address) {
+            SocketVerdict::Refuse(Reason::NoSuchPort)
+        } else {
+            not_ours
         });
     };
     let service = env.service(frontend.service).ok_or(not_ours)?;
-    if is_source_restricted(env, &frontend, &service) {
-        return Err(not_ours);
-    }
     let set: BackendSet = select::allowed_set(&frontend, &service, true);
     let client = env.client();
     let (id, backend): (u32, Backend) = match select::backend(env, frontend.service, &service, set, &client) {
@@ -182,15 +176,6 @@ fn choose<E: SocketEnv>(env: &mut E, address: &Address, port: Port) -> Result<So
         id,
         generation: backend.generation,
     })
-}
-
-/// Whether a load balancer's address with loadBalancerSourceRanges is to judge this caller by its packets, at the edges that see
-/// the address they come from. The node's own address has been judged by the agent.
-#[inline(always)]
-fn is_source_restricted<E: SocketEnv>(env: &E, frontend: &Frontend, service: &Service) -> bool {
-    frontend.is(FrontendKind::LoadBalancer)
-        && service.flags & service_flags::SOURCE_RANGES != 0
-        && !(service.flags & service_flags::NODE_ALLOWED != 0 && env.is_node_process())
 }
 
 #[inline(always)]

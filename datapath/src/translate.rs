@@ -2,7 +2,7 @@
 
 use crate::checksum::{self, add};
 use crate::env::{ChecksumChange, Env, FlowTable, Packet, Route, Routed, Transport};
-use crate::parse::Headers;
+use crate::parse::{Headers, kind};
 use crate::pipeline::{Edge, Step};
 use crate::reject::Refusal;
 use ferrogate_common::{
@@ -99,7 +99,8 @@ pub(crate) fn towards_client<E: Env>(env: &mut E, headers: &Headers, rewrite: &m
     rewrite.source_port = flow.port;
     rewrite.destination_port = headers.tuple.destination_port;
     let marks = headers.end_mark() | flow_flags::REPLIED;
-    if flow.seen != env.ticks() || flow.flags & marks != marks {
+    let due = flow.seen != env.ticks() || flow.flags & marks != marks;
+    if due && !headers.is_about_another() {
         mark_pair(env, headers, table, &flow, marks);
     }
     true
@@ -123,7 +124,7 @@ fn mark_pair<E: Env>(env: &mut E, headers: &Headers, table: FlowTable, flow: &Fl
 #[inline(never)]
 pub(crate) fn keep_reply<E: Env>(env: &mut E, headers: &Headers, flow: &SnatFlow) {
     let now = env.ticks();
-    if flow.seen == now && !headers.is_closing() {
+    if headers.is_about_another() || (flow.seen == now && !headers.is_closing()) {
         return;
     }
     env.mark_snat_flow(&headers.tuple, now);
@@ -159,6 +160,9 @@ pub(crate) fn apply<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewr
             headers.l3 + 12,
             [rewrite.source.v4_word(), rewrite.destination.v4_word()],
         )?;
+    }
+    if headers.kind == kind::LATER_FRAGMENT {
+        return Some(());
     }
     packet.store(headers.l4, [rewrite.source_port.be(), rewrite.destination_port.be()])?;
     let change = ChecksumChange {

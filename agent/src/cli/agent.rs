@@ -2,7 +2,6 @@
 
 use super::parse::{self, PortRange};
 use crate::logging;
-use crate::net::NodePortAddresses;
 use anyhow::{Context, Result};
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
@@ -86,39 +85,6 @@ pub struct AgentArgs {
     /// Name of this Node in the cluster [default: the host's name]
     #[arg(long, value_name = "NAME", env = "FERROGATE_NODE_NAME", value_parser = parse::node_name, help_heading = "Source")]
     pub node_name: Option<String>,
-
-    /// Take the Services whose label service.kubernetes.io/service-proxy-name says this [default: those without the label]
-    #[arg(
-        long,
-        value_name = "NAME",
-        env = "FERROGATE_SERVICE_PROXY_NAME",
-        help_heading = "Source"
-    )]
-    pub service_proxy_name: Option<String>,
-
-    /// Networks that ClusterIPs are taken from, beside the cluster's ServiceCIDRs: what is sent to an address there that no
-    /// Service has is dropped
-    #[arg(
-        long,
-        value_name = "CIDR[,CIDR]",
-        env = "FERROGATE_SERVICE_CIDR",
-        value_delimiter = ',',
-        value_parser = parse::cidr,
-        help_heading = "Source"
-    )]
-    pub service_cidr: Vec<IpNet>,
-
-    /// Networks of the cluster's pods: clients with these addresses count as inside the cluster wherever they come from; 64 at
-    /// most
-    #[arg(
-        long,
-        value_name = "CIDR[,CIDR]",
-        env = "FERROGATE_CLUSTER_CIDR",
-        value_delimiter = ',',
-        value_parser = parse::cidr,
-        help_heading = "Translation"
-    )]
-    pub cluster_cidr: Vec<IpNet>,
 
     /// Interfaces that lead off the node, by name; '*' stands for any characters [default: found]
     #[arg(
@@ -240,17 +206,16 @@ pub struct AgentArgs {
     )]
     pub external_ips: Vec<IpNet>,
 
-    /// Networks whose node addresses answer NodePorts, or primary: the Node's own address of each family [default: every
-    /// address of the node]
+    /// Networks whose node addresses answer NodePorts [default: every address of the node]
     #[arg(
         long,
-        value_name = "CIDR[,CIDR]|primary",
+        value_name = "CIDR[,CIDR]",
         env = "FERROGATE_NODE_PORT_ADDRESSES",
         value_delimiter = ',',
-        value_parser = parse::node_port_addresses,
+        value_parser = parse::cidr,
         help_heading = "Translation"
     )]
-    pub node_port_addresses: Vec<NodePortAddresses>,
+    pub node_port_addresses: Vec<IpNet>,
 
     /// Directory in a bpf file system for pinned maps and links; each agent of a kernel needs its own
     #[arg(long, value_name = "DIR", env = "FERROGATE_STATE_DIR", default_value = super::query::STATE_DIR, help_heading = "Paths")]

@@ -1,6 +1,5 @@
 //! Values of options: each parser's error says what is wrong and what is accepted.
 
-use crate::net::NodePortAddresses;
 use ferrogate_common::maps;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -50,16 +49,6 @@ pub fn cidr(text: &str) -> Result<IpNet, String> {
     text.parse::<IpAddr>()
         .map(IpNet::from)
         .map_err(|_| "not an address or CIDR; write for example 203.0.113.0/24 or fd00::/64".to_owned())
-}
-
-/// A network as in [`cidr`], or `primary`.
-pub fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
-    if text.trim() == "primary" {
-        return Ok(NodePortAddresses::Primary);
-    }
-    cidr(text)
-        .map(NodePortAddresses::In)
-        .map_err(|why| format!("{why}, or primary"))
 }
 
 /// Maps of up to this many entries are sized by the ABI.
@@ -145,14 +134,6 @@ mod tests {
         );
         assert_eq!(cidr("fd00::1").map(|net| net.to_string()), Ok("fd00::1/128".to_owned()));
         assert!(cidr("10.0.0.0/33").unwrap_err().contains("CIDR"));
-    }
-
-    #[test]
-    fn node_ports_answer_in_networks_or_on_primary_addresses() {
-        assert_eq!(node_port_addresses(" primary"), Ok(NodePortAddresses::Primary));
-        let network = cidr("192.0.2.0/24").map(NodePortAddresses::In);
-        assert_eq!(node_port_addresses("192.0.2.0/24"), network);
-        assert!(node_port_addresses("secondary").unwrap_err().ends_with("or primary"));
     }
 
     #[test]

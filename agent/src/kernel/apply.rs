@@ -5,7 +5,7 @@ use super::sys::Mapping;
 use super::tables::{Tables, reading, writing};
 use bytemuck::Pod;
 use ferrogate_common::maps::{self, MapSpec};
-use ferrogate_common::{Backend, Config, Frontend, FrontendKey, NetworkKey, Service, SlotRange, config_flags};
+use ferrogate_common::{Backend, Config, Frontend, FrontendKey, Service, SlotRange};
 use ferrogate_control::{Limits, Op, Plan, Snapshot};
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -18,7 +18,6 @@ impl Tables {
             services: self.services.entries(),
             slots: self.slots.entries(),
             backends: self.backends.entries(),
-            networks: self.networks.entries().saturating_sub(NetworkKey::CLUSTER_ENTRIES),
         }
     }
 
@@ -86,8 +85,6 @@ impl Tables {
                     *id,
                 )
             }
-            Op::PutNetwork { key } => self.networks.put(key, &0).during(|| writing(maps::NETWORKS)),
-            Op::DeleteNetwork { key } => self.networks.delete(key).during(|| writing(maps::NETWORKS)).map(drop),
             Op::SetNodePorts { min, max } => self.update_config(|config| {
                 config.node_port_min = *min;
                 config.node_port_max = *max;
@@ -120,21 +117,19 @@ impl Tables {
         self.frontends.delete_all(&keys).during(|| writing(maps::FRONTENDS))
     }
 
-    /// Sets what the programs are told of the node, but for the span of NodePorts, which belongs to the plans, and the flag of
-    /// [`Tables::set_cluster_networks`].
+    /// Sets what the programs are told of the node, but for the span of NodePorts, which belongs to the plans.
     pub fn set_config(&self, config: Config) -> Result<()> {
         self.update_config(|held| {
             *held = Config {
                 node_port_min: held.node_port_min,
                 node_port_max: held.node_port_max,
-                flags: config.flags | (held.flags & config_flags::CLUSTER_CIDRS),
                 ..config
             };
         })
     }
 
     /// The kernel copies the element in words of 8 bytes, and what must change together stands in the first one.
-    pub(super) fn update_config(&self, change: impl FnOnce(&mut Config)) -> Result<()> {
+    fn update_config(&self, change: impl FnOnce(&mut Config)) -> Result<()> {
         let mut config = self.config()?;
         let before = config;
         change(&mut config);
@@ -177,7 +172,6 @@ impl Tables {
             services,
             slots,
             backends,
-            networks: self.networks_where(|key| key.set != NetworkKey::CLUSTER)?,
             node_ports: (config.node_port_min, config.node_port_max),
         })
     }

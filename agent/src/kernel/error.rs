@@ -18,6 +18,12 @@ pub enum Error {
         program: String,
         source: Box<aya::programs::ProgramError>,
     },
+    /// A hook's second program cannot be made reachable for its first one.
+    #[error("cannot enter the eBPF program {program} in the map SECOND")]
+    Second {
+        program: String,
+        source: Box<aya::maps::MapError>,
+    },
     /// The object has no program of this name, or one of another type than its name promises.
     #[error("the eBPF object has no program {0} of a known type")]
     NoProgram(String),

@@ -9,7 +9,6 @@ mod cleanup;
 mod edges;
 mod error;
 mod interfaces;
-mod networks;
 mod ports;
 mod programs;
 mod read;

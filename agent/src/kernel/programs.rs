@@ -3,10 +3,11 @@
 use super::error::{Error, Result};
 use super::state::StateDir;
 use super::{sys, tables};
+use aya::maps::ProgramArray;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
-use ferrogate_common::maps;
+use ferrogate_common::{TcxHook, maps};
 use log::Log;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -85,6 +86,7 @@ impl Programs {
                 source: Box::new(source),
             })?;
         }
+        enter_second(&mut ebpf)?;
         Ok(Self { ebpf })
     }
 
@@ -124,6 +126,28 @@ impl Programs {
             logger: EbpfLogger::init(&mut self.ebpf)?,
         })
     }
+}
+
+/// Enters every hook's second program in `SECOND`. At an upgrade a first program of the old version may call a second one of the
+/// new one: it sees the packet as it came, and needs nothing else.
+fn enter_second(ebpf: &mut Ebpf) -> Result<()> {
+    for hook in TcxHook::ALL {
+        let name = hook.second();
+        let program = ebpf.program(name).ok_or_else(|| Error::NoProgram(name.to_owned()))?;
+        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+        let fd = fd.map_err(|source| Error::Program {
+            program: name.to_owned(),
+            source: Box::new(source),
+        })?;
+        let map = ebpf.map_mut(maps::SECOND.name);
+        let map = map.ok_or_else(|| Error::NoProgram(maps::SECOND.name.to_owned()))?;
+        let entered = ProgramArray::try_from(map).and_then(|mut second| second.set(hook as u32, &fd, 0));
+        entered.map_err(|source| Error::Second {
+            program: name.to_owned(),
+            source: Box::new(source),
+        })?;
+    }
+    Ok(())
 }
 
 /// Reads the programs' log records and hands them to the `log` crate's logger.

@@ -6,8 +6,8 @@ use super::sys::{Grace, Map, MapInfo, Mapping, object_get};
 use bytemuck::Pod;
 use ferrogate_common::maps::{self, MapSpec};
 use ferrogate_common::{
-    ABI_VERSION, Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, NetworkKey, NodeAddress, Service,
-    ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple,
+    ABI_VERSION, Address, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Interface,
+    NodeAddress, Service, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple,
 };
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -22,8 +22,6 @@ pub struct Tables {
     pub(super) slots: Mapping<u32>,
     pub(super) backends: Mapping<Backend>,
     pub(super) node_addresses: Map<Address, NodeAddress>,
-    pub(super) service_cidrs: Map<u32, ServiceCidrs>,
-    pub(super) networks: Map<NetworkKey, u32>,
     pub(super) sources: Map<u32, Address>,
     pub(super) interfaces: Map<u32, Interface>,
     pub(super) flows: Map<Tuple, Flow>,
@@ -45,6 +43,8 @@ impl Tables {
             .during(|| "cannot count the CPUs".to_owned())?;
         // Maps that only the programs use, opened for the check alone.
         checked::<u32, u64>(state, maps::CURSORS)?;
+        checked::<FragmentKey, FragmentPorts>(state, maps::FRAGMENTS)?;
+        checked::<u32, u32>(state, maps::SECOND)?;
         checked::<u32, SocketState>(state, maps::SOCKETS)?;
         checked::<SocketPairKey, SocketPair>(state, maps::SOCKET_PAIRS)?;
         Ok(Self {
@@ -54,8 +54,6 @@ impl Tables {
             slots: mapping(state, maps::SLOTS)?,
             backends: mapping(state, maps::BACKENDS)?,
             node_addresses: map(state, maps::NODE_ADDRESSES, 1)?,
-            service_cidrs: map(state, maps::SERVICE_CIDRS, 1)?,
-            networks: map(state, maps::NETWORKS, 1)?,
             sources: map(state, maps::SOURCES, 1)?,
             interfaces: map(state, maps::INTERFACES, 1)?,
             flows: map(state, maps::FLOWS, 1)?,
@@ -136,13 +134,13 @@ pub(super) fn check_pins(state: &StateDir) -> Result<()> {
         checked::<u32, Backend>(state, maps::BACKENDS),
         checked::<u32, u64>(state, maps::CURSORS),
         checked::<Address, NodeAddress>(state, maps::NODE_ADDRESSES),
-        checked::<u32, ServiceCidrs>(state, maps::SERVICE_CIDRS),
-        checked::<NetworkKey, u32>(state, maps::NETWORKS),
         checked::<u32, Address>(state, maps::SOURCES),
         checked::<u32, Interface>(state, maps::INTERFACES),
         checked::<Tuple, Flow>(state, maps::FLOWS),
         checked::<Tuple, Flow>(state, maps::HALF_OPEN),
         checked::<Tuple, SnatFlow>(state, maps::SNAT_FLOWS),
+        checked::<FragmentKey, FragmentPorts>(state, maps::FRAGMENTS),
+        checked::<u32, u32>(state, maps::SECOND),
         checked::<u32, SocketState>(state, maps::SOCKETS),
         checked::<SocketPairKey, SocketPair>(state, maps::SOCKET_PAIRS),
         checked::<u32, u64>(state, maps::REASONS),

@@ -8,7 +8,7 @@ mod address;
 mod service;
 mod slice;
 
-pub(crate) use service::{PortModel, ServiceModel, SourceRanges, service};
+pub(crate) use service::{PortModel, ServiceModel, service};
 pub use slice::set_api_defaults;
 pub(crate) use slice::{EndpointModel, NodeHint, SliceModel, Zones, slice};
 

@@ -19,28 +19,6 @@ pub(crate) struct ServiceModel {
     /// Every address but the node's, with its kind; ClusterIPs first.
     pub(crate) addresses: Vec<(Address, FrontendKind)>,
     pub(crate) ports: Vec<PortModel>,
-    pub(crate) source_ranges: SourceRanges,
-}
-
-/// loadBalancerSourceRanges: those of a family restrict its addresses only.
-#[derive(PartialEq, Eq, Debug, Default)]
-pub(crate) struct SourceRanges {
-    networks: Vec<IpNet>,
-    /// One of them says nothing that can be read: neither family is open to everybody.
-    invalid: bool,
-}
-
-impl SourceRanges {
-    /// Who may use the load balancer's addresses of a family; none: everybody.
-    pub(crate) fn of(&self, family: Family) -> Option<impl Iterator<Item = IpNet>> {
-        let own = self
-            .networks
-            .iter()
-            .filter(move |net| Family::of(&net.addr().into()) == family);
-        let restricted = self.invalid || own.clone().next().is_some();
-        let open = own.clone().any(|net| net.prefix_len() == 0);
-        (restricted && !open).then(|| own.copied())
-    }
 }
 
 /// One entry of `spec.ports`.
@@ -97,7 +75,6 @@ impl Reader<'_> {
             flags: 0,
             addresses: cluster_ips,
             ports: Vec::new(),
-            source_ranges: SourceRanges::default(),
         };
         self.load_balancer_addresses(object, spec, &mut model);
         self.external_ips(spec, &mut model);
@@ -169,14 +146,15 @@ impl Reader<'_> {
         if spec.type_.as_deref() != Some("LoadBalancer") {
             return;
         }
-        self.source_ranges(spec, model);
         let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         for entry in status.and_then(|status| status.ingress.as_deref()).unwrap_or_default() {
             // The provider wants traffic to pass through its own proxy (KEP-1860).
             if entry.ip_mode.as_deref() == Some("Proxy") {
                 continue;
             }
-            if let Some(ip) = self.load_balancer_address(entry, model) {
+            if let Some(ip) = self.load_balancer_address(entry, model)
+                && !self.is_source_restricted(spec, ip)
+            {
                 model.addresses.push((ip.into(), FrontendKind::LoadBalancer));
             }
         }
@@ -193,17 +171,25 @@ impl Reader<'_> {
         self.of_own_family("load balancer address", ip, model)
     }
 
-    fn source_ranges(&mut self, spec: &ServiceSpec, model: &mut ServiceModel) {
-        for text in spec.load_balancer_source_ranges.as_deref().unwrap_or_default() {
-            match address::parse_network(text.trim()) {
-                Some(net) => model.source_ranges.networks.push(net),
-                None => {
-                    model.source_ranges.invalid = true;
-                    let value = text.clone();
-                    self.notices.push(NoticeKind::InvalidSourceRange { value });
-                }
+    /// Source ranges are not enforced, so an address that is restricted to some is not served at all rather than to
+    /// everybody. Ranges of one family restrict that family only.
+    fn is_source_restricted(&mut self, spec: &ServiceSpec, address: IpAddr) -> bool {
+        let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+        let parsed: Option<Vec<IpNet>> = ranges.iter().map(|range| range.trim().parse().ok()).collect();
+        let restricted = match parsed {
+            None => true,
+            Some(parsed) => {
+                let mut own = parsed
+                    .iter()
+                    .filter(|net| net.addr().is_ipv4() == address.is_ipv4())
+                    .peekable();
+                own.peek().is_some() && !own.any(|net| net.prefix_len() == 0)
             }
+        };
+        if restricted {
+            self.notices.push(NoticeKind::SourceRanges { address });
         }
+        restricted
     }
 
     fn external_ips(&mut self, spec: &ServiceSpec, model: &mut ServiceModel) {

@@ -32,8 +32,6 @@ impl fmt::Display for HostTables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "CONFIG {:?}", self.config)?;
         writeln!(f, "NODE_ADDRESSES {:?}", self.node_addresses)?;
-        writeln!(f, "SERVICE_CIDRS {:?}", self.service_cidrs)?;
-        writeln!(f, "NETWORKS {:?}", self.networks)?;
         writeln!(f, "SOURCES {:?}", self.sources)?;
         for (ifindex, interface) in &self.interfaces {
             writeln!(f, "INTERFACES {ifindex}: {interface:?}")?;
@@ -62,6 +60,9 @@ impl fmt::Display for HostTables {
             for (key, flow) in table {
                 writeln!(f, "{name} {key:?} -> {flow:?}")?;
             }
+        }
+        for (key, ports) in &self.fragments {
+            writeln!(f, "  fragment  {key:?} {ports:?}")?;
         }
         for (key, flow) in &self.snat_flows {
             writeln!(f, "SNAT_FLOWS {key:?} -> {flow:?}")?;

@@ -3,7 +3,6 @@
 use crate::checksum::{self, add, fold};
 use crate::env::{ChecksumChange, Packet};
 use bytemuck::Pod;
-use std::vec;
 use std::vec::Vec;
 
 /// A packet and what its context says of it.
@@ -13,9 +12,6 @@ pub struct HostPacket {
     pub bytes: Vec<u8>,
     /// Bytes of link-layer header: 14 or 0.
     pub link: usize,
-    /// Where the kernel opens a gap: in front of the IP header. `None`: it refuses, because it takes the packet for something
-    /// else than IP (a test run for devices without link-layer header, where it looks for an Ethernet type all the same).
-    pub gap_at: Option<usize>,
     pub ifindex: u32,
     /// Sent by a process of this node.
     pub from_this_node: bool,
@@ -33,7 +29,6 @@ impl HostPacket {
         Self {
             bytes,
             link: 14,
-            gap_at: Some(14),
             ifindex,
             from_this_node: false,
             frame: false,
@@ -46,7 +41,6 @@ impl HostPacket {
     pub fn layer3(bytes: Vec<u8>, ifindex: u32) -> Self {
         Self {
             link: 0,
-            gap_at: Some(0),
             ..Self::ethernet(bytes, ifindex)
         }
     }
@@ -85,15 +79,11 @@ impl Packet for HostPacket {
         self.store(at, if self.partial { pseudo } else { full })
     }
 
-    fn reshape(&mut self, keep: usize, _at: usize, gap: usize) -> Option<()> {
+    fn resize(&mut self, length: usize) -> Option<()> {
         if self.frame {
             return None;
         }
-        self.bytes.resize(keep, 0);
-        if gap > 0 {
-            let at = self.gap_at?;
-            self.bytes.splice(at..at, vec![0; gap]);
-        }
+        self.bytes.resize(length, 0);
         Some(())
     }
 

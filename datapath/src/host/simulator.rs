@@ -3,7 +3,7 @@
 use super::tables::delegate_tables;
 use super::{HostFib, HostPacket, HostTables};
 use crate::env::{ChecksumChange, Clock, Fib, FlowTable, Insert, Packet, Route, Routed, Tables, Transport};
-use crate::{Edge, Verdict, enter, leave};
+use crate::{Edge, Verdict, enter, enter_second, leave, leave_second};
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
     Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, TICK_SHIFT, Tuple,
@@ -112,10 +112,11 @@ impl Simulator {
             hop: Route::zeroed(),
         };
         env.packet.frame = program == Program::UplinkXdp;
+        let edge = program.edge();
         let verdict = if program.is_egress() {
-            leave(&mut env, program.edge())
+            leave(&mut env, edge).unwrap_or_else(|_| leave_second(&mut env, edge))
         } else {
-            enter(&mut env, program.edge())
+            enter(&mut env, edge).unwrap_or_else(|_| enter_second(&mut env, edge))
         };
         let hop = env.hop;
         if let Verdict::Forward(_) = verdict {
@@ -173,8 +174,8 @@ impl Packet for Surroundings<'_> {
         self.packet.set_transport_checksum(at, full, pseudo)
     }
 
-    fn reshape(&mut self, keep: usize, at: usize, gap: usize) -> Option<()> {
-        self.packet.reshape(keep, at, gap)
+    fn resize(&mut self, length: usize) -> Option<()> {
+        self.packet.resize(length)
     }
 
     fn link_header(&self) -> usize {

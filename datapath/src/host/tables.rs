@@ -3,8 +3,8 @@
 use crate::env::{FlowTable, Insert, Tables};
 use bytemuck::Zeroable;
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, Config, Flow, Frontend, FrontendKey, Interface, Network, NetworkKey,
-    Reason, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, Tuple,
+    Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
+    Interface, Reason, Service, SnatFlow, SocketPair, SocketPairKey, Tuple,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::vec;
@@ -37,6 +37,7 @@ pub enum Touched {
     Established(Tuple),
     HalfOpen(Tuple),
     Snat(Tuple),
+    Fragment(FragmentKey),
     Cursor(u32),
     Connections(u32),
 }
@@ -61,14 +62,12 @@ pub struct HostTables {
     pub backends: Vec<Backend>,
     pub cursors: Vec<u64>,
     pub node_addresses: BTreeSet<Address>,
-    pub service_cidrs: ServiceCidrs,
-    /// An entry matches an address by its first [`NetworkKey::bits`].
-    pub networks: BTreeSet<NetworkKey>,
     pub sources: Vec<Address>,
     pub interfaces: BTreeMap<u32, Interface>,
     pub flows: BTreeMap<Tuple, Flow>,
     pub half_open: BTreeMap<Tuple, Flow>,
     pub snat_flows: BTreeMap<Tuple, SnatFlow>,
+    pub fragments: BTreeMap<FragmentKey, FragmentPorts>,
     pub affinity: BTreeMap<AffinityKey, Affinity>,
     pub socket_pairs: HashMap<SocketPairKey, SocketPair>,
     /// Sum over all CPUs, by number of [`Reason`].
@@ -98,13 +97,12 @@ impl HostTables {
             backends: vec![Backend::zeroed(); sizes.backends],
             cursors: vec![0; sizes.services],
             node_addresses: BTreeSet::new(),
-            service_cidrs: ServiceCidrs::zeroed(),
-            networks: BTreeSet::new(),
             sources: vec![Address::zeroed(); sizes.sources],
             interfaces: BTreeMap::new(),
             flows: BTreeMap::new(),
             half_open: BTreeMap::new(),
             snat_flows: BTreeMap::new(),
+            fragments: BTreeMap::new(),
             affinity: BTreeMap::new(),
             socket_pairs: HashMap::new(),
             reasons: vec![0; ferrogate_common::maps::REASONS.entries as usize],
@@ -140,6 +138,7 @@ impl HostTables {
         self.flows.clear();
         self.half_open.clear();
         self.snat_flows.clear();
+        self.fragments.clear();
         self.touched.clear();
     }
 }
@@ -155,17 +154,6 @@ impl Tables for HostTables {
 
     fn is_node_address(&self, address: &Address) -> bool {
         self.node_addresses.contains(address)
-    }
-
-    fn is_service_address(&self, address: &Address) -> bool {
-        self.service_cidrs.contains(address)
-    }
-
-    fn is_in_networks(&self, set: u32, address: &Address) -> bool {
-        let of_set = self.networks.iter().filter(|key| key.set == set);
-        of_set
-            .into_iter()
-            .any(|key| Network::new(key.address, key.prefix()).contains(address))
     }
 
     fn service(&self, id: u32) -> Option<Service> {
@@ -269,6 +257,17 @@ impl Tables for HostTables {
         true
     }
 
+    fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts> {
+        self.fragments.get(key).copied()
+    }
+
+    fn put_fragment(&mut self, key: &FragmentKey, ports: &FragmentPorts) {
+        if !self.full {
+            self.touched.insert(Touched::Fragment(*key));
+            self.fragments.insert(*key, *ports);
+        }
+    }
+
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
         self.affinity.get(key).copied()
     }
@@ -303,12 +302,6 @@ macro_rules! delegate_tables {
             }
             fn is_node_address(&self, address: &Address) -> bool {
                 self.tables.is_node_address(address)
-            }
-            fn is_service_address(&self, address: &Address) -> bool {
-                self.tables.is_service_address(address)
-            }
-            fn is_in_networks(&self, set: u32, address: &Address) -> bool {
-                self.tables.is_in_networks(set, address)
             }
             fn service(&self, id: u32) -> Option<Service> {
                 self.tables.service(id)
@@ -354,6 +347,12 @@ macro_rules! delegate_tables {
             }
             fn mark_snat_flow(&mut self, key: &Tuple, seen: u32) -> bool {
                 self.tables.mark_snat_flow(key, seen)
+            }
+            fn fragment(&self, key: &ferrogate_common::FragmentKey) -> Option<ferrogate_common::FragmentPorts> {
+                self.tables.fragment(key)
+            }
+            fn put_fragment(&mut self, key: &ferrogate_common::FragmentKey, ports: &ferrogate_common::FragmentPorts) {
+                self.tables.put_fragment(key, ports);
             }
             fn affinity(&self, key: &ferrogate_common::AffinityKey) -> Option<ferrogate_common::Affinity> {
                 self.tables.affinity(key)

@@ -3,7 +3,6 @@
 
 mod affinity;
 mod flows;
-mod networks;
 mod paths;
 mod policies;
 mod properties;

@@ -114,8 +114,6 @@ impl Generator {
         packet.segmented = program != Program::UplinkXdp && self.rng.u8(..40) == 0;
         if program.is_layer3() {
             packet.link = 0;
-            let like_ip = matches!(packet.bytes.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd]));
-            packet.gap_at = like_ip.then_some(14);
         }
         Case {
             program,

@@ -3,11 +3,10 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
-use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
-    Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, NetworkKey, NodeAddress, Service, ServiceCidrs,
+    Address, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Interface, NodeAddress, Service,
     SnatFlow, Tuple,
 };
 use ferrogate_datapath::FlowTable;
@@ -104,31 +103,6 @@ impl<T: Pod> List<T> {
     }
 }
 
-/// `NETWORKS`.
-struct Trie {
-    map: LpmTrie<MapData, [u32; 5], u32>,
-}
-
-impl Trie {
-    fn take(ebpf: &mut Ebpf, name: &str) -> Result<Self> {
-        let map = LpmTrie::try_from(take(ebpf, name)?)?;
-        Ok(Self { map })
-    }
-
-    /// Makes the trie hold `entries` and nothing else.
-    fn replace<'a>(&mut self, entries: impl Iterator<Item = &'a NetworkKey>) -> Result<()> {
-        let held = self.map.keys().collect::<Result<Vec<_>, _>>()?;
-        for key in held {
-            self.map.remove(&key)?;
-        }
-        for key in entries {
-            let [a, b, c, d] = key.address.words();
-            self.map.insert(&Key::new(key.bits, [key.set, a, b, c, d]), 0, 0)?;
-        }
-        Ok(())
-    }
-}
-
 /// Per-CPU counters.
 struct Counters {
     map: PerCpuArray<MapData, u64>,
@@ -170,13 +144,12 @@ pub struct KernelTables {
     backends: List<Backend>,
     cursors: List<u64>,
     node_addresses: Table<Address, NodeAddress>,
-    service_cidrs: List<ServiceCidrs>,
-    networks: Trie,
     sources: List<Address>,
     interfaces: Table<u32, Interface>,
     flows: Table<Tuple, Flow>,
     half_open: Table<Tuple, Flow>,
     snat_flows: Table<Tuple, SnatFlow>,
+    fragments: Table<FragmentKey, FragmentPorts>,
     reasons: Counters,
     connections: Counters,
 }
@@ -192,13 +165,12 @@ impl KernelTables {
             backends: List::take(ebpf, "BACKENDS")?,
             cursors: List::take(ebpf, "CURSORS")?,
             node_addresses: Table::take(ebpf, "NODE_ADDRESSES")?,
-            service_cidrs: List::take(ebpf, "SERVICE_CIDRS")?,
-            networks: Trie::take(ebpf, "NETWORKS")?,
             sources: List::take(ebpf, "SOURCES")?,
             interfaces: Table::take(ebpf, "INTERFACES")?,
             flows: Table::take(ebpf, "FLOWS")?,
             half_open: Table::take(ebpf, "HALF_OPEN")?,
             snat_flows: Table::take(ebpf, "SNAT_FLOWS")?,
+            fragments: Table::take(ebpf, "FRAGMENTS")?,
             reasons: Counters::take(ebpf, "REASONS")?,
             connections: Counters::take(ebpf, "CONNECTIONS")?,
         })
@@ -210,8 +182,6 @@ impl KernelTables {
         let node_address = NodeAddress::zeroed();
         self.node_addresses
             .replace(tables.node_addresses.iter().map(|address| (address, node_address)))?;
-        self.service_cidrs.set(0, &tables.service_cidrs)?;
-        self.networks.replace(tables.networks.iter())?;
         self.sources.replace(&tables.sources)?;
         self.interfaces
             .replace(tables.interfaces.iter().map(|(key, value)| (key, *value)))?;
@@ -224,6 +194,8 @@ impl KernelTables {
             .replace(tables.half_open.iter().map(|(key, value)| (key, *value)))?;
         self.snat_flows
             .replace(tables.snat_flows.iter().map(|(key, value)| (key, *value)))?;
+        self.fragments
+            .replace(tables.fragments.iter().map(|(key, value)| (key, *value)))?;
         self.reasons.clear()?;
         self.connections.clear()
     }
@@ -282,6 +254,7 @@ impl KernelTables {
             Touched::Established(key) => format!("{:?}", self.flows.get(key)?),
             Touched::HalfOpen(key) => format!("{:?}", self.half_open.get(key)?),
             Touched::Snat(key) => format!("{:?}", self.snat_flows.get(key)?),
+            Touched::Fragment(key) => format!("{:?}", self.fragments.get(key)?),
             Touched::Cursor(service) => format!("{}", self.cursors.get(*service)?),
             Touched::Connections(service) => format!("{}", self.connections.get(*service)?),
         })
@@ -293,6 +266,7 @@ impl KernelTables {
             Touched::Established(key) => self.flows.get(key)? == tables.flows.get(key).copied(),
             Touched::HalfOpen(key) => self.half_open.get(key)? == tables.half_open.get(key).copied(),
             Touched::Snat(key) => self.snat_flows.get(key)? == tables.snat_flows.get(key).copied(),
+            Touched::Fragment(key) => self.fragments.get(key)? == tables.fragments.get(key).copied(),
             Touched::Cursor(service) => self.cursors.get(*service)? == tables.cursors[*service as usize],
             Touched::Connections(service) => self.connections.get(*service)? == tables.connections[*service as usize],
         })
@@ -304,6 +278,7 @@ impl KernelTables {
             flows: self.flows.dump()?,
             half_open: self.half_open.dump()?,
             snat_flows: self.snat_flows.dump()?,
+            fragments: self.fragments.dump()?,
             cursors: self.cursors.dump()?,
             reasons: self.reasons.dump()?,
             connections: self.connections.dump()?,

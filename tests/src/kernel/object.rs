@@ -6,10 +6,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use aya::maps::Map;
+use aya::maps::{Map, ProgramArray};
 use aya::programs::{Program as AyaProgram, TestRun, TestRunOptions, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use ferrogate_common::{TICK_SHIFT, maps};
+use ferrogate_common::{TICK_SHIFT, TcxHook, maps};
 use ferrogate_datapath::host::{HostPacket, Program, Sizes};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -93,6 +93,7 @@ impl Object {
                 (maps::FLOWS, FLOW_ENTRIES),
                 (maps::HALF_OPEN, FLOW_ENTRIES),
                 (maps::SNAT_FLOWS, FLOW_ENTRIES),
+                (maps::FRAGMENTS, FLOW_ENTRIES),
             ] {
                 loader.map_max_entries(spec.name, entries);
             }
@@ -115,6 +116,7 @@ impl Object {
             }
             .with_context(|| format!("loading program {name}"))?;
         }
+        enter_second(&mut ebpf)?;
         Ok(Self { ebpf })
     }
 
@@ -151,6 +153,18 @@ impl Object {
             duration: result.duration,
         })
     }
+}
+
+/// Enters every hook's second program where its first one looks for it.
+fn enter_second(ebpf: &mut Ebpf) -> Result<()> {
+    for hook in TcxHook::ALL {
+        let name = hook.second();
+        let program = ebpf.program(name).with_context(|| format!("no program {name}"))?;
+        let fd = program.fd()?.try_clone()?;
+        let map = ebpf.map_mut(maps::SECOND.name).context("no map SECOND")?;
+        ProgramArray::try_from(map)?.set(hook as u32, &fd, 0)?;
+    }
+    Ok(())
 }
 
 /// A `struct __sk_buff` (linux/bpf.h) that says what a test run lets one say.

@@ -145,7 +145,7 @@ async fn until(events: &mut Receiver, last: &str) -> Vec<String> {
             Event::Service(Change::Unreadable(name, _)) => said.push(format!("unreadable {name}")),
             Event::Health(Health::Away(_)) => said.push("away".to_owned()),
             Event::Health(_) => said.push("good".to_owned()),
-            Event::Slice(_) | Event::Node(_) | Event::ServiceCidr(_) => {}
+            Event::Slice(_) | Event::Node(_) => {}
         }
     }
     said
