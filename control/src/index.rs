@@ -1,6 +1,7 @@
 //! The model of all Services and slices, and which of them changed.
 
 use crate::desired::{Changes, DesiredPort};
+use crate::health::HealthCheck;
 use crate::ingest::{self, PortModel, ServiceModel, SliceModel, Zones};
 use crate::names::{Family, PortName, ServiceName};
 use crate::notice::{Notice, NoticeKind};
@@ -200,6 +201,18 @@ impl Index {
                 .map(|name| (name.clone(), self.ports(&name)))
                 .collect(),
         }
+    }
+
+    /// Whether the service changed since the last [`Index::compile`].
+    pub fn is_marked(&self, namespace: &str, name: &str) -> bool {
+        self.dirty.contains(&ServiceName::new(namespace, name))
+    }
+
+    /// What load balancers may ask this node about the service, if it has a `healthCheckNodePort`.
+    pub fn health_check(&self, name: &ServiceName) -> Option<HealthCheck> {
+        let model = self.services.get(name)?.model.as_ref()?;
+        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+        HealthCheck::of(model, slices.map(|slice| &slice.model))
     }
 
     /// Everything the operator must know of the objects as they are now.

@@ -13,6 +13,7 @@
 //! * [`MemoryTables`] applies a plan in memory and checks exactly that.
 
 mod desired;
+mod health;
 mod index;
 mod ingest;
 mod names;
@@ -22,6 +23,7 @@ mod select;
 mod tables;
 
 pub use desired::{Changes, DesiredPort, Endpoint};
+pub use health::HealthCheck;
 pub use index::{Index, Options};
 pub use ingest::set_api_defaults;
 pub use names::{Family, PortName, ServiceName};

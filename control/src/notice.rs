@@ -39,6 +39,8 @@ pub enum NoticeKind {
     InvalidPort { port: i32 },
     #[error("nodePort {port} is not a port number from 1 to 65535: ignored")]
     InvalidNodePort { port: i32 },
+    #[error("healthCheckNodePort {port} is not a port number from 1 to 65535: load balancers cannot ask this node")]
+    InvalidHealthCheckPort { port: i32 },
     #[error("port {port} has no nodePort: the service type asks for one")]
     NoNodePort { port: u16 },
     #[error("protocol {protocol:?} of port {port} is none of TCP, UDP, SCTP: ignored")]

@@ -19,6 +19,8 @@ pub(crate) struct ServiceModel {
     /// Every address but the node's, with its kind; ClusterIPs first.
     pub(crate) addresses: Vec<(Address, FrontendKind)>,
     pub(crate) ports: Vec<PortModel>,
+    /// Where a load balancer asks whether this node has endpoints; only with externalTrafficPolicy Local.
+    pub(crate) health_check_node_port: Option<u16>,
 }
 
 /// One entry of `spec.ports`.
@@ -75,13 +77,29 @@ impl Reader<'_> {
             flags: 0,
             addresses: cluster_ips,
             ports: Vec::new(),
+            health_check_node_port: None,
         };
         self.load_balancer_addresses(object, spec, &mut model);
         self.external_ips(spec, &mut model);
         self.ports(spec, &mut model);
         self.policies(spec, &mut model);
         self.session_affinity(spec, &mut model);
+        model.health_check_node_port = self.health_check_node_port(spec);
         Some(model)
+    }
+
+    /// As `k8s.io/kubernetes/pkg/api/v1/service.NeedsHealthCheck` has it.
+    fn health_check_node_port(&mut self, spec: &ServiceSpec) -> Option<u16> {
+        let local = spec.external_traffic_policy.as_deref() == Some("Local");
+        if spec.type_.as_deref() != Some("LoadBalancer") || !local {
+            return None;
+        }
+        let number = spec.health_check_node_port.unwrap_or_default();
+        let port = port_number(number);
+        if port.is_none() && number != 0 {
+            self.notices.push(NoticeKind::InvalidHealthCheckPort { port: number });
+        }
+        port
     }
 
     fn session_affinity(&mut self, spec: &ServiceSpec, model: &mut ServiceModel) {
