@@ -2,6 +2,7 @@
 
 mod engine;
 mod model;
+mod pending;
 mod provider;
 mod settings;
 mod state;
@@ -11,6 +12,7 @@ use self::model::Shared;
 use self::provider::Knowledge;
 use crate::admin::Server;
 use crate::cli::AgentArgs;
+use crate::health::{Health, Requests};
 use crate::net::Watcher;
 use crate::source::{self, Receiver, cluster, manifests};
 use anyhow::{Context, Result};
@@ -46,18 +48,22 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     // What options can be wrong about comes first: then nothing is attached.
     let sockets = Sockets::find(args)?;
     let (sender, events) = source::queue();
+    let requests = Requests::default();
+    let health = Health::new(settings::health(args), requests.clone());
     let origin = match &args.manifests {
         Some(dir) => manifests::start(dir, sender)?,
-        None => cluster::start(&settings::endpoint(args), &node, sender).await?,
+        None => cluster::start(&settings::endpoint(args, requests), &node, sender).await?,
     };
     let shared = Arc::new(Shared::new(&node, origin.clone(), args));
-    let mut engine = tokio::task::block_in_place(|| Engine::open(args, Arc::clone(&shared)))?;
+    let mut engine = tokio::task::block_in_place(|| Engine::open(args, Arc::clone(&shared), Arc::clone(&health)))?;
     let mut network = Watcher::start(settings::network(args)).context("cannot follow the node's interfaces")?;
     engine.sync_network(&network.next().await.context("cannot read the node's interfaces")?);
     engine.attach_sockets(&sockets)?;
-    let answers = tokio::spawn(server.serve(Arc::new(Knowledge::open(&args.state_dir, shared)?)));
+    let knowledge = Arc::new(Knowledge::open(&args.state_dir, shared, Arc::clone(&health))?);
+    health.serve(knowledge.clone());
+    let answers = tokio::spawn(server.serve(knowledge));
     info!(source = origin, took = ?begun.elapsed(), "running");
-    follow(&mut engine, &mut network, events, &mut signals).await;
+    follow(&mut engine, &mut network, events, &mut signals, &health).await;
     // Takes the socket's file away with it.
     answers.abort();
     if let Err(error) = answers.await
@@ -70,7 +76,13 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
 }
 
 /// The loop: whatever happens is taken in, together with all that is queued behind it, and then written at once.
-async fn follow(engine: &mut Engine, network: &mut Watcher, mut events: Receiver, signals: &mut Signals) {
+async fn follow(
+    engine: &mut Engine,
+    network: &mut Watcher,
+    mut events: Receiver,
+    signals: &mut Signals,
+    health: &Health,
+) {
     let mut reconcile = interval_at(tokio::time::Instant::now() + RECONCILE, RECONCILE);
     let mut retry = interval_at(tokio::time::Instant::now() + RETRY, RETRY);
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -83,6 +95,7 @@ async fn follow(engine: &mut Engine, network: &mut Watcher, mut events: Receiver
                 return;
             }
             Some((arrived, event)) = events.recv() => {
+                health.set_busy(true);
                 engine.take(arrived, &event);
                 for _ in 1..BATCH {
                     let Ok((arrived, event)) = events.try_recv() else { break };
@@ -94,6 +107,7 @@ async fn follow(engine: &mut Engine, network: &mut Watcher, mut events: Receiver
             }
             found = network.next() => match found {
                 Ok(found) => {
+                    health.set_busy(true);
                     network_failed = false;
                     engine.sync_network(&found);
                 }
@@ -103,10 +117,17 @@ async fn follow(engine: &mut Engine, network: &mut Watcher, mut events: Receiver
                     }
                 }
             },
-            _ = reconcile.tick() => engine.reconcile(),
-            _ = retry.tick() => engine.retry(),
+            _ = reconcile.tick() => {
+                health.set_busy(true);
+                engine.reconcile();
+            }
+            _ = retry.tick() => {
+                health.set_busy(true);
+                engine.retry();
+            }
         }
         tokio::task::block_in_place(|| engine.write());
+        health.set_busy(false);
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Args {
 }
 
 /// The subcommands of `ferrogate` whose help is printed; the first is `ferrogate` itself.
-const COMMANDS: &[&str] = &["", "agent", "status", "services", "flows", "cleanup"];
+const COMMANDS: &[&str] = &["", "agent", "status", "services", "flows", "metrics", "cleanup"];
 
 pub(crate) fn docs(args: &Args) -> Result<()> {
     // The agent, whose help is asked for, embeds the object.
@@ -50,10 +50,12 @@ fn text() -> Result<String> {
     let mut text = String::from(
         "# Reference\n\n\
          Written by `cargo xtask docs` from the code; `cargo xtask lint` checks it. Do not edit it by hand.\n\n\
-         - [Reasons](#reasons)\n- [Maps](#maps)\n- [Commands and options](#commands-and-options)\n",
+         - [Reasons](#reasons)\n- [Maps](#maps)\n- [Metrics](#metrics)\n- [Commands and options](#commands-and-options)\n",
     );
     reasons(&mut text);
     map_table(&mut text);
+    cmd::run(cmd::cargo().args(["build", "--quiet", "--package", "ferrogate-agent", "--bin", "ferrogate"]))?;
+    metrics(&mut text)?;
     commands(&mut text)?;
     Ok(text)
 }
@@ -89,8 +91,23 @@ fn map_table(text: &mut String) {
     }
 }
 
+fn metrics(text: &mut String) -> Result<()> {
+    let list = cmd::output(Command::new(ferrogate()).args(["metrics", "--list"]))?;
+    let _ = write!(
+        text,
+        "\n## Metrics\n\n\
+         Served at `/metrics` on `--metrics-bind-address`, and printed by `ferrogate metrics`. Those that begin with `kubeproxy_` and\n\
+         `rest_client_` have kube-proxy's names, types and labels, so that its dashboards and alerts go on working.\n\n{}\n",
+        list.trim_end()
+    );
+    Ok(())
+}
+
+fn ferrogate() -> PathBuf {
+    paths::target().join("debug/ferrogate")
+}
+
 fn commands(text: &mut String) -> Result<()> {
-    cmd::run(cmd::cargo().args(["build", "--quiet", "--package", "ferrogate-agent", "--bin", "ferrogate"]))?;
     text.push_str("\n## Commands and options\n");
     for command in COMMANDS {
         let title = format!("ferrogate {command}");
@@ -102,7 +119,7 @@ fn commands(text: &mut String) -> Result<()> {
 /// What `ferrogate <command> --help` prints, whoever asks: without colours, a hundred columns wide, and without the values
 /// that options have in the caller's environment.
 fn help(command: &str) -> Result<String> {
-    let mut ferrogate = Command::new(paths::target().join("debug/ferrogate"));
+    let mut ferrogate = Command::new(ferrogate());
     ferrogate.args((!command.is_empty()).then_some(command)).arg("--help");
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"FERROGATE_") || name == "CLICOLOR_FORCE" {

@@ -7,7 +7,7 @@
 //! -> {"op":"services","name":"default/order-service"}
 //! <- {"ok":[{"namespace":"default","name":"order-service", ...}]}
 //! -> {"op":"nonsense"}
-//! <- {"error":"unknown variant `nonsense`, expected one of `status`, `services`, `flows` at line 1 column 16"}
+//! <- {"error":"unknown variant `nonsense`, expected one of `status`, `metrics`, `services`, `flows` at line 1 column 16"}
 //! ```
 
 mod client;
@@ -39,6 +39,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub enum Request {
     /// Answered with a [`Status`].
     Status,
+    /// Answered with a text: all metrics, as Prometheus reads them.
+    Metrics,
     /// Answered with [`ServiceRow`]s, ordered by namespace, name and port.
     Services {
         /// `name` or `namespace/name`; all, when absent.

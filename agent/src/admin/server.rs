@@ -18,6 +18,8 @@ const CONCURRENT: usize = 8;
 /// What the agent knows. Called on a thread that may block: maps are read.
 pub trait Provider: Send + Sync + 'static {
     fn status(&self) -> Result<Status>;
+    /// As Prometheus reads them.
+    fn metrics(&self) -> Result<String>;
     fn services(&self, name: Option<&str>) -> Result<Vec<ServiceRow>>;
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage>;
 }
@@ -131,6 +133,7 @@ async fn answer(mut stream: UnixStream, provider: Arc<dyn Provider>) -> Result<(
 fn respond(provider: &dyn Provider, request: &Request) -> Response {
     let value = match request {
         Request::Status => provider.status().and_then(|status| Ok(serde_json::to_value(status)?)),
+        Request::Metrics => provider.metrics().map(serde_json::Value::from),
         Request::Services { name } => provider
             .services(name.as_deref())
             .and_then(|rows| Ok(serde_json::to_value(rows)?)),
@@ -157,6 +160,10 @@ mod tests {
                 abi: 1,
                 ..Status::default()
             })
+        }
+
+        fn metrics(&self) -> Result<String> {
+            Ok("up 1\n".to_owned())
         }
 
         fn services(&self, name: Option<&str>) -> Result<Vec<ServiceRow>> {

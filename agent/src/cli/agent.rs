@@ -7,6 +7,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// On or off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -216,6 +217,50 @@ pub struct AgentArgs {
         help_heading = "Translation"
     )]
     pub node_port_addresses: Vec<IpNet>,
+
+    /// Where /healthz and /livez are answered; 0.0.0.0 and [::] are all addresses of both families; off: nowhere
+    #[arg(
+        long,
+        value_name = "IP[:PORT]|off",
+        env = "FERROGATE_HEALTHZ_BIND_ADDRESS",
+        default_value = "0.0.0.0:10256",
+        value_parser = parse::healthz_bind,
+        help_heading = "Health and metrics"
+    )]
+    pub healthz_bind_address: parse::Bind,
+
+    /// Where /metrics and /proxyMode are answered; off: nowhere
+    #[arg(
+        long,
+        value_name = "IP[:PORT]|off",
+        env = "FERROGATE_METRICS_BIND_ADDRESS",
+        default_value = "127.0.0.1:10249",
+        value_parser = parse::metrics_bind,
+        help_heading = "Health and metrics"
+    )]
+    pub metrics_bind_address: parse::Bind,
+
+    /// A change that is not written for this long makes /healthz and /livez answer 503
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "FERROGATE_HEALTHZ_TIMEOUT",
+        default_value = "60s",
+        value_parser = parse::duration,
+        help_heading = "Health and metrics"
+    )]
+    pub healthz_timeout: Duration,
+
+    /// Service ports that have a metric of their own, the busiest ones; off: none
+    #[arg(
+        long,
+        value_name = "N|off",
+        env = "FERROGATE_METRICS_SERVICES",
+        default_value = "1000",
+        value_parser = parse::limit,
+        help_heading = "Health and metrics"
+    )]
+    pub metrics_services: parse::Limit,
 
     /// Directory in a bpf file system for pinned maps and links; each agent of a kernel needs its own
     #[arg(long, value_name = "DIR", env = "FERROGATE_STATE_DIR", default_value = super::query::STATE_DIR, help_heading = "Paths")]

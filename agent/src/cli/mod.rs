@@ -3,6 +3,7 @@
 mod agent;
 mod cleanup;
 mod flows;
+mod metrics;
 pub mod parse;
 mod query;
 mod services;
@@ -41,6 +42,8 @@ pub enum Command {
     Services(services::ServicesArgs),
     /// List the connections that are being translated
     Flows(flows::FlowsArgs),
+    /// Print the metrics of the agent, as Prometheus reads them
+    Metrics(metrics::MetricsArgs),
     /// Take every trace of Ferrogate off this node: programs, maps, settings
     Cleanup(cleanup::CleanupArgs),
 }
@@ -52,6 +55,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Status(args) => status::run(&args),
         Command::Services(args) => services::run(&args),
         Command::Flows(args) => flows::run(&args),
+        Command::Metrics(args) => metrics::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
     }
 }

@@ -2,7 +2,8 @@
 
 use ferrogate_common::maps;
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 /// A range of ports, both ends included, host order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +102,82 @@ pub fn node_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Where a server listens; `None`: nowhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bind(pub Option<SocketAddr>);
+
+/// kube-proxy's ports (`pkg/cluster/ports`).
+const HEALTHZ_PORT: u16 = 10_256;
+const METRICS_PORT: u16 = 10_249;
+
+/// `0.0.0.0:10256`, `[::]`, or `off`.
+pub fn healthz_bind(text: &str) -> Result<Bind, String> {
+    bind(text, HEALTHZ_PORT)
+}
+
+/// `127.0.0.1:10249`, `[::1]`, or `off`.
+pub fn metrics_bind(text: &str) -> Result<Bind, String> {
+    bind(text, METRICS_PORT)
+}
+
+/// The port may be left out.
+fn bind(text: &str, port: u16) -> Result<Bind, String> {
+    let text = text.trim();
+    if text.is_empty() || text == "off" {
+        return Ok(Bind(None));
+    }
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .unwrap_or(text);
+    let address = text
+        .parse()
+        .or_else(|_| bare.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, port)));
+    match address {
+        Ok(address) if address.port() != 0 => Ok(Bind(Some(address))),
+        _ => Err(format!(
+            "not an address to listen on; write IP or IP:PORT, for example 0.0.0.0:{port} or [::]:{port}, or off"
+        )),
+    }
+}
+
+/// `60s`, `2m`, `1500ms`, `1h`; at least a second.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let text = text.trim();
+    let digits = text
+        .find(|character: char| !character.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let milliseconds = match unit {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let whole = number.parse::<u64>().ok().zip(milliseconds);
+    match whole.and_then(|(number, milliseconds)| number.checked_mul(milliseconds)) {
+        Some(milliseconds) if milliseconds >= 1000 => Ok(Duration::from_millis(milliseconds)),
+        Some(_) => Err("give at least 1s".to_owned()),
+        None => Err("not a time; write a whole number and its unit, for example 60s, 2m or 1500ms".to_owned()),
+    }
+}
+
+/// How many at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limit(pub usize);
+
+/// `1000`, or `off` for none.
+pub fn limit(text: &str) -> Result<Limit, String> {
+    match text.trim() {
+        "off" => Ok(Limit(0)),
+        number => number
+            .parse()
+            .map(Limit)
+            .map_err(|_| "neither a whole number nor off".to_owned()),
+    }
+}
+
 /// `order-service` or `default/order-service`.
 pub fn service_filter(text: &str) -> Result<String, String> {
     match text.matches('/').count() {
@@ -134,6 +211,35 @@ mod tests {
         );
         assert_eq!(cidr("fd00::1").map(|net| net.to_string()), Ok("fd00::1/128".to_owned()));
         assert!(cidr("10.0.0.0/33").unwrap_err().contains("CIDR"));
+    }
+
+    #[test]
+    fn a_server_listens_on_an_address_with_or_without_its_port_or_not_at_all() {
+        let at = |text: &str| healthz_bind(text).map(|bind| bind.0.map(|address| address.to_string()));
+        assert_eq!(at("0.0.0.0"), Ok(Some("0.0.0.0:10256".to_owned())));
+        assert_eq!(at("::"), Ok(Some("[::]:10256".to_owned())));
+        assert_eq!(at("[::1]:99"), Ok(Some("[::1]:99".to_owned())));
+        assert_eq!(
+            metrics_bind("[::1]").map(|bind| bind.0.map(|address| address.port())),
+            Ok(Some(10_249))
+        );
+        assert_eq!((at("off"), at("")), (Ok(None), Ok(None)));
+        for wrong in ["10256", "host:10256", "1.2.3.4:0", "1.2.3.4:99999"] {
+            assert!(at(wrong).unwrap_err().contains("IP:PORT"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_have_a_unit_and_limits_can_be_off() {
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        for wrong in ["60", "s", "-1s", "1.5s", "99999999999999999h"] {
+            assert!(duration(wrong).unwrap_err().contains("60s"), "{wrong}");
+        }
+        assert!(duration("10ms").unwrap_err().contains("1s"));
+        assert_eq!((limit("off"), limit("50")), (Ok(Limit(0)), Ok(Limit(50))));
+        assert!(limit("many").unwrap_err().contains("off"));
     }
 
     #[test]

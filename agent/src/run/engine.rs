@@ -4,6 +4,7 @@ use super::model::{Applied, Shared};
 use super::{RETRY, settings};
 use crate::admin::{EdgeStatus, InterfaceStatus};
 use crate::cli::{AgentArgs, SocketEdge};
+use crate::health::{Health, Written};
 use crate::kernel::{self, Cgroup, Datapath, find_cgroup};
 use crate::net::{Network, Role};
 use crate::source::Event;
@@ -46,6 +47,7 @@ impl Sockets {
 pub(super) struct Engine {
     datapath: Datapath,
     shared: Arc<Shared>,
+    health: Arc<Health>,
     /// Arrival of the oldest event that is not written yet.
     oldest: Option<Instant>,
     /// The kernel held services when the agent started.
@@ -59,11 +61,13 @@ pub(super) struct Engine {
     pod_edge: bool,
     uplink_edge: bool,
     node_edge: bool,
+    /// NodePorts are not on every address.
+    few_addresses: bool,
 }
 
 impl Engine {
     /// Loads the programs and reads back what the kernel holds.
-    pub(super) fn open(args: &AgentArgs, shared: Arc<Shared>) -> Result<Self> {
+    pub(super) fn open(args: &AgentArgs, shared: Arc<Shared>, health: Arc<Health>) -> Result<Self> {
         let begun = Instant::now();
         let mut datapath = Datapath::open(&settings::datapath(args)).context("cannot load the datapath")?;
         datapath
@@ -91,6 +95,7 @@ impl Engine {
         Ok(Self {
             datapath,
             shared,
+            health,
             oldest: None,
             restored,
             lost: false,
@@ -100,6 +105,7 @@ impl Engine {
             pod_edge: args.pod_edge.is_on(),
             uplink_edge: args.uplink_edge.is_on(),
             node_edge: args.node_edge.is_on(),
+            few_addresses: !args.node_port_addresses.is_empty(),
         })
     }
 
@@ -146,8 +152,13 @@ impl Engine {
             warn!("{notice}");
         }
         model.update_phase();
+        self.health.heard(event);
+        self.health.set_node_eligible(model.state.node_is_eligible());
         if model.state.is_dirty() {
             self.oldest.get_or_insert(arrived);
+            if model.state.is_synced() {
+                self.health.queued();
+            }
         }
     }
 
@@ -168,6 +179,7 @@ impl Engine {
 
     /// Asks for another attempt at what failed.
     pub(super) fn retry(&mut self) {
+        self.health.retry();
         if self.lost {
             self.shared.lock().state.mark_all();
         }
@@ -191,6 +203,8 @@ impl Engine {
                 Some(format!("interfaces cannot all be followed: {}", chain(&error)))
             }
         };
+        let node_ports = || network.node_port_addresses.clone();
+        self.health.set_addresses(self.few_addresses.then(node_ports));
         let interfaces = self.interfaces(network);
         let edges = self.edges(&interfaces);
         let mut model = self.shared.lock();
@@ -279,6 +293,15 @@ impl Engine {
                 if model.problems.writing.take().is_some() {
                     info!("maps can be written again");
                 }
+                self.health.written(&Written {
+                    full: changes.full,
+                    took: begun.elapsed(),
+                    operations: plan.ops.len(),
+                    triggers: model.state.pending().done(),
+                });
+                let checks = changes.services.keys();
+                let checks = checks.map(|name| (name.clone(), model.state.health_check(name)));
+                self.health.set_checks(checks.collect(), changes.full);
                 if plan.is_empty() && model.last_apply.is_some() {
                     return;
                 }
@@ -299,6 +322,7 @@ impl Engine {
                     error!(operations = plan.ops.len(), retry = ?RETRY, "{problem}");
                 }
                 model.problems.writing = Some(problem);
+                self.health.failed();
                 self.lost = true;
             }
         }

@@ -68,8 +68,13 @@ pub(super) struct Applied {
 impl Shared {
     pub(super) fn new(node: &str, origin: String, args: &AgentArgs) -> Self {
         let now = Instant::now();
+        let state = State::new(settings::control(node, args));
         let model = Model {
-            state: State::new(settings::control(node, args)),
+            state: if args.manifests.is_some() {
+                state.without_node()
+            } else {
+                state
+            },
             planner: Planner::new(Limits::default()),
             origin,
             since: now,

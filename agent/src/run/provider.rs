@@ -1,24 +1,53 @@
 //! What the admin socket is answered with.
 
 use super::model::{Applied, Model, Phase, Shared};
-use crate::admin::{ApplyStatus, FlowsPage, Provider, ServiceRow, SourceState, SourceStatus, Status};
+use crate::admin::{ApplyStatus, FlowsPage, MapStatus, Provider, ServiceRow, SourceState, SourceStatus, Status};
+use crate::health::{Health, Observation, Observe, SourceLabel};
 use crate::kernel::{StateDir, Tables};
 use crate::views::{self, Filter, Names};
 use anyhow::{Context, Result};
+use ferrogate_common::service_flags;
+use ferrogate_control::Family;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Counting the entries of full tables takes tens of milliseconds: metrics show counts of up to this age.
+const COUNTS_HOLD: Duration = Duration::from_secs(10);
 
 /// The model, and handles to the maps of its own: a question never waits for a write, nor a write for a question.
+#[derive(Debug)]
 pub(super) struct Knowledge {
     tables: Tables,
     shared: Arc<Shared>,
+    health: Arc<Health>,
+    counted: Mutex<Option<(Instant, Vec<MapStatus>)>>,
 }
 
 impl Knowledge {
-    pub(super) fn open(state_dir: &Path, shared: Arc<Shared>) -> Result<Self> {
+    pub(super) fn open(state_dir: &Path, shared: Arc<Shared>, health: Arc<Health>) -> Result<Self> {
         let tables = Tables::open(&StateDir::new(state_dir)).context("cannot open the maps for reading")?;
-        Ok(Self { tables, shared })
+        Ok(Self {
+            tables,
+            shared,
+            health,
+            counted: Mutex::new(None),
+        })
+    }
+
+    /// How full the tables are; empty when they cannot be read.
+    fn counted(&self) -> Vec<MapStatus> {
+        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*counted {
+            Some((at, maps)) if at.elapsed() < COUNTS_HOLD => maps.clone(),
+            _ => {
+                let maps = views::maps(&self.tables).unwrap_or_default();
+                *counted = Some((Instant::now(), maps.clone()));
+                maps
+            }
+        }
     }
 }
 
@@ -40,8 +69,12 @@ impl Provider for Knowledge {
             interfaces: model.interfaces.clone(),
             maps,
             reasons,
-            problems: model.all_problems(),
+            problems: model.all_problems().into_iter().chain(self.health.problems()).collect(),
         })
+    }
+
+    fn metrics(&self) -> Result<String> {
+        self.health.text().context("the metrics cannot be written")
     }
 
     fn services(&self, name: Option<&str>) -> Result<Vec<ServiceRow>> {
@@ -60,6 +93,48 @@ impl Provider for Knowledge {
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage> {
         let names = names(&self.shared.lock());
         views::flows(&self.tables, &names, Filter { service, client, limit })
+    }
+}
+
+impl Observe for Knowledge {
+    fn observe(&self) -> Observation {
+        let maps = self.counted();
+        let reasons = self.tables.reasons().unwrap_or_default();
+        let connections = self.tables.connections().unwrap_or_default();
+        let mut model = self.shared.lock();
+        let (pending_services, pending_slices) = model.state.pending().counts();
+        let ports = || model.planner.ports();
+        let mut no_local: BTreeMap<(&'static str, Family), u64> = BTreeMap::new();
+        for port in ports().filter(|port| port.range.cluster > 0 && port.range.local == 0) {
+            for (policy, flag) in [
+                ("internal", service_flags::INTERNAL_LOCAL),
+                ("external", service_flags::EXTERNAL_LOCAL),
+            ] {
+                if port.flags & flag != 0 {
+                    *no_local.entry((policy, port.name.family)).or_default() += 1;
+                }
+            }
+        }
+        Observation {
+            reasons: reasons
+                .into_iter()
+                .map(|(reason, count)| (reason.label(), count))
+                .collect(),
+            connections: ports()
+                .filter_map(|port| Some((port.name.clone(), *connections.get(&port.id)?)))
+                .collect(),
+            maps,
+            no_local,
+            pending_services,
+            pending_slices,
+            service_ports: ports().count(),
+            source: match model.phase {
+                Phase::Syncing => SourceLabel::Syncing,
+                Phase::Synced => SourceLabel::Synced,
+                Phase::Away => SourceLabel::Away,
+            },
+            problems: model.all_problems().len() + self.health.problems().len(),
+        }
     }
 }
 
@@ -88,7 +163,7 @@ fn source(model: &Model) -> SourceStatus {
 }
 
 fn apply(applied: Applied) -> ApplyStatus {
-    let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     ApplyStatus {
         generation: applied.generation,
         ago_seconds: applied.at.elapsed().as_secs(),

@@ -1,6 +1,7 @@
 //! Options into what the layers below are told.
 
 use crate::cli::{AgentArgs, SnatMode, XdpMode};
+use crate::health::{Requests, Settings};
 use crate::kernel::{self, DatapathOptions, EdgeOptions};
 use crate::net::{Glob, NetOptions};
 use crate::source::cluster::Endpoint;
@@ -65,8 +66,18 @@ pub(super) fn network(args: &AgentArgs) -> NetOptions {
     }
 }
 
-pub(super) fn endpoint(args: &AgentArgs) -> Endpoint {
+pub(super) fn health(args: &AgentArgs) -> Settings {
+    Settings {
+        healthz: args.healthz_bind_address.0,
+        metrics: args.metrics_bind_address.0,
+        timeout: args.healthz_timeout,
+        services: args.metrics_services.0,
+    }
+}
+
+pub(super) fn endpoint(args: &AgentArgs, requests: Requests) -> Endpoint {
     Endpoint {
+        requests,
         kubeconfig: args.kubeconfig.clone(),
         servers: args.api_server.clone(),
     }

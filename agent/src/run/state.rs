@@ -1,10 +1,14 @@
 //! Events into the index: what is known, and whether it is enough to act on.
 
+use super::pending::Pending;
 use crate::source::{Change, Event, Health, ObjectName};
-use ferrogate_control::{Changes, Index, Notice, Options};
+use ferrogate_control::{Changes, HealthCheck, Index, Notice, Options, ServiceName};
 use k8s_openapi::api::core::v1::Node;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+/// Taint of a Node that the cluster autoscaler is about to delete (its `utils/taints`).
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// The objects of one kind.
 #[derive(Default, Debug)]
@@ -96,6 +100,11 @@ pub(crate) struct State {
     slices: Known,
     node: Known,
     health: Option<Health>,
+    /// Whether the Node is there to stay, as it was last seen; `None`: there is none.
+    node_stays: Option<bool>,
+    /// Having no Node says nothing.
+    node_optional: bool,
+    pending: Pending,
     /// The node's own addresses, once its Node was seen.
     node_addresses: Option<Vec<IpAddr>>,
 }
@@ -109,7 +118,18 @@ impl State {
             slices: Known::default(),
             node: Known::default(),
             health: None,
+            node_stays: None,
+            node_optional: false,
+            pending: Pending::default(),
             node_addresses: None,
+        }
+    }
+
+    /// For a source whose Node may be missing: a machine without a cluster.
+    pub(crate) fn without_node(self) -> Self {
+        Self {
+            node_optional: true,
+            ..self
         }
     }
 
@@ -139,11 +159,17 @@ impl State {
                 }
             }
             Event::Node(change) => {
-                self.node.track(change);
+                let gone = self.node.track(change);
+                if gone.iter().any(|gone| gone.name == self.node_name) {
+                    self.node_stays = None;
+                }
                 object(change).into_iter().for_each(|node| self.take_node(node));
             }
             Event::Health(health) => self.health = Some(health.clone()),
         }
+        let index = &self.index;
+        self.pending
+            .note(event, |namespace, name| index.is_marked(namespace, name));
         if !was_synced && self.is_synced() {
             // What an earlier run left in the kernel and nobody claims now has to go.
             self.index.mark_all();
@@ -157,6 +183,12 @@ impl State {
             return;
         }
         self.index.apply_node(node);
+        let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref());
+        let going = taints
+            .unwrap_or_default()
+            .iter()
+            .any(|taint| taint.key == TO_BE_DELETED);
+        self.node_stays = Some(node.metadata.deletion_timestamp.is_none() && !going);
         let addresses = node
             .status
             .as_ref()
@@ -175,6 +207,22 @@ impl State {
     /// Whether the Node was looked for: its zone and addresses matter, but are not worth waiting for without end.
     pub(crate) fn knows_node(&self) -> bool {
         self.node.synced
+    }
+
+    /// Whether load balancers may send new connections to this node: not when it is being deleted, or has no Node.
+    /// Until that is known they may.
+    pub(crate) fn node_is_eligible(&self) -> bool {
+        self.node_stays.unwrap_or(self.node_optional || !self.knows_node())
+    }
+
+    /// What load balancers may ask about the service.
+    pub(crate) fn health_check(&self, name: &ServiceName) -> Option<HealthCheck> {
+        self.index.health_check(name)
+    }
+
+    /// Changes that are not written yet.
+    pub(super) fn pending(&mut self) -> &mut Pending {
+        &mut self.pending
     }
 
     /// Single objects that cannot be read.

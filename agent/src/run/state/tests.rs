@@ -258,3 +258,47 @@ fn an_object_that_cannot_be_read_keeps_what_was_known_of_it() {
     rig.take(vec![unreadable(), Event::Service(Change::Deleted(name("web")))]);
     assert!(rig.addresses().is_empty() && rig.state.unreadable_objects().is_empty());
 }
+
+fn node(spec: serde_json::Value, deleted: bool) -> Box<Node> {
+    let mut object = json!({"metadata": {"name": "node-1"}, "spec": spec});
+    if deleted {
+        object["metadata"]["deletionTimestamp"] = "2026-03-01T12:00:00Z".into();
+    }
+    serde_json::from_value(object).expect("a Node")
+}
+
+#[test]
+fn a_node_is_eligible_unless_it_is_known_to_go_or_to_be_gone() {
+    let mut state = Rig::new().state;
+    let mut after = |change: Change<Node>| {
+        state.take(&Event::Node(change));
+        state.node_is_eligible()
+    };
+    assert!(after(Change::Restart), "nobody has looked yet");
+    assert!(!after(Change::Complete), "there is none");
+    assert!(after(Change::Applied(node(json!({}), false))));
+    let taint = |key: &str| json!({"taints": [{"key": key, "effect": "NoSchedule"}]});
+    assert!(after(Change::Applied(node(taint("example.com/other"), false))));
+    assert!(!after(Change::Applied(node(taint(TO_BE_DELETED), false))));
+    assert!(after(Change::Applied(node(json!({}), false))), "the taint is gone");
+    assert!(!after(Change::Applied(node(json!({}), true))), "it is being deleted");
+    assert!(after(Change::Applied(node(json!({}), false))), "made anew");
+    let name = ObjectName::of(node(json!({}), false).as_ref());
+    assert!(!after(Change::Deleted(name)));
+    after(Change::Restart);
+    assert!(after(Change::Listed(node(json!({}), false))));
+    assert!(after(Change::Complete));
+    after(Change::Restart);
+    assert!(!after(Change::Complete), "gone while nobody watched");
+}
+
+#[test]
+fn a_machine_without_a_cluster_needs_no_node() {
+    let mut state = Rig::new().state.without_node();
+    for change in [Change::Restart, Change::Complete] {
+        state.take(&Event::Node(change));
+        assert!(state.node_is_eligible());
+    }
+    state.take(&Event::Node(Change::Applied(node(json!({}), true))));
+    assert!(!state.node_is_eligible(), "one that is there counts");
+}

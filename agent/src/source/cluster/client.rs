@@ -1,6 +1,8 @@
 //! How the API server is reached.
 
+use crate::health::Requests;
 use anyhow::{Context, Result};
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Client, Config};
@@ -20,6 +22,8 @@ pub struct Endpoint {
     pub kubeconfig: Option<PathBuf>,
     /// URLs that replace the one of the kubeconfig or service account.
     pub servers: Vec<String>,
+    /// Counts what is asked.
+    pub requests: Requests,
 }
 
 /// One client a server, of which one is in use.
@@ -49,8 +53,9 @@ impl Pool {
         }
         let clients = configs.into_iter().map(|config| {
             let url = config.cluster_url.to_string().trim_end_matches('/').to_owned();
-            let client = Client::try_from(config).with_context(|| format!("cannot make a client for {url}"))?;
-            Ok((url, client))
+            let counting = endpoint.requests.layer(&config.cluster_url);
+            let client = ClientBuilder::try_from(config).with_context(|| format!("cannot make a client for {url}"))?;
+            Ok((url, client.with_layer(&counting).build()))
         });
         Ok(Self {
             clients: clients.collect::<Result<_>>()?,

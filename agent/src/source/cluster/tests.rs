@@ -1,5 +1,6 @@
 use super::super::{Health, Receiver, queue};
 use super::*;
+use crate::health::Requests;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use tempfile::TempDir;
@@ -122,6 +123,7 @@ async fn follow(dir: &TempDir, servers: &[SocketAddr]) -> Receiver {
     let endpoint = Endpoint {
         kubeconfig: Some(path),
         servers,
+        requests: Requests::default(),
     };
     let origin = start(&endpoint, "one", sender).await.expect("start");
     assert!(origin.starts_with("cluster http://127.0.0.1:"), "{origin}");

@@ -1,0 +1,195 @@
+//! Metrics that are looked up when they are asked for: in the maps, in the model, in /proc.
+
+use super::spec::{Kind, Spec};
+use super::{by_family, process, spec};
+use crate::admin::MapStatus;
+use ferrogate_control::{Family, PortName};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// What is looked up. Called on a thread that may block.
+pub(crate) trait Observe: fmt::Debug + Send + Sync + 'static {
+    fn observe(&self) -> Observation;
+}
+
+/// The state of the source, for its label.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SourceLabel {
+    Syncing,
+    Synced,
+    Away,
+}
+
+/// New connections to a Service port.
+pub(crate) type ServiceConnections = (PortName, u64);
+
+/// The agent and its maps at one moment. What could not be read is left out.
+#[derive(Clone, Debug)]
+pub(crate) struct Observation {
+    /// By label of the reason.
+    pub(crate) reasons: Vec<(&'static str, u64)>,
+    pub(crate) connections: Vec<ServiceConnections>,
+    pub(crate) maps: Vec<MapStatus>,
+    /// Service ports without an endpoint here that their policy Local asks for, by policy and family.
+    pub(crate) no_local: BTreeMap<(&'static str, Family), u64>,
+    pub(crate) pending_services: usize,
+    pub(crate) pending_slices: usize,
+    pub(crate) service_ports: usize,
+    pub(crate) source: SourceLabel,
+    pub(crate) problems: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Observer {
+    observe: Arc<dyn Observe>,
+    /// Service ports to list, at most.
+    services: usize,
+}
+
+impl Observer {
+    pub(super) fn new(observe: Arc<dyn Observe>, services: usize) -> Self {
+        Self { observe, services }
+    }
+}
+
+impl Collector for Observer {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut found = self.observe.observe();
+        let mut out = Out(&mut encoder);
+        out.single(&spec::SERVICE_PENDING, found.pending_services as f64)?;
+        out.single(&spec::ENDPOINT_PENDING, found.pending_slices as f64)?;
+        let policies = ["internal", "external"].into_iter();
+        let no_local = policies.flat_map(|policy| Family::ALL.map(|family| (policy, family)));
+        let no_local = no_local.map(|(policy, family)| {
+            let [family_label] = by_family(family);
+            let count = found.no_local.get(&(policy, family)).copied().unwrap_or(0);
+            ([("traffic_policy", policy), family_label], count as f64)
+        });
+        out.gauge(&spec::NO_LOCAL, no_local)?;
+        let packets = found
+            .reasons
+            .iter()
+            .map(|(reason, count)| ([("reason", *reason)], *count));
+        out.counter(&spec::PACKETS, packets)?;
+        self.connections(&mut found.connections, &mut out)?;
+        maps(&found.maps, &mut out)?;
+        out.single(&spec::SERVICE_PORTS, found.service_ports as f64)?;
+        let states = [
+            (SourceLabel::Syncing, "syncing"),
+            (SourceLabel::Synced, "synced"),
+            (SourceLabel::Away, "away"),
+        ];
+        let states = states.map(|(state, label)| ([("state", label)], f64::from(u8::from(state == found.source))));
+        out.gauge(&spec::SOURCE, states)?;
+        out.single(&spec::PROBLEMS, found.problems as f64)?;
+        let build = [
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("abi", ferrogate_common::ABI_VERSION.to_string()),
+        ];
+        out.gauge(&spec::BUILD, [(build, 1.0)])?;
+        processes(&mut out)
+    }
+}
+
+impl Observer {
+    fn connections(&self, found: &mut [ServiceConnections], out: &mut Out<'_, '_>) -> fmt::Result {
+        found.sort_by(|(one, a), (other, b)| b.cmp(a).then_with(|| one.cmp(other)));
+        let rows = found.iter().take(self.services).map(|(port, count)| {
+            let labels = [
+                ("namespace", port.service.namespace.to_string()),
+                ("service", port.service.name.to_string()),
+                ("port", port.port.to_string()),
+                ("protocol", port.protocol.name().to_owned()),
+                ("ip_family", port.family.to_string()),
+            ];
+            (labels, *count)
+        });
+        out.counter(&spec::CONNECTIONS, rows)?;
+        let omitted = found.len().saturating_sub(self.services);
+        out.single(&spec::CONNECTIONS_OMITTED, omitted as f64)
+    }
+}
+
+fn maps(maps: &[MapStatus], out: &mut Out<'_, '_>) -> fmt::Result {
+    let used: Vec<(&MapStatus, u64)> = maps.iter().filter_map(|map| Some((map, map.used?))).collect();
+    let label = |map: &MapStatus| [("map", map.name.clone())];
+    out.gauge(
+        &spec::MAP_ENTRIES,
+        used.iter().map(|(map, used)| (label(map), *used as f64)),
+    )?;
+    out.gauge(&spec::MAP_MAX, maps.iter().map(|map| (label(map), map.limit as f64)))?;
+    let pressure = used.iter().filter(|(map, _)| map.limit > 0);
+    out.gauge(
+        &spec::MAP_PRESSURE,
+        pressure.map(|(map, used)| (label(map), *used as f64 / map.limit as f64)),
+    )?;
+    let flows = used.iter().filter_map(|(map, used)| {
+        let table = match map.name.as_str() {
+            "FLOWS" => "established",
+            "HALF_OPEN" => "half-open",
+            "SNAT_FLOWS" => "snat",
+            _ => return None,
+        };
+        Some(([("table", table)], *used as f64))
+    });
+    out.gauge(&spec::FLOWS, flows)
+}
+
+fn processes(out: &mut Out<'_, '_>) -> fmt::Result {
+    let found = process::read();
+    for (spec, value) in [
+        (&spec::PROCESS_CPU, found.cpu_seconds),
+        (&spec::PROCESS_RESIDENT, found.resident_bytes),
+        (&spec::PROCESS_VIRTUAL, found.virtual_bytes),
+        (&spec::PROCESS_FDS, found.open_fds),
+        (&spec::PROCESS_MAX_FDS, found.max_fds),
+        (&spec::PROCESS_START, found.start_seconds),
+    ] {
+        value.map_or(Ok(()), |value| out.single(spec, value))?;
+    }
+    Ok(())
+}
+
+/// Metrics by their specification; without values, without a word.
+struct Out<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Out<'_, '_> {
+    /// A metric without labels.
+    fn single(&mut self, spec: &Spec, value: f64) -> fmt::Result {
+        let mut encoder = self
+            .0
+            .encode_descriptor(spec.family(), spec.help, None, spec.kind.encoded())?;
+        match spec.kind {
+            Kind::Counter => encoder.encode_counter::<NoLabelSet, f64, f64>(&value, None),
+            Kind::Gauge | Kind::Histogram => encoder.encode_gauge(&value),
+        }
+    }
+
+    fn gauge<L: EncodeLabelSet>(&mut self, spec: &Spec, values: impl IntoIterator<Item = (L, f64)>) -> fmt::Result {
+        self.family(spec, values, |mut encoder, value| encoder.encode_gauge(&value))
+    }
+
+    fn counter<L: EncodeLabelSet>(&mut self, spec: &Spec, values: impl IntoIterator<Item = (L, u64)>) -> fmt::Result {
+        self.family(spec, values, |mut encoder, value| {
+            encoder.encode_counter::<NoLabelSet, u64, f64>(&value, None)
+        })
+    }
+
+    fn family<L: EncodeLabelSet, N>(
+        &mut self,
+        spec: &Spec,
+        values: impl IntoIterator<Item = (L, N)>,
+        write: impl Fn(MetricEncoder<'_>, N) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut values = values.into_iter().peekable();
+        if values.peek().is_none() {
+            return Ok(());
+        }
+        let kind = spec.kind.encoded();
+        let mut encoder = self.0.encode_descriptor(spec.family(), spec.help, None, kind)?;
+        values.try_for_each(|(labels, value)| write(encoder.encode_family(&labels)?, value))
+    }
+}
