@@ -31,6 +31,7 @@ mod pki;
 mod pod;
 mod process;
 mod proxy;
+mod web;
 
 pub use addresses::{Family, Pair};
 pub use cluster::{Options, Rig, Source};
@@ -44,3 +45,4 @@ pub use objects::{NAMESPACE, ServicePort, ServiceSpec};
 pub use pod::{Pod, PodSpec};
 pub use process::{Place, Process};
 pub use proxy::{FerrogateOptions, Proxy, SocketEdge};
+pub use web::HttpAnswer;

@@ -86,6 +86,7 @@ pub(crate) const LEVELS: &[Level] = &[
         crates: false,
         runs: &[
             Run::libtest("cluster"),
+            Run::libtest("health"),
             Run::walks(&["--source", "control-plane", "--proxy", "kube-proxy,ferrogate"]),
         ],
         minutes: 45,
