@@ -6,6 +6,7 @@
 //! * [`kernel`] runs packets through the loaded programs and through the host's pipeline, and compares.
 //! * [`walks`] is the matrix of clients, addresses, protocols and backends, as data, with what each walk must see.
 pub mod binaries;
+pub mod conformance;
 pub mod kernel;
 pub mod rig;
 pub mod walks;

@@ -7,6 +7,8 @@
 //! SCTP message (RFC 9260) with one message of it.
 use std::net::{IpAddr, SocketAddr};
 
+pub mod ask;
+
 use serde::{Deserialize, Serialize};
 
 /// Who answered, and how the conversation looked from there.

@@ -3,6 +3,7 @@
 mod bpf;
 mod build;
 mod cmd;
+mod conformance;
 mod docs;
 mod lint;
 mod paths;
@@ -36,6 +37,8 @@ enum Command {
     Run(run::Args),
     /// Set up, build, and run the tests
     Test(test::Args),
+    /// Run every conformance case beside kube-proxy, and print the table
+    Conformance(conformance::Args),
     /// Check formatting, lints, documentation and house rules
     Lint(lint::Args),
     /// Write the lists of docs/reference.md from the code
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::build(&args).map(|()| true),
         Command::Run(args) => run::run(&args).map(|()| true),
         Command::Test(args) => test::test(&args),
+        Command::Conformance(args) => conformance::conformance(&args),
         Command::Lint(args) => lint::lint(&args).map(|()| true),
         Command::Docs(args) => docs::docs(&args).map(|()| true),
     };

@@ -84,6 +84,14 @@ impl Api {
         Ok(())
     }
 
+    /// Begins the deletion of an object that has a grace period: it stays, being deleted, until somebody ends it.
+    pub fn delete_gracefully(&self, object: &Value) -> Result<()> {
+        let path = path(object)?;
+        let request = http::Request::delete(&path).body(Vec::new())?;
+        self.send(request).with_context(|| format!("delete {path}"))?;
+        Ok(())
+    }
+
     /// The text at a path (`/readyz`, `/api/v1/nodes`).
     pub fn get(&self, path: &str) -> Result<String> {
         self.send(http::Request::get(path).body(Vec::new())?)
@@ -132,7 +140,8 @@ fn path(object: &Value) -> Result<String> {
     } else {
         format!("/api/{version}")
     };
-    let plural = format!("{}s", kind.to_lowercase());
+    let kind = kind.to_lowercase();
+    let plural = if kind.ends_with('s') { kind } else { format!("{kind}s") };
     Ok(match word(&object["metadata"]["namespace"]) {
         Some(namespace) => format!("{group}/namespaces/{namespace}/{plural}/{name}"),
         None => format!("{group}/{plural}/{name}"),

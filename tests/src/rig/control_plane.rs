@@ -176,7 +176,7 @@ fn controllers(place: &Place, directory: &Path, kubeconfig: &Path) -> Result<Pro
     command.arg("--kubeconfig").arg(kubeconfig);
     // No other controller: nobody reports the nodes' health, and evictions are not wanted.
     command.args([
-        "--controllers=endpointslice-controller",
+        "--controllers=endpointslice-controller,endpointslice-mirroring-controller",
         "--leader-elect=false",
         "--allocate-node-cidrs=false",
         "--bind-address=127.0.0.1",

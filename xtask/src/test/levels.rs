@@ -42,6 +42,14 @@ impl Run {
             filter: Some("--filter"),
         }
     }
+
+    const fn conformance(arguments: &'static [&'static str]) -> Self {
+        Self {
+            target: "conformance",
+            arguments,
+            filter: Some("--filter"),
+        }
+    }
 }
 
 pub(crate) const LEVELS: &[Level] = &[
@@ -88,6 +96,7 @@ pub(crate) const LEVELS: &[Level] = &[
             Run::libtest("cluster"),
             Run::libtest("health"),
             Run::walks(&["--source", "control-plane", "--proxy", "kube-proxy,ferrogate"]),
+            Run::conformance(&["--quick"]),
         ],
         minutes: 45,
     },

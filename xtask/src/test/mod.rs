@@ -5,6 +5,7 @@ mod levels;
 mod plan;
 mod tally;
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -25,6 +26,11 @@ pub(crate) struct Args {
     /// Show every line of every test program
     #[arg(long, short)]
     verbose: bool,
+}
+
+/// Builds one integration test of the tests crate, and the binaries that it starts.
+pub(crate) fn program(target: &str) -> Result<PathBuf> {
+    plan::build_one(target)
 }
 
 /// Runs the chosen levels. The last line is always `N passed, N failed, N skipped` when tests ran: what is wrong is said

@@ -59,6 +59,22 @@ pub(crate) fn build(levels: &[&Level]) -> Result<Vec<Program>> {
     compile(levels, &targets)
 }
 
+/// Builds the binaries and one integration test of the tests crate; returns where that is.
+pub(crate) fn build_one(target: &str) -> Result<PathBuf> {
+    let levels: Vec<&Level> = LEVELS
+        .iter()
+        .filter(|level| !level.crates && level.holds(TESTS_CRATE, Some(target)))
+        .collect();
+    let programs = compile(&levels, &[(TESTS_CRATE.to_owned(), target.to_owned())])?;
+    let mut found = programs
+        .into_iter()
+        .filter(|program| program.target.as_deref() == Some(target));
+    found
+        .next()
+        .map(|program| program.executable)
+        .with_context(|| format!("the build left no test program {target}"))
+}
+
 /// (package, target) of each integration test in the workspace.
 fn integration_tests(metadata: &Value) -> Vec<(String, String)> {
     let packages = metadata["packages"].as_array().into_iter().flatten();

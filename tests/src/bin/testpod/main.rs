@@ -1,8 +1,10 @@
 //! The program that plays servers and clients in the rig's namespaces. Everything it prints is JSON of
 //! [`ferrogate_tests::wire`].
+mod ask;
 mod balance;
 mod client;
 mod dns;
+mod echo;
 mod failure;
 mod load;
 mod probe;
@@ -32,6 +34,8 @@ enum Command {
     Probe(ProbeRequest),
     /// Ask at a steady rate, a line of JSON for each attempt, until standard input ends.
     Load(load::Options),
+    /// Ask what standard input says, a line of JSON each, many at once, until it ends.
+    Ask,
     /// Balance TCP connections over node ports, as a cloud's load balancer does.
     Balance(balance::Options),
     /// Keep asking on one TCP connection until standard input ends.
@@ -78,6 +82,7 @@ fn main() -> Result<()> {
         Command::Serve(options) => serve::run(&options),
         Command::Probe(request) => print(&probe::run(&request)),
         Command::Load(options) => load::run(options),
+        Command::Ask => ask::run(),
         Command::Balance(options) => balance::run(options),
         Command::Tick {
             to,

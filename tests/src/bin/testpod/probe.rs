@@ -34,18 +34,30 @@ pub(crate) fn run(request: &ProbeRequest) -> ProbeReport {
 /// A socket for each address; all stay open until the last is done, so that their tuples really stand side by side.
 fn connected(request: &ProbeRequest, open: &mut Vec<Socket>) -> Vec<Attempt> {
     let ask = |to: &SocketAddr| {
-        let mut attempt = fresh(*to);
-        let begin = Instant::now();
-        let result = if request.protocol == Protocol::Tcp {
-            tcp(request, &mut attempt)
-        } else {
-            udp(request, &mut attempt)
-        };
-        attempt.failure = result.map(|socket| open.push(socket)).err();
-        attempt.micros = begin.elapsed().as_micros() as u64;
+        let (attempt, socket) = once(request, *to);
+        open.extend(socket);
         attempt
     };
     request.to.iter().map(ask).collect()
+}
+
+/// One socket towards `to`, and what it met; the socket is open still if all went well.
+pub(crate) fn once(request: &ProbeRequest, to: SocketAddr) -> (Attempt, Option<Socket>) {
+    let mut attempt = fresh(to);
+    let begin = Instant::now();
+    let result = if request.protocol == Protocol::Tcp {
+        tcp(request, &mut attempt)
+    } else {
+        udp(request, &mut attempt)
+    };
+    attempt.micros = begin.elapsed().as_micros() as u64;
+    match result {
+        Ok(socket) => (attempt, Some(socket)),
+        Err(failure) => {
+            attempt.failure = Some(failure);
+            (attempt, None)
+        }
+    }
 }
 
 /// An attempt that nothing is known of yet.
@@ -137,7 +149,7 @@ fn udp(request: &ProbeRequest, attempt: &mut Attempt) -> Result<Socket, Failure>
 }
 
 /// One socket that asks all addresses in turn, without connect(2).
-fn unconnected(request: &ProbeRequest) -> Vec<Attempt> {
+pub(crate) fn unconnected(request: &ProbeRequest) -> Vec<Attempt> {
     let mut attempts: Vec<_> = request.to.iter().map(|to| fresh(*to)).collect();
     let socket: UdpSocket = match open(request, target(request, request.to[0])) {
         Ok(socket) => socket.into(),
@@ -169,7 +181,7 @@ fn receive(socket: &UdpSocket, attempt: &mut Attempt) -> Result<(), Failure> {
     Ok(())
 }
 
-fn parse(bytes: &[u8]) -> Result<Identity, Failure> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Identity, Failure> {
     serde_json::from_slice(bytes).map_err(|error| Failure {
         stage: "answer".to_owned(),
         kind: if bytes.is_empty() {
