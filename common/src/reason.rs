@@ -41,10 +41,10 @@ reasons! {
     Translated = 4, "translated", false, "A packet of a known flow, translated towards its backend.";
     NewFlow = 5, "new_flow", false, "The first packet of a flow, translated towards the backend chosen for it.";
     Reply = 6, "reply", false, "A reply, translated back for its client.";
-    NoEndpoints = 7, "no_endpoints", true, "The Service has no usable endpoint: refused (TCP RST, ICMP port unreachable, ECONNREFUSED).";
+    NoEndpoints = 7, "no_endpoints", true, "The Service has no usable endpoint: refused (TCP RST, SCTP ABORT, ICMP port unreachable, ECONNREFUSED).";
     NoLocalEndpoints = 8, "no_local_endpoints", true, "Policy Local, and no usable endpoint on this node: dropped.";
     ExternalClusterIp = 9, "external_cluster_ip", true, "A ClusterIP used from outside the cluster: dropped.";
-    NoFlow = 10, "no_flow", true, "TCP without SYN and without a flow, to a Service: refused (TCP RST).";
+    NoFlow = 10, "no_flow", true, "TCP without SYN or SCTP without INIT, and without a flow, to a Service: refused (TCP RST, SCTP ABORT).";
     NoSnatPort = 11, "no_snat_port", true, "No free port in the SNAT range for this client and backend: dropped.";
     NoSource = 12, "no_source", true, "No source address known for the interface the flow would leave by: dropped.";
     NoRoute = 13, "no_route", true, "No route to the backend or client of a flow that we send on ourselves: dropped.";
@@ -59,7 +59,7 @@ reasons! {
     IcmpError = 22, "icmp_error", false, "An ICMP error about a packet of a flow: translated as that flow is, with the packet that it quotes.";
     IcmpRedirect = 23, "icmp_redirect", true, "An ICMP redirect about a packet of a flow, whose route is ours to choose: dropped.";
     Echo = 24, "echo", false, "An ICMP echo request to a Service's address: answered.";
-    LostFragment = 25, "lost_fragment", true, "A fragment to a Service's own address that came before its first one, which alone has the ports: dropped.";
+    LostFragment = 25, "lost_fragment", true, "A fragment to a Service's own address that came before its first one, which alone has the ports, or of SCTP: dropped.";
 }
 
 impl fmt::Display for Reason {

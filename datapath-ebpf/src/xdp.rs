@@ -115,10 +115,9 @@ pub fn uplink_xdp(context: XdpContext) -> u32 {
         hop: Route::NONE,
         zero: tables::config().zero,
     };
-    let verdict = match enter(&mut frame, Edge::Xdp) {
-        Ok(verdict) => verdict,
+    let Ok(verdict) = enter(&mut frame, Edge::Xdp) else {
         // The tcx program behind this one has a second.
-        Err(_) => return xdp_action::XDP_PASS,
+        return xdp_action::XDP_PASS;
     };
     match verdict {
         Verdict::Pass(_) => xdp_action::XDP_PASS,

@@ -35,8 +35,8 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     }
     let Some(frontend) = select::frontend(env, &tuple.destination, tuple.destination_port, tuple.protocol, false)
     else {
-        // Of TCP only what opens a connection: that spares the rest a look-up.
-        if (!headers.is_tcp() || headers.is_syn()) && select::is_cluster_ip(env, &tuple.destination) {
+        // Where there are connections, only what opens one: that spares the rest a look-up.
+        if (!headers.has_connections() || headers.is_syn()) && select::is_cluster_ip(env, &tuple.destination) {
             return refused_port(env, edge);
         }
         if headers.is_syn() {
@@ -101,12 +101,12 @@ fn is_internal(edge: Edge) -> bool {
 
 /// Whether a flow still holds for this packet.
 ///
-/// UDP leaves a backend that is no longer current on its next packet. TCP stays until it ends: only a SYN after the end, or
-/// towards a backend that is gone, is a new connection.
+/// UDP leaves a backend that is no longer current on its next packet. A connection stays until it ends: only a SYN (of SCTP: an
+/// INIT) after the end, or towards a backend that is gone, is a new one.
 #[inline(always)]
 fn serves<E: Env>(env: &E, flow: &Flow, headers: &Headers) -> bool {
     let current = env.generation(flow.backend) == flow.generation;
-    if headers.is_tcp() {
+    if headers.has_connections() {
         !headers.is_syn() || (current && flow.flags & flow_flags::CLOSING == 0)
     } else {
         current
@@ -116,7 +116,7 @@ fn serves<E: Env>(env: &E, flow: &Flow, headers: &Headers) -> bool {
 /// Whether a packet of a half-open flow shows that both sides are there.
 #[inline(always)]
 fn confirmed(headers: &Headers, flow: &Flow) -> bool {
-    if headers.is_tcp() {
+    if headers.has_connections() {
         !headers.is_syn()
     } else {
         flow.flags & flow_flags::REPLIED != 0
@@ -192,7 +192,7 @@ fn choose<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Fronten
     if frontend.is_cluster_ip() && !internal && config.flags & config_flags::EXTERNAL_CLUSTER_IP == 0 {
         return Reason::ExternalClusterIp;
     }
-    if headers.is_tcp() && !headers.is_syn() {
+    if headers.has_connections() && !headers.is_syn() {
         return Reason::NoFlow;
     }
     let Some(service) = env.service(frontend.service) else {

@@ -66,6 +66,32 @@ pub(crate) struct TcpHeader {
     pub(crate) urgent: u16,
 }
 
+/// SCTP's common header and the head of its first chunk (RFC 9260 sections 3.1 and 3.2).
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(crate) struct SctpHeader {
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+    /// Verification tag.
+    pub(crate) tag: u32,
+    /// CRC32c, little-endian.
+    pub(crate) checksum: u32,
+    pub(crate) chunk: u8,
+    pub(crate) chunk_flags: u8,
+    /// Network order; of the chunk, its head included.
+    pub(crate) chunk_length: u16,
+}
+
+/// Types of SCTP chunks.
+pub(crate) mod chunk {
+    pub(crate) const INIT: u8 = 1;
+    pub(crate) const INIT_ACK: u8 = 2;
+    pub(crate) const ABORT: u8 = 6;
+    pub(crate) const SHUTDOWN: u8 = 7;
+    pub(crate) const SHUTDOWN_ACK: u8 = 8;
+    pub(crate) const SHUTDOWN_COMPLETE: u8 = 14;
+}
+
 /// The fixed part of an ICMP or ICMPv6 error (RFC 792, RFC 4443).
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]

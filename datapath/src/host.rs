@@ -11,7 +11,7 @@ mod simulator;
 mod socket;
 mod tables;
 
-pub use build::{Segment, tcp};
+pub use build::{Segment, sctp, tcp};
 pub use fib::{HostDevice, HostFib, HostRoute, Target};
 pub use packet::HostPacket;
 pub use simulator::{Outcome, Program, Simulator};

@@ -201,6 +201,7 @@ fn translate_quoted<P: Packet>(
     store_addresses(packet, quote_l3, v6, &rewrite.destination, &rewrite.source)?;
     packet.store(quote_l4, [rewrite.destination_port.be(), rewrite.source_port.be()])?;
     let udp = tuple.protocol == Protocol::Udp as u8;
+    // Nobody can check the CRC32c of an SCTP packet of which only the beginning is quoted.
     if udp || headers.is_tcp() {
         // A quote may end before its packet's checksum.
         let at = quote_l4 + if udp { 6 } else { 16 };

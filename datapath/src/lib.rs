@@ -14,7 +14,7 @@ extern crate std;
 
 mod chain;
 pub mod checksum;
-pub mod crc32c;
+mod crc32c;
 mod env;
 mod flow;
 mod headers;

@@ -3,7 +3,7 @@
 use crate::env::{Env, Packet};
 use crate::headers::{
     DESTINATION_OPTIONS, ETHERTYPE_IPV4, ETHERTYPE_IPV6, FRAGMENT, HOP_BY_HOP, Ipv4Header, Ipv6Header, ROUTING,
-    TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN,
+    SctpHeader, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, chunk,
 };
 use ferrogate_common::{Address, Direction, Port, Protocol, Reason, Tuple, flow_flags};
 
@@ -19,7 +19,7 @@ pub(crate) struct Headers {
     pub(crate) v6: u8,
     /// TTL or hop limit.
     pub(crate) hop_limit: u8,
-    /// TCP flags; 0 for UDP.
+    /// TCP flags, of SCTP what its first chunk would be there; 0 for UDP.
     pub(crate) tcp_flags: u8,
     /// Length of the IP packet as its header says, host order.
     pub(crate) length: u16,
@@ -77,6 +77,17 @@ impl Headers {
         self.tuple.protocol == Protocol::Tcp as u8
     }
 
+    /// TCP or SCTP, not UDP: there is a first packet, and an end.
+    #[inline(always)]
+    pub(crate) fn has_connections(&self) -> bool {
+        self.tuple.protocol != Protocol::Udp as u8
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_sctp(&self) -> bool {
+        self.tuple.protocol == Protocol::Sctp as u8
+    }
+
     /// Length of an IP header of the packet's family without options.
     #[inline(always)]
     pub(crate) fn plain_ip_length(&self) -> usize {
@@ -89,13 +100,13 @@ impl Headers {
         self.kind >= kind::ERROR
     }
 
-    /// A TCP segment that opens a connection.
+    /// A packet that opens a connection.
     #[inline(always)]
     pub(crate) fn is_syn(&self) -> bool {
         self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
-    /// A TCP segment that ends one.
+    /// A packet that ends one.
     #[inline(always)]
     pub(crate) fn is_closing(&self) -> bool {
         self.tcp_flags & (TCP_FIN | TCP_RST) != 0
@@ -107,7 +118,7 @@ impl Headers {
         if self.is_closing() { flow_flags::CLOSING } else { 0 }
     }
 
-    /// Offset of the transport checksum.
+    /// Offset of the checksum of TCP or UDP.
     #[inline(always)]
     pub(crate) fn checksum_offset(&self) -> usize {
         self.l4 + if self.is_tcp() { 16 } else { 6 }
@@ -234,9 +245,12 @@ impl Transport {
 
 #[inline(always)]
 fn parse_transport<P: Packet>(packet: &P, l4: usize, protocol: u8) -> Result<Transport, Unparsed> {
+    const SCTP: u8 = Protocol::Sctp as u8;
     if protocol != Protocol::Tcp as u8 && protocol != Protocol::Udp as u8 {
         return Err(match protocol {
-            HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS | Protocol::ICMP | Protocol::ICMPV6 => Unparsed::Rest,
+            SCTP | HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS | Protocol::ICMP | Protocol::ICMPV6 => {
+                Unparsed::Rest
+            }
             _ => Unparsed::Foreign(Reason::NotIp),
         });
     }
@@ -245,13 +259,29 @@ fn parse_transport<P: Packet>(packet: &P, l4: usize, protocol: u8) -> Result<Tra
     Ok(Transport { ports, flags, protocol })
 }
 
-/// TCP flags, 0 for UDP. Both headers are read up to the end of the checksum: what is found here can be translated.
+/// TCP flags, 0 for UDP. All headers are read up to the end of the checksum: what is found here can be translated.
 #[inline(always)]
 pub(crate) fn transport_flags<P: Packet>(packet: &P, l4: usize, protocol: u8) -> Option<u8> {
     if protocol == Protocol::Tcp as u8 {
         let [flags, ..] = packet.load::<[u8; 5]>(l4 + 13)?;
         return Some(flags);
     }
+    if protocol == Protocol::Sctp as u8 {
+        return Some(sctp_flags(packet.load::<SctpHeader>(l4)?.chunk));
+    }
     let _: [u16; 4] = packet.load(l4)?;
     Some(0)
+}
+
+/// What TCP would say with a packet whose first chunk is this one. Those of interest here come first in a packet, and but for
+/// the shutdown's alone.
+#[inline(always)]
+fn sctp_flags(first: u8) -> u8 {
+    match first {
+        chunk::INIT => TCP_SYN,
+        chunk::INIT_ACK => TCP_SYN | TCP_ACK,
+        chunk::SHUTDOWN | chunk::SHUTDOWN_ACK => TCP_FIN | TCP_ACK,
+        chunk::ABORT | chunk::SHUTDOWN_COMPLETE => TCP_RST,
+        _ => TCP_ACK,
+    }
 }

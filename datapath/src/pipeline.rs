@@ -118,7 +118,7 @@ pub(crate) fn request<E: Env, const SECOND: bool>(
         Step::Forward => FORWARD,
     };
     let then = env.opaque(then);
-    if translate::apply(env, headers, rewrite).is_none() {
+    if translate::apply::<E, SECOND>(env, headers, rewrite).is_none() {
         return Ok(Verdict::Drop(Reason::Malformed));
     }
     Ok(go(env, edge, headers, rewrite, then, reason))
@@ -230,7 +230,7 @@ pub(crate) fn reply<E: Env, const SECOND: bool>(
     let port_changed = snat::in_range(&env.config(), headers.tuple.destination_port)
         && snat::restore(env, headers, true, rewrite).is_some();
     if port_changed || translate::towards_client(env, headers, rewrite) {
-        return Ok(match translate::apply(env, headers, rewrite) {
+        return Ok(match translate::apply::<E, SECOND>(env, headers, rewrite) {
             Some(()) => Verdict::Pass(Reason::Reply),
             None => Verdict::Drop(Reason::Malformed),
         });

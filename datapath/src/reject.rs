@@ -1,8 +1,11 @@
-//! Refusals: the packet is turned into its own answer (TCP RST, ICMP or ICMPv6 error) and sent back.
+//! Refusals: the packet is turned into its own answer (TCP RST, SCTP ABORT, ICMP or ICMPv6 error) and sent back.
 
 use crate::checksum::{add, address, fold};
+use crate::crc32c;
 use crate::env::Env;
-use crate::headers::{IcmpHeader, Ipv4Header, Ipv6Header, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TcpHeader};
+use crate::headers::{
+    IcmpHeader, Ipv4Header, Ipv6Header, SctpHeader, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TcpHeader, chunk,
+};
 use crate::parse::{Headers, kind};
 use crate::pipeline::{Verdict, bounce};
 use ferrogate_common::{Address, Protocol, Reason};
@@ -10,7 +13,7 @@ use ferrogate_common::{Address, Protocol, Reason};
 /// What is wrong with a packet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Nobody there: RST for TCP, port unreachable for the rest.
+    /// Nobody there: RST for TCP, ABORT for SCTP, port unreachable for UDP.
     Unreachable,
     /// TTL or hop limit used up.
     HopLimit,
@@ -24,6 +27,9 @@ const HOP_LIMIT_USED: u32 = Refusal::HopLimit as u32;
 
 /// TTL of the answers: what the stack uses.
 const HOP_LIMIT: u8 = 64;
+
+/// Flag of SCTP chunks that have their receiver's tag from a packet of its own (the T bit).
+const REFLECTED_TAG: u8 = 1;
 
 /// Bytes of the transport header that an ICMP error quotes (RFC 792).
 const QUOTED: usize = 8;
@@ -52,12 +58,49 @@ fn answer<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> bool {
             return false;
         }
         reset(env, headers)
+    } else if headers.is_sctp() && refusal == UNREACHABLE {
+        // Nor are these: that is what they are read as.
+        if headers.tcp_flags & TCP_RST != 0 {
+            return false;
+        }
+        abort(env, headers)
     } else if headers.is_v6() {
         icmp_v6(env, headers, refusal)
     } else {
         icmp_v4(env, headers, refusal)
     };
     made.is_some()
+}
+
+/// Makes the packet the answer of an SCTP endpoint that knows nothing of it (RFC 9260 section 8.4): an ABORT, with which a client's
+/// connect(2) fails at once. An ICMP error it would only remember, and send again until its time is up.
+#[inline(always)]
+fn abort<E: Env>(env: &mut E, headers: &Headers) -> Option<()> {
+    let sctp: SctpHeader = env.load(headers.l4)?;
+    // The tag that its receiver demands: of an INIT's sender the one in there, of others the one that they use, marked as such.
+    let (tag, kind, flags) = match sctp.chunk {
+        chunk::INIT => (env.load(headers.l4 + size_of::<SctpHeader>())?, chunk::ABORT, 0),
+        chunk::SHUTDOWN_ACK => (sctp.tag, chunk::SHUTDOWN_COMPLETE, REFLECTED_TAG),
+        _ => (sctp.tag, chunk::ABORT, REFLECTED_TAG),
+    };
+    // The chunk is its head alone: type, flags, length.
+    let head = env.opaque(u32::from_ne_bytes([kind, flags, 0, 4]));
+    let ports: [u16; 2] = [sctp.destination_port, sctp.source_port];
+    let mut answer = [bytemuck::cast(ports), tag, 0, head];
+    // 0: the packet's device completes the checksum, and does so for what it has become.
+    if sctp.checksum != 0 {
+        answer[2] = crc32c::of_words(&answer);
+    }
+    let length = size_of::<SctpHeader>();
+    resize(env, headers, length)?;
+    answer_ip(
+        env,
+        headers,
+        &headers.tuple.destination,
+        Protocol::Sctp as u8,
+        length as u16,
+    )?;
+    env.store(headers.l3 + headers.plain_ip_length(), answer)
 }
 
 /// Makes the packet the reset that answers it.
@@ -177,7 +220,7 @@ fn quote_v6<E: Env>(env: &mut E, headers: &Headers) -> Option<u32> {
 #[inline(always)]
 fn resize<E: Env>(env: &mut E, headers: &Headers, payload: usize) -> Option<()> {
     // The kernel cuts nothing off in front of where it knows a checksum to be. What is left behind the answer is padding.
-    let end = (headers.l3 + headers.plain_ip_length() + payload).max(headers.l4 + 20);
+    let end = (headers.l3 + headers.plain_ip_length() + payload).max(headers.l4 + payload.min(20));
     env.resize((env.opaque(end as u32) & 0x3ff) as usize)
 }
 

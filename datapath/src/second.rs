@@ -1,5 +1,5 @@
-//! What a hook's first program leaves to its second one: IP fragments, ICMP, IPv6 extension headers, and every packet that is
-//! refused. It knows all that the first one knows, so that a packet is only ever in the hands of one of the two: the first has
+//! What a hook's first program leaves to its second one: IP fragments, ICMP, SCTP, IPv6 extension headers, and every packet
+//! that is refused. It knows all that the first one knows, so that a packet is only ever in the hands of one of the two: the first has
 //! changed nothing of what it hands on.
 
 use crate::chain::{Chain, FARTHEST, FOLLOWED, MORE, follow};
@@ -119,6 +119,10 @@ fn plain<E: Env>(env: &mut E, chain: &Chain, headers: &mut Headers) -> Reason {
     if !is_transport(chain.protocol) {
         return Reason::NotIp;
     }
+    // The checksum of SCTP depends on the whole packet's length, which the first fragment does not say.
+    if chain.protocol == Protocol::Sctp as u8 && chain.fragment != 0 {
+        return lost_fragment(env, chain);
+    }
     let l4 = (chain.l4 as u32 & FARTHEST) as usize;
     let Some(flags) = transport_flags(env, l4, chain.protocol) else {
         return Reason::Malformed;
@@ -143,27 +147,33 @@ fn plain<E: Env>(env: &mut E, chain: &Chain, headers: &mut Headers) -> Reason {
 
 #[inline(always)]
 fn is_transport(protocol: u8) -> bool {
-    protocol == Protocol::Tcp as u8 || protocol == Protocol::Udp as u8
+    Protocol::from_number(protocol).is_some()
 }
 
 /// The ports that the first fragment had.
 #[inline(never)]
 fn later_fragment<E: Env>(env: &mut E, chain: &Chain, headers: &mut Headers) -> Reason {
     let Some(first) = env.fragment(&fragment_key(chain, headers)) else {
-        return if select::is_service_address(env, &chain.destination) {
-            Reason::LostFragment
-        } else {
-            Reason::Fragment
-        };
+        return lost_fragment(env, chain);
     };
     headers.kind = kind::LATER_FRAGMENT;
     headers.tuple.source_port = first.source_port;
     headers.tuple.destination_port = first.destination_port;
     headers.tuple.protocol = first.protocol;
-    if headers.is_tcp() {
+    if headers.has_connections() {
         headers.tcp_flags = TCP_ACK;
     }
     FOLLOWED
+}
+
+/// One that can't be translated.
+#[inline(always)]
+fn lost_fragment<E: Env>(env: &E, chain: &Chain) -> Reason {
+    if select::is_service_address(env, &chain.destination) {
+        Reason::LostFragment
+    } else {
+        Reason::Fragment
+    }
 }
 
 #[inline(always)]

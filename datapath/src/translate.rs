@@ -1,6 +1,7 @@
 //! Translation: writes a flow's addresses and ports into a packet and mends its checksums.
 
 use crate::checksum::{self, add};
+use crate::crc32c::port_change;
 use crate::env::{ChecksumChange, Env, FlowTable, Packet, Route, Routed, Transport};
 use crate::parse::{Headers, kind};
 use crate::pipeline::{Edge, Step};
@@ -140,9 +141,10 @@ pub(crate) fn keep_reply<E: Env>(env: &mut E, headers: &Headers, flow: &SnatFlow
     }
 }
 
-/// Rewrites addresses and ports. `None`: the packet could not be written.
+/// Rewrites addresses and ports. `None`: the packet could not be written. `SECOND`: in the second program, which alone meets
+/// SCTP.
 #[inline(never)]
-pub(crate) fn apply<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewrite) -> Option<()> {
+pub(crate) fn apply<P: Packet, const SECOND: bool>(packet: &mut P, headers: &Headers, rewrite: &Rewrite) -> Option<()> {
     let tuple = &headers.tuple;
     let source = checksum::address_difference(&tuple.source, &rewrite.source, headers.is_v6());
     let destination = checksum::address_difference(&tuple.destination, &rewrite.destination, headers.is_v6());
@@ -164,6 +166,10 @@ pub(crate) fn apply<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewr
     if headers.kind == kind::LATER_FRAGMENT {
         return Some(());
     }
+    if SECOND && headers.is_sctp() {
+        update_crc32c(packet, headers, rewrite)?;
+        return packet.store(headers.l4, [rewrite.source_port.be(), rewrite.destination_port.be()]);
+    }
     packet.store(headers.l4, [rewrite.source_port.be(), rewrite.destination_port.be()])?;
     let change = ChecksumChange {
         addresses,
@@ -172,6 +178,18 @@ pub(crate) fn apply<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewr
         v6: headers.is_v6(),
     };
     packet.update_transport_checksum(headers.checksum_offset(), change)
+}
+
+/// Mends the checksum of an SCTP packet, which covers no addresses.
+#[inline(never)]
+fn update_crc32c<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewrite) -> Option<()> {
+    let at = headers.l4 + 8;
+    let old: u32 = packet.load(at)?;
+    let tuple = &headers.tuple;
+    let before = [tuple.source_port.be(), tuple.destination_port.be()];
+    let after = [rewrite.source_port.be(), rewrite.destination_port.be()];
+    let length = headers.length.saturating_sub((headers.l4 - headers.l3) as u16);
+    packet.store(at, port_change(old, before, after, length))
 }
 
 /// Where client and backend hang on the same bridge, sends the frame to the backend's own MAC: then both directions are

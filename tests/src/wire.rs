@@ -33,6 +33,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// All of them.
+    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
     /// The name as Kubernetes writes it.
     pub fn kubernetes(self) -> &'static str {
         match self {

@@ -20,7 +20,7 @@ fn boot(layout: Layout) -> Result<Rig> {
 
 /// Pod one asks pod two over everything there is.
 fn pods_reach_each_other(rig: &Rig) -> Result<()> {
-    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+    for protocol in Protocol::ALL {
         for family in Family::BOTH {
             let to = SocketAddr::new(rig.pod("two").addresses.get(family), 8080);
             let request = ProbeRequest::new(protocol, to).questions(3);

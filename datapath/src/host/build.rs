@@ -14,15 +14,31 @@ pub mod tcp {
     pub const ACK: u8 = 0x10;
 }
 
-/// A TCP or UDP packet. Both addresses are of one family.
+/// Chunk types of SCTP (RFC 9260 section 3.2).
+pub mod sctp {
+    pub const DATA: u8 = 0;
+    pub const INIT: u8 = 1;
+    pub const INIT_ACK: u8 = 2;
+    pub const SACK: u8 = 3;
+    pub const ABORT: u8 = 6;
+    pub const SHUTDOWN: u8 = 7;
+    pub const SHUTDOWN_ACK: u8 = 8;
+    pub const COOKIE_ECHO: u8 = 10;
+    pub const COOKIE_ACK: u8 = 11;
+    pub const SHUTDOWN_COMPLETE: u8 = 14;
+}
+
+/// A TCP, UDP or SCTP packet. Both addresses are of one family.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Segment {
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub protocol: Protocol,
-    /// TCP flags.
+    /// TCP flags, or the type of SCTP's only chunk.
     pub flags: u8,
+    /// Of SCTP the verification tag.
     pub sequence: u32,
+    /// Of SCTP the chunk's first word, in an INIT the sender's own tag.
     pub acknowledgment: u32,
     pub payload: Vec<u8>,
     pub hop_limit: u8,
@@ -30,7 +46,7 @@ pub struct Segment {
     pub option_words: usize,
     /// UDP over IPv4 without a checksum.
     pub no_checksum: bool,
-    /// The checksum is left to the device: the field holds the pseudo header's sum.
+    /// The checksum is left to the device: the field holds the pseudo header's sum, of SCTP 0.
     pub partial: bool,
 }
 
@@ -61,6 +77,16 @@ impl Segment {
             protocol: Protocol::Udp,
             payload: payload.to_vec(),
             ..Self::tcp(source, destination, 0)
+        }
+    }
+
+    /// An SCTP packet with one chunk.
+    pub fn sctp(source: SocketAddr, destination: SocketAddr, chunk: u8) -> Self {
+        Self {
+            protocol: Protocol::Sctp,
+            sequence: if chunk == sctp::INIT { 0 } else { 1000 },
+            acknowledgment: 2000,
+            ..Self::tcp(source, destination, chunk)
         }
     }
 
@@ -116,6 +142,9 @@ impl Segment {
         let mut bytes = Vec::new();
         bytes.extend(self.source.port().to_be_bytes());
         bytes.extend(self.destination.port().to_be_bytes());
+        if self.protocol == Protocol::Sctp {
+            return self.sctp_packet(bytes);
+        }
         let at = if self.protocol == Protocol::Tcp {
             bytes.extend(self.sequence.to_be_bytes());
             bytes.extend(self.acknowledgment.to_be_bytes());
@@ -129,6 +158,22 @@ impl Segment {
         bytes.extend(&self.payload);
         let checksum = self.checksum(&bytes);
         bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+        bytes
+    }
+
+    /// The rest of an SCTP packet, whose ports are there. Its checksum is computed by code that has nothing to do with ours.
+    fn sctp_packet(&self, mut bytes: Vec<u8>) -> Vec<u8> {
+        bytes.extend(self.sequence.to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend([self.flags, 0]);
+        bytes.extend((8 + self.payload.len() as u16).to_be_bytes());
+        bytes.extend(self.acknowledgment.to_be_bytes());
+        bytes.extend(&self.payload);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        if !self.partial {
+            let checksum = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(&bytes);
+            bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
+        }
         bytes
     }
 

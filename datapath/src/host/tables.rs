@@ -25,7 +25,7 @@ impl Default for Sizes {
         Self {
             services: 64,
             slots: 1024,
-            backends: 256,
+            backends: 1024,
             sources: 16,
         }
     }

@@ -1,6 +1,8 @@
 //! The lives of flows: made, confirmed, kept, left, and made again.
 
-use crate::support::{FAMILIES, Offer, POD, SNAT_PORTS, UPLINK, Who, at, cluster_ip, node, segment, send};
+use crate::support::{
+    FAMILIES, Offer, POD, PROTOCOLS, SNAT_PORTS, UPLINK, WITH_CONNECTIONS, Who, at, cluster_ip, node, segment, send,
+};
 use ferrogate_common::{Direction, Flow, FrontendKind, Protocol, Reason, Tuple, flow_flags};
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{Program, Simulator, tcp};
@@ -33,6 +35,12 @@ fn backend_of(node: &mut Simulator, protocol: Protocol, v4: bool, port: u16, fla
     sent.seen().destination
 }
 
+/// Both families, each with the protocols that have connections.
+fn connections() -> impl Iterator<Item = (bool, Protocol)> {
+    let with = |v4| WITH_CONNECTIONS.map(|protocol| (v4, protocol));
+    FAMILIES.into_iter().flat_map(with)
+}
+
 /// Takes the backend at `address` out of service, as the agent does.
 fn retire(node: &mut Simulator, address: SocketAddr) {
     for backend in &mut node.tables.backends {
@@ -55,7 +63,7 @@ fn shrink(node: &mut Simulator, service: usize, slots: std::ops::Range<u32>) {
 #[test]
 fn new_connections_take_the_backends_in_turn_whatever_edge_they_come_by() {
     for v4 in FAMILIES {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for protocol in PROTOCOLS {
             let node = &mut node();
             let backends = [8080, 8081, 8082].map(|port| at(Who::LocalPod, v4, port));
             cluster_ip(1, protocol, at(Who::Vip, v4, 80), &backends).put(node);
@@ -138,20 +146,20 @@ fn an_established_udp_flow_leaves_its_backend_too() {
 }
 
 #[test]
-fn a_tcp_connection_stays_with_a_backend_that_is_gone_until_it_ends() {
-    for v4 in FAMILIES {
-        let node = &mut with_two_backends(Protocol::Tcp, v4);
-        let first = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
-        let answer = segment(Protocol::Tcp, first, at(Who::Pod, v4, 40_000), tcp::SYN | tcp::ACK);
+fn a_connection_stays_with_a_backend_that_is_gone_until_it_ends() {
+    for (v4, protocol) in connections() {
+        let node = &mut with_two_backends(protocol, v4);
+        let first = backend_of(node, protocol, v4, 40_000, tcp::SYN);
+        let answer = segment(protocol, first, at(Who::Pod, v4, 40_000), tcp::SYN | tcp::ACK);
         send(node, Program::PodEgress, POD, &answer);
-        assert_eq!(backend_of(node, Protocol::Tcp, v4, 40_000, tcp::ACK), first);
+        assert_eq!(backend_of(node, protocol, v4, 40_000, tcp::ACK), first);
         retire(node, first);
         shrink(node, 1, 17..18);
         for flags in [tcp::ACK, tcp::PSH | tcp::ACK, tcp::FIN | tcp::ACK, tcp::ACK] {
-            assert_eq!(backend_of(node, Protocol::Tcp, v4, 40_000, flags), first);
+            assert_eq!(backend_of(node, protocol, v4, 40_000, flags), first);
         }
         assert_ne!(
-            backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN),
+            backend_of(node, protocol, v4, 40_000, tcp::SYN),
             first,
             "a new connection"
         );
@@ -159,7 +167,7 @@ fn a_tcp_connection_stays_with_a_backend_that_is_gone_until_it_ends() {
 }
 
 #[test]
-fn a_syn_is_a_new_connection_after_an_end_seen_on_either_side_and_a_repetition_before() {
+fn a_first_packet_is_a_new_connection_after_an_end_seen_on_either_side_and_a_repetition_before() {
     /// Who ends the connection: nobody, the client, or the server.
     const ENDS: [(Option<bool>, u8, bool); 5] = [
         (None, 0, false),
@@ -168,23 +176,23 @@ fn a_syn_is_a_new_connection_after_an_end_seen_on_either_side_and_a_repetition_b
         (Some(true), tcp::RST, true),
         (Some(false), tcp::RST | tcp::ACK, true),
     ];
-    for v4 in FAMILIES {
+    for (v4, protocol) in connections() {
         for (by_client, flags, anew) in ENDS {
-            let node = &mut with_two_backends(Protocol::Tcp, v4);
-            let first = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
-            let answer = |flags| segment(Protocol::Tcp, first, at(Who::Pod, v4, 40_000), flags);
+            let node = &mut with_two_backends(protocol, v4);
+            let first = backend_of(node, protocol, v4, 40_000, tcp::SYN);
+            let answer = |flags| segment(protocol, first, at(Who::Pod, v4, 40_000), flags);
             send(node, Program::PodEgress, POD, &answer(tcp::SYN | tcp::ACK));
-            backend_of(node, Protocol::Tcp, v4, 40_000, tcp::ACK);
+            backend_of(node, protocol, v4, 40_000, tcp::ACK);
             match by_client {
                 None => {}
                 Some(true) => {
-                    backend_of(node, Protocol::Tcp, v4, 40_000, flags);
+                    backend_of(node, protocol, v4, 40_000, flags);
                 }
                 Some(false) => {
                     send(node, Program::PodEgress, POD, &answer(flags));
                 }
             }
-            let second = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
+            let second = backend_of(node, protocol, v4, 40_000, tcp::SYN);
             assert_eq!(
                 second != first,
                 anew,
@@ -196,11 +204,11 @@ fn a_syn_is_a_new_connection_after_an_end_seen_on_either_side_and_a_repetition_b
 }
 
 #[test]
-fn a_tcp_packet_that_opens_nothing_makes_no_flow() {
-    for v4 in FAMILIES {
+fn a_packet_that_opens_no_connection_makes_no_flow() {
+    for (v4, protocol) in connections() {
         for flags in [tcp::ACK, tcp::SYN | tcp::ACK, tcp::FIN | tcp::ACK, tcp::RST] {
-            let node = &mut with_two_backends(Protocol::Tcp, v4);
-            let packet = segment(Protocol::Tcp, at(Who::Pod, v4, 40_000), at(Who::Vip, v4, 80), flags);
+            let node = &mut with_two_backends(protocol, v4);
+            let packet = segment(protocol, at(Who::Pod, v4, 40_000), at(Who::Vip, v4, 80), flags);
             let sent = send(node, Program::PodIngress, POD, &packet);
             assert_eq!(sent.verdict.reason(), Reason::NoFlow);
             assert!(node.tables.half_open.is_empty() && node.tables.flows.is_empty());
@@ -211,7 +219,7 @@ fn a_tcp_packet_that_opens_nothing_makes_no_flow() {
 #[test]
 fn one_client_port_towards_two_services_with_one_backend_is_two_connections() {
     for v4 in FAMILIES {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for protocol in PROTOCOLS {
             let node = &mut node();
             let backend = [at(Who::RemotePod, v4, 8080)];
             let frontends = [at(Who::Vip, v4, 80), at(Who::OtherVip, v4, 80)];

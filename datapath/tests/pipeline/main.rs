@@ -7,6 +7,7 @@ mod paths;
 mod policies;
 mod properties;
 mod refusals;
+mod sctp;
 mod sockets;
 mod support;
 mod wire;

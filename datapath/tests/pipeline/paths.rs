@@ -1,6 +1,8 @@
 //! Each way through the node: what the backend sees of a request, and what the client sees of its reply.
 
-use crate::support::{FAMILIES, NARROW, Offer, POD, SNAT_PORTS, Sent, UPLINK, Who, at, ip, node, segment, send};
+use crate::support::{
+    FAMILIES, NARROW, Offer, POD, PROTOCOLS, SNAT_PORTS, Sent, UPLINK, Who, at, ip, node, segment, send,
+};
 use crate::wire::{Seen, What};
 use ferrogate_common::{FrontendKind, Protocol, Reason};
 use ferrogate_datapath::Verdict;
@@ -149,7 +151,7 @@ fn reply(node: &mut Simulator, path: &Path, at_backend: &Seen, sent: &Segment, f
 fn on_every_path_the_reply_of_a_request_comes_from_where_the_client_sent_it() {
     for path in PATHS {
         for v4 in FAMILIES {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for protocol in PROTOCOLS {
                 let about = format!("{} {protocol} v4 {v4}", path.name);
                 let node = &mut offering(path, protocol, v4);
                 let client = at(path.client, v4, 40_000);
@@ -210,7 +212,7 @@ fn udp_without_a_checksum_stays_without_one_on_every_path() {
 fn a_checksum_that_the_device_completes_is_right_once_it_has() {
     for path in PATHS.iter().filter(|path| path.request.0 != UplinkXdp) {
         for v4 in FAMILIES {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for protocol in PROTOCOLS {
                 let node = &mut offering(path, protocol, v4);
                 let mut packet = segment(
                     protocol,
@@ -231,6 +233,12 @@ fn a_checksum_that_the_device_completes_is_right_once_it_has() {
 /// Does what a device does: sums from the transport header on, the pseudo header's sum in the checksum field.
 fn complete(sent: &mut Sent, v4: bool, protocol: Protocol) {
     let l4 = sent.link + if v4 { 20 } else { 40 };
+    if protocol == Protocol::Sctp {
+        assert_eq!(sent.bytes[l4 + 8..l4 + 12], [0; 4], "left to the device");
+        let crc = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(&sent.bytes[l4..]);
+        sent.bytes[l4 + 8..l4 + 12].copy_from_slice(&crc.to_le_bytes());
+        return;
+    }
     let field = l4 + if protocol == Protocol::Tcp { 16 } else { 6 };
     let mut sum = 0u32;
     for word in sent.bytes[l4..].chunks(2) {

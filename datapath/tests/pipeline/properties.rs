@@ -1,7 +1,7 @@
 //! What holds for every packet.
 
-use crate::support::{FAMILIES, Offer, POD, UPLINK, Who, at, cluster_ip, ip, node, run, segment, send};
-use ferrogate_common::{Direction, Flow, FrontendKind, Protocol, Reason, Tuple, flow_flags};
+use crate::support::{FAMILIES, Offer, POD, PROTOCOLS, UPLINK, Who, at, cluster_ip, ip, node, run, segment, send};
+use ferrogate_common::{Direction, Flow, FrontendKind, Reason, Tuple, flow_flags};
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Simulator, tcp};
 use proptest::collection::vec;
@@ -10,13 +10,13 @@ use proptest::sample::{Index, select};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-/// A node with services of both families and protocols: two ClusterIPs that share their backends, and a NodePort.
+/// A node with services of both families and all protocols: two ClusterIPs that share their backends, and a NodePort.
 fn busy_node() -> Simulator {
     let mut node = node();
     let mut id = 0;
     for v4 in FAMILIES {
         let backends = [Who::Pod, Who::LocalPod, Who::RemotePod, Who::NarrowPod].map(|who| at(who, v4, 8080));
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for protocol in PROTOCOLS {
             for frontend in [
                 at(Who::Vip, v4, 80),
                 at(Who::OtherVip, v4, 80),
@@ -67,7 +67,7 @@ fn segments() -> impl Strategy<Value = Segment> {
         tcp::FIN | tcp::ACK,
         tcp::RST,
     ]);
-    let protocol = select(vec![Protocol::Tcp, Protocol::Udp]);
+    let protocol = select(&PROTOCOLS[..]);
     let addresses = (clients, 40_000..40_004u16, frontends, any::<bool>(), any::<bool>());
     (addresses, flags, protocol, vec(any::<u8>(), 0..40)).prop_map(
         |((client, port, (frontend, frontend_port), v4, turned), flags, protocol, payload)| {
@@ -197,7 +197,7 @@ proptest! {
     #[test]
     fn whatever_the_addresses_a_reply_undoes_its_request(
         v4: bool,
-        protocol in select(vec![Protocol::Tcp, Protocol::Udp]),
+        protocol in select(&PROTOCOLS[..]),
         client in (any::<[u8; 16]>(), any::<u16>()),
         backend in (any::<[u8; 16]>(), 1u16..),
         vip in (any::<[u8; 16]>(), any::<u16>()),

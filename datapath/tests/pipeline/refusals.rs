@@ -1,7 +1,7 @@
 //! Answers that the node gives itself, and packets that it must not touch.
 
 use crate::support::{
-    FAMILIES, NARROW_MTU, Offer, POD, Sent, UPLINK, Who, at, cluster_ip, ip, node, run, segment, send,
+    FAMILIES, NARROW_MTU, OF_XDP, Offer, POD, Sent, UPLINK, Who, at, cluster_ip, ip, node, run, segment, send,
 };
 use crate::wire::What;
 use ferrogate_common::{FrontendKind, Protocol, Reason};
@@ -123,7 +123,7 @@ fn udp_to_a_service_without_endpoints_gets_port_unreachable_from_the_service() {
 #[test]
 fn xdp_leaves_refusals_to_tcx_and_the_packet_as_it_is() {
     for v4 in FAMILIES {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
+        for protocol in OF_XDP {
             let node = &mut without_endpoints(protocol, v4);
             let packet = segment(
                 protocol,
@@ -278,7 +278,7 @@ fn nothing_matches_before_there_is_a_service() {
     let node = &mut node();
     for v4 in FAMILIES {
         for program in Program::ALL {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for protocol in OF_XDP {
                 let packet = segment(protocol, at(Who::Pod, v4, 40_000), at(Who::Node, v4, 30_080), tcp::SYN);
                 let sent = send(node, program, POD, &packet);
                 assert_eq!(sent.verdict, Verdict::Pass(Reason::NotService));

@@ -2,11 +2,11 @@
 
 use crate::wire::Seen;
 use ferrogate_common::{
-    Address, Backend, Frontend, FrontendKey, FrontendKind, Interface, Port, Protocol, Service, SlotRange,
+    Address, Backend, Frontend, FrontendKey, FrontendKind, Interface, Port, Protocol, Reason, Service, SlotRange,
     backend_flags, interface_flags,
 };
 use ferrogate_datapath::Verdict;
-use ferrogate_datapath::host::{HostDevice, HostPacket, HostRoute, Program, Segment, Simulator, Target};
+use ferrogate_datapath::host::{HostDevice, HostPacket, HostRoute, Program, Segment, Simulator, Target, sctp, tcp};
 use std::net::{IpAddr, SocketAddr};
 
 /// The devices' ifindexes.
@@ -204,19 +204,47 @@ impl Sent {
     }
 }
 
-/// A segment of `protocol`; of TCP one with these flags.
+/// All protocols of Services; those with connections; those that XDP translates.
+pub(crate) const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+pub(crate) const WITH_CONNECTIONS: [Protocol; 2] = [Protocol::Tcp, Protocol::Sctp];
+pub(crate) const OF_XDP: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+
+/// A segment of `protocol`; of TCP one with these flags, of SCTP with the chunk that stands for them there.
 pub(crate) fn segment(protocol: Protocol, source: SocketAddr, destination: SocketAddr, flags: u8) -> Segment {
-    let payload = b"what is carried, of odd length.";
-    let mut segment = Segment::udp(source, destination, payload);
-    if protocol == Protocol::Tcp {
-        segment = Segment::tcp(source, destination, flags);
-        segment.payload = payload.to_vec();
-    }
+    let mut segment = match protocol {
+        Protocol::Tcp => Segment::tcp(source, destination, flags),
+        Protocol::Udp => Segment::udp(source, destination, &[]),
+        Protocol::Sctp => Segment::sctp(source, destination, chunk(flags)),
+    };
+    segment.payload = b"what is carried, of odd length.".to_vec();
     segment
 }
 
-/// Runs a segment through a program; a packet on an egress hook is one of this node's own processes.
-pub(crate) fn send(node: &mut Simulator, program: Program, ifindex: u32, segment: &Segment) -> Sent {
+/// The chunk that opens, accepts, ends, or carries.
+fn chunk(flags: u8) -> u8 {
+    if flags & tcp::RST != 0 {
+        sctp::ABORT
+    } else if flags & tcp::FIN != 0 {
+        sctp::SHUTDOWN
+    } else if flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
+        sctp::INIT
+    } else if flags & tcp::SYN != 0 {
+        sctp::INIT_ACK
+    } else {
+        sctp::DATA
+    }
+}
+
+/// Runs a segment through a program; a packet on an egress hook is one of this node's own processes. SCTP that XDP meets goes
+/// on to tcx, as it must.
+#[track_caller]
+pub(crate) fn send(node: &mut Simulator, mut program: Program, ifindex: u32, segment: &Segment) -> Sent {
+    if program == Program::UplinkXdp && segment.protocol == Protocol::Sctp {
+        let left = run(node, program, HostPacket::ethernet(segment.ethernet(), ifindex));
+        assert_eq!(left.verdict, Verdict::Pass(Reason::LeftToTcx));
+        assert_eq!(left.bytes, segment.ethernet());
+        program = Program::UplinkIngress;
+    }
     let packet = if program.is_layer3() {
         HostPacket::layer3(segment.ip(), ifindex)
     } else {

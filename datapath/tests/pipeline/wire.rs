@@ -28,6 +28,13 @@ pub(crate) enum What {
         payload: Vec<u8>,
         has_checksum: bool,
     },
+    /// The first chunk's type, flags, and what it holds behind its first word.
+    Sctp {
+        tag: u32,
+        chunk: u8,
+        flags: u8,
+        payload: Vec<u8>,
+    },
     /// Type, code, second word, and what follows.
     Icmp {
         kind: u8,
@@ -82,6 +89,7 @@ impl Seen {
             Some(TransportSlice::Udp(udp)) => read_udp(udp, source, destination),
             Some(TransportSlice::Icmpv4(icmp)) => ((0, 0), read_icmp_v4(icmp)),
             Some(TransportSlice::Icmpv6(icmp)) => ((0, 0), read_icmp_v6(icmp, source, destination)),
+            None => read_sctp(&packet, bytes),
             other => panic!("no transport: {other:?} {bytes:02x?}"),
         };
         Self {
@@ -92,10 +100,13 @@ impl Seen {
         }
     }
 
-    /// What TCP or UDP carries.
+    /// What is carried.
     pub(crate) fn payload(&self) -> &[u8] {
         match &self.what {
-            What::Tcp { payload, .. } | What::Udp { payload, .. } | What::Icmp { payload, .. } => payload,
+            What::Tcp { payload, .. }
+            | What::Udp { payload, .. }
+            | What::Sctp { payload, .. }
+            | What::Icmp { payload, .. } => payload,
         }
     }
 }
@@ -141,6 +152,32 @@ fn read_udp(udp: &UdpSlice<'_>, source: IpAddr, destination: IpAddr) -> ((u16, u
         has_checksum,
     };
     ((header.source_port, header.destination_port), what)
+}
+
+/// SCTP, which `etherparse` does not read; its CRC32c is computed by code that has nothing to do with ours.
+#[track_caller]
+fn read_sctp(packet: &SlicedPacket<'_>, bytes: &[u8]) -> ((u16, u16), What) {
+    let ip = packet.ip_payload().unwrap_or_else(|| panic!("no payload {bytes:02x?}"));
+    assert_eq!(ip.ip_number.0, 132, "{bytes:02x?}");
+    let mut sctp = ip.payload.to_vec();
+    let sum = u32::from_le_bytes(sctp[8..12].try_into().unwrap());
+    sctp[8..12].fill(0);
+    let right = crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(&sctp);
+    assert_eq!(sum, right, "CRC32c in {bytes:02x?}");
+    let word = |at: usize| u16::from_be_bytes([sctp[at], sctp[at + 1]]);
+    let length = usize::from(word(14));
+    assert_eq!(
+        length.next_multiple_of(4),
+        sctp.len() - 12,
+        "length of the chunk in {bytes:02x?}"
+    );
+    let what = What::Sctp {
+        tag: u32::from_be_bytes(sctp[4..8].try_into().unwrap()),
+        chunk: sctp[12],
+        flags: sctp[13],
+        payload: sctp.get(20..12 + length).unwrap_or_default().to_vec(),
+    };
+    ((word(0), word(2)), what)
 }
 
 #[track_caller]

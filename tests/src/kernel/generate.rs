@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use fastrand::Rng;
 use ferrogate_common::Protocol;
-use ferrogate_datapath::host::{HostPacket, HostTables, Outcome, Program, Segment, tcp};
+use ferrogate_datapath::host::{HostPacket, HostTables, Outcome, Program, Segment, sctp, tcp};
 
 use super::network::{Network, Place};
 use super::packets::{as_sent, damage};
@@ -171,7 +171,7 @@ impl Generator {
             1 => Pool::node(&mut self.rng, v4),
             _ => Pool::frontend(&mut self.rng, v4),
         };
-        let protocol = if self.rng.bool() { Protocol::Tcp } else { Protocol::Udp };
+        let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp][self.rng.usize(..3)];
         let segment = self.segment(source, SocketAddr::new(destination, port), protocol as u8);
         (program, place, segment)
     }
@@ -197,10 +197,24 @@ impl Generator {
             tcp::RST,
             tcp::RST | tcp::ACK,
         ];
-        let mut segment = if protocol == Protocol::Udp as u8 {
-            Segment::udp(source, destination, &[])
-        } else {
-            Segment::tcp(source, destination, FLAGS[self.rng.usize(..FLAGS.len())])
+        const CHUNKS: [u8; 12] = [
+            sctp::INIT,
+            sctp::INIT,
+            sctp::INIT,
+            sctp::INIT_ACK,
+            sctp::DATA,
+            sctp::DATA,
+            sctp::SACK,
+            sctp::COOKIE_ECHO,
+            sctp::SHUTDOWN,
+            sctp::SHUTDOWN_ACK,
+            sctp::SHUTDOWN_COMPLETE,
+            sctp::ABORT,
+        ];
+        let mut segment = match Protocol::from_number(protocol) {
+            Some(Protocol::Tcp) | None => Segment::tcp(source, destination, FLAGS[self.rng.usize(..FLAGS.len())]),
+            Some(Protocol::Udp) => Segment::udp(source, destination, &[]),
+            Some(Protocol::Sctp) => Segment::sctp(source, destination, CHUNKS[self.rng.usize(..CHUNKS.len())]),
         };
         let length = match self.rng.u8(..16) {
             0 => self.rng.usize(1340..1500),
@@ -208,6 +222,8 @@ impl Generator {
             _ => 0,
         };
         segment.payload = (0..length).map(|_| self.rng.u8(..)).collect();
+        // Left to the device; of TCP and UDP a test run has no such packets.
+        segment.partial = protocol == Protocol::Sctp as u8 && self.rng.u8(..20) == 0;
         segment.sequence = self.rng.u32(..);
         segment.acknowledgment = self.rng.u32(..);
         segment.hop_limit = if self.rng.u8(..30) == 0 { self.rng.u8(..3) } else { 64 };

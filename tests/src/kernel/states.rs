@@ -137,7 +137,11 @@ impl Generator {
 
     /// Each service has a ClusterIP, and may have a load balancer's address and a NodePort.
     fn add_frontends(&mut self, tables: &mut HostTables, id: usize, v4: bool) {
-        let protocol = if id % 4 < 2 { Protocol::Tcp } else { Protocol::Udp };
+        let protocol = match id % 8 {
+            0 | 1 | 4 => Protocol::Tcp,
+            2 | 3 | 5 => Protocol::Udp,
+            _ => Protocol::Sctp,
+        };
         let cluster_ip = Pool::frontend(&mut self.rng, v4).into();
         if self.rng.bool() {
             let alone = Frontend::new(id as u32, FrontendKind::Address);

@@ -126,7 +126,7 @@ impl fmt::Display for Cell {
 }
 
 fn transports() -> impl Iterator<Item = (Protocol, Family)> {
-    [Protocol::Tcp, Protocol::Udp]
+    Protocol::ALL
         .into_iter()
         .flat_map(|protocol| Family::BOTH.map(|family| (protocol, family)))
 }
@@ -198,7 +198,8 @@ fn kube_proxy(cell: &Cell, layout: Layout) -> Expectation {
 
 /// The client's address is kept wherever the replies come back through the edge that translated the request.
 fn ferrogate(cell: &Cell, options: &FerrogateOptions) -> Expectation {
-    let sockets = options.socket_edge == SocketEdge::All;
+    // No socket call of SCTP comes past the socket edge.
+    let sockets = options.socket_edge == SocketEdge::All && cell.protocol != Protocol::Sctp;
     Expectation::Answer(match (cell.client, cell.target) {
         (Client::Outside, Target::ClusterIp) if !options.external_cluster_ip => return Expectation::Nothing,
         (Client::Outside, Target::ClusterIp) => Source::Either(1),

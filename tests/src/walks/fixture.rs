@@ -9,7 +9,7 @@ use super::cell::{Backend, Client, Target, same_bridge_limit};
 use crate::rig::{Family, Options, Place, PodSpec, Rig, ServiceSpec, Source};
 use crate::wire::{ProbeRequest, Protocol};
 
-/// Every Service answers at this port, TCP and UDP.
+/// Every Service answers at this port: one number for TCP, UDP and SCTP.
 pub const PORT: u16 = 80;
 /// Every pod serves at this port.
 pub const TARGET_PORT: u16 = 8080;
@@ -65,12 +65,10 @@ pub fn boot(options: Options) -> Result<Rig> {
         if name == STICKY {
             service.spec["sessionAffinity"] = "ClientIP".into();
         }
-        rig.add_service(service.port(Protocol::Tcp, PORT, TARGET_PORT, node_port).port(
-            Protocol::Udp,
-            PORT,
-            TARGET_PORT,
-            node_port,
-        ))?;
+        for protocol in Protocol::ALL {
+            service = service.port(protocol, PORT, TARGET_PORT, node_port);
+        }
+        rig.add_service(service)?;
     }
     if rig.options.source == Source::ControlPlane {
         rig.add_dns(2)?;
@@ -128,11 +126,11 @@ pub fn node_addresses(rig: &Rig, node: u8) -> Vec<IpAddr> {
     rig.node(node).addresses.iter().flat_map(|pair| pair.both()).collect()
 }
 
-/// Waits until every Service with endpoints answers pods of both nodes, and returns how long that took. UDP is asked after
-/// TCP only: a flow towards an address that nobody translates yet would outlive the wait.
+/// Waits until every Service with endpoints answers pods of both nodes, and returns how long that took. The others are
+/// asked after TCP only: a flow towards an address that nobody translates yet would outlive the wait.
 pub fn wait_ready(rig: &mut Rig, patience: Duration) -> Result<Duration> {
     let begin = Instant::now();
-    for protocol in [Protocol::Tcp, Protocol::Udp] {
+    for protocol in Protocol::ALL {
         for (node, pod) in (1..).zip(CLIENT_PODS) {
             for (service, _) in SERVICES {
                 if !answers(rig, node, service) {

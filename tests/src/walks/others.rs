@@ -94,7 +94,7 @@ fn ways() -> [(Client, Target); 4] {
 }
 
 fn transports() -> impl Iterator<Item = (Protocol, Family)> {
-    [Protocol::Tcp, Protocol::Udp]
+    Protocol::ALL
         .into_iter()
         .flat_map(|protocol| Family::BOTH.map(|family| (protocol, family)))
 }
@@ -311,8 +311,7 @@ fn cold_neighbours(rig: &mut Rig, _: Level) -> Result<Outcome> {
                 let to = fixture::address(rig, service, target, family);
                 let timeout_ms = match protocol {
                     // Sooner than its first packet would be sent again.
-                    Protocol::Tcp => 800,
-                    Protocol::Sctp => 2500,
+                    Protocol::Tcp | Protocol::Sctp => 800,
                     // Nothing is sent again but the question for the neighbour, each second.
                     Protocol::Udp => 3500,
                 };
