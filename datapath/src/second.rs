@@ -34,10 +34,11 @@ fn run<E: Env>(env: &mut E, edge: Edge, leaving: bool) -> Verdict {
     headers.l4 = (env.opaque(headers.l4 as u32) & FARTHEST) as usize;
     let mut rewrite = Rewrite::NONE;
     let verdict = if reason != FOLLOWED {
-        if reason == Reason::LostFragment && !leaving {
-            Verdict::Drop(reason)
-        } else {
-            Verdict::Pass(reason)
+        match reason {
+            // What leaves came from a backend, and may be anything.
+            Reason::LostFragment if leaving => Verdict::Pass(Reason::Fragment),
+            Reason::LostFragment => Verdict::Drop(reason),
+            _ => Verdict::Pass(reason),
         }
     } else if headers.kind == kind::ECHO {
         icmp::echo(env, edge, leaving, &headers)

@@ -59,11 +59,12 @@ fn the_loaded_programs_and_the_host_pipeline_agree_on_every_packet() -> Result<(
 /// Whether every program came to every outcome that it can come to, more than a few times.
 fn covers(world: &World) -> Result<()> {
     use Reason::{
-        ExternalClusterIp, Fragment, HopLimit, LeftToTcx, Malformed, NewFlow, NoEndpoints, NoFlow, NoLocalEndpoints,
-        NoRoute, NoSnatPort, NoSource, NoSuchPort, NotIp, NotService, Reply, StaleService, TooBig, Translated,
+        Echo, ExternalClusterIp, Fragment, HopLimit, IcmpError, IcmpRedirect, LeftToTcx, LostFragment, Malformed,
+        NewFlow, NoEndpoints, NoFlow, NoLocalEndpoints, NoRoute, NoSnatPort, NoSource, NoSuchPort, NotIp, NotService,
+        Reply, StaleService, TooBig, Translated,
     };
     const PARSE: &[Reason] = &[NotService, NotIp, Malformed];
-    const SECOND: &[Reason] = &[Fragment];
+    const SECOND: &[Reason] = &[Fragment, IcmpError, IcmpRedirect];
     const MAKE: &[Reason] = &[Translated, NewFlow, Reply, NoLocalEndpoints, StaleService];
     const REFUSE: &[Reason] = &[NoEndpoints, NoFlow];
     const ROUTE: &[Reason] = &[NoRoute, NoSource, NoSnatPort];
@@ -71,14 +72,20 @@ fn covers(world: &World) -> Result<()> {
     let expected: [(Program, &[&[Reason]]); 7] = [
         (
             Program::PodIngress,
-            &[PARSE, SECOND, MAKE, REFUSE, &[NoSnatPort, NoSuchPort]],
+            &[
+                PARSE,
+                SECOND,
+                MAKE,
+                REFUSE,
+                &[NoSnatPort, NoSuchPort, Echo, LostFragment],
+            ],
         ),
         (Program::PodEgress, &[PARSE, SECOND, &[Reply]]),
         (Program::UplinkIngress, &[PARSE, SECOND, MAKE, REFUSE, ROUTE, FORWARD]),
         (Program::UplinkIngressL3, &[PARSE, SECOND, MAKE, REFUSE, ROUTE, FORWARD]),
         (
             Program::UplinkEgress,
-            &[PARSE, SECOND, MAKE, REFUSE, ROUTE, &[NoSuchPort]],
+            &[PARSE, SECOND, MAKE, REFUSE, ROUTE, &[NoSuchPort, Echo]],
         ),
         (Program::UplinkEgressL3, &[PARSE, SECOND, MAKE, REFUSE, ROUTE]),
         (

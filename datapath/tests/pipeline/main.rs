@@ -8,6 +8,7 @@ mod policies;
 mod properties;
 mod refusals;
 mod sctp;
+mod second;
 mod sockets;
 mod support;
 mod wire;

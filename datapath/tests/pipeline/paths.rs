@@ -10,7 +10,7 @@ use ferrogate_datapath::host::{Program, Segment, Simulator, tcp};
 
 /// What the packet that leaves has as its source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Source {
+pub(crate) enum Source {
     Kept,
     /// An address of the node, a port of the SNAT range.
     Changed(Who),
@@ -18,24 +18,24 @@ enum Source {
 
 /// How a packet leaves a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
+pub(crate) enum Way {
     Pass,
     Bounce,
     Forward,
 }
 
 /// One way through the node.
-struct Path {
-    name: &'static str,
-    client: Who,
-    kind: FrontendKind,
-    frontend: Who,
-    backend: Who,
-    source: Source,
+pub(crate) struct Path {
+    pub(crate) name: &'static str,
+    pub(crate) client: Who,
+    pub(crate) kind: FrontendKind,
+    pub(crate) frontend: Who,
+    pub(crate) backend: Who,
+    pub(crate) source: Source,
     /// Program, device, and how the packet leaves, for requests.
-    request: (Program, u32, Way),
+    pub(crate) request: (Program, u32, Way),
     /// The same for replies.
-    reply: (Program, u32, Way),
+    pub(crate) reply: (Program, u32, Way),
 }
 
 use FrontendKind::{ClusterIp, LoadBalancer, NodePort};
@@ -45,7 +45,7 @@ use Way::{Bounce, Forward, Pass};
 use Who::{LocalPod, Node, Outside, Pod, PodGateway, RemotePod, Vip};
 
 #[rustfmt::skip]
-const PATHS: &[Path] = &[
+pub(crate) const PATHS: &[Path] = &[
     Path { name: "pod to a pod of this node", client: Pod, kind: ClusterIp, frontend: Vip, backend: LocalPod, source: Kept,
            request: (PodIngress, POD, Pass), reply: (PodEgress, POD, Pass) },
     Path { name: "pod to a pod elsewhere", client: Pod, kind: ClusterIp, frontend: Vip, backend: RemotePod, source: Kept,
@@ -77,7 +77,7 @@ const PATHS: &[Path] = &[
 ];
 
 /// A node with the path's service.
-fn offering(path: &Path, protocol: Protocol, v4: bool) -> Simulator {
+pub(crate) fn offering(path: &Path, protocol: Protocol, v4: bool) -> Simulator {
     let mut node = node();
     let backend = [at(path.backend, v4, 8080)];
     Offer {
@@ -94,7 +94,7 @@ fn offering(path: &Path, protocol: Protocol, v4: bool) -> Simulator {
 }
 
 #[track_caller]
-fn assert_way(sent: &Sent, way: Way, about: &str) {
+pub(crate) fn assert_way(sent: &Sent, way: Way, about: &str) {
     let right = match sent.verdict {
         Verdict::Pass(_) => way == Pass,
         Verdict::Bounce(_) => way == Bounce,

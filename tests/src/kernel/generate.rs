@@ -9,6 +9,7 @@ use ferrogate_datapath::host::{HostPacket, HostTables, Outcome, Program, Segment
 use super::network::{Network, Place};
 use super::packets::{as_sent, damage};
 use super::pool::Pool;
+use super::rare::rare;
 
 /// Port numbers that clients use.
 const CLIENT_PORTS: std::ops::Range<u16> = 40_000..40_006;
@@ -63,6 +64,12 @@ impl Generator {
                 return self.spoilt(program, place, &segment);
             }
         };
+        if self.rng.u8(..8) == 0 {
+            let ip = rare(&mut self.rng, &segment);
+            let link = if program.is_layer3() { 0 } else { 14 };
+            let bytes = [&segment.ethernet()[..link], &ip].concat();
+            return self.met(program, place, bytes);
+        }
         let bytes = if program.is_layer3() {
             segment.ip()
         } else {

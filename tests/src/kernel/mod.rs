@@ -14,6 +14,7 @@ mod network;
 mod object;
 mod packets;
 mod pool;
+mod rare;
 mod states;
 mod world;
 
