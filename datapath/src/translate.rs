@@ -60,7 +60,7 @@ pub(crate) fn find_way<E: Env>(
     rewrite: &Rewrite,
     reason: Reason,
 ) -> (Step, Reason) {
-    match look_up(env, edge, headers, rewrite) {
+    match look_up(env, headers, rewrite) {
         Routed::NotFromHere => (Step::Pass, Reason::LeftToTcx),
         Routed::Nowhere => (Step::Drop, Reason::NoRoute),
         Routed::TooBig => (Step::Refuse(Refusal::TooBig), Reason::TooBig),
@@ -72,11 +72,10 @@ pub(crate) fn find_way<E: Env>(
 }
 
 #[inline(never)]
-fn look_up<E: Env>(env: &mut E, edge: Edge, headers: &Headers, rewrite: &Rewrite) -> Routed {
+fn look_up<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite) -> Routed {
     let transport = Transport {
         protocol: headers.tuple.protocol,
-        // What a process sends has been cut to size, or will be.
-        length: if edge == Edge::Node { 0 } else { headers.length },
+        length: headers.length,
     };
     env.route(env.ifindex(), &rewrite.source, &rewrite.destination, transport)
 }

@@ -3,7 +3,7 @@
 //! A `testpod serve` listens on TCP, UDP and SCTP and tells everyone who asks who it is and whom it sees. The TCP conversation is
 //! lines: `who` is answered with one [`Identity`] as a line of JSON, as often as it is asked; `GET ...` is answered as HTTP
 //! with the same JSON and the connection closes; `sink N` reads N bytes of the [`pattern`] and answers with how many were
-//! right; `source N` sends N such bytes. A UDP datagram is answered with one datagram of JSON, an
+//! right; `source N` sends N such bytes. A UDP datagram is answered with one datagram of JSON, padded to the question's length, an
 //! SCTP message (RFC 9260) with one message of it.
 use std::net::{IpAddr, SocketAddr};
 
@@ -75,6 +75,9 @@ pub struct ProbeRequest {
     /// Longest wait for the connection and for each answer, in milliseconds.
     #[arg(long, default_value_t = 1000)]
     pub timeout_ms: u64,
+    /// UDP: bytes of each question, at least; its answer has as many. More than a packet holds goes in fragments.
+    #[arg(long, default_value_t = 0)]
+    pub size: usize,
     /// Pause before each further question of a connection or socket, in milliseconds.
     #[arg(long, default_value_t = 0)]
     pub pause_ms: u64,
@@ -93,8 +96,13 @@ impl ProbeRequest {
             source_port: 0,
             source: None,
             timeout_ms: 1000,
+            size: 0,
             pause_ms: 0,
         }
+    }
+
+    pub fn size(self, size: usize) -> Self {
+        Self { size, ..self }
     }
 
     pub fn count(self, count: u32) -> Self {
@@ -143,6 +151,7 @@ impl ProbeRequest {
             format!("--questions={}", self.questions),
             format!("--source-port={}", self.source_port),
             format!("--timeout-ms={}", self.timeout_ms),
+            format!("--size={}", self.size),
             format!("--pause-ms={}", self.pause_ms),
         ];
         arguments.extend(self.to.iter().map(|to| format!("--to={to}")));
@@ -235,6 +244,14 @@ pub struct BulkReport {
     /// Bytes that arrived and were right, in order, from the first on.
     pub intact: u64,
     pub micros: u64,
+    pub failure: Option<Failure>,
+}
+
+/// What a `testpod ping` prints.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PingReport {
+    /// Who answered the echo request with what was sent.
+    pub from: Option<IpAddr>,
     pub failure: Option<Failure>,
 }
 

@@ -26,8 +26,12 @@ pub const STICKY: &str = "sticky";
 pub const EMPTY: &str = "empty";
 /// Two Services with the same single endpoint.
 pub const TWINS: [&str; 2] = ["twin-one", "twin-two"];
+/// Services whose endpoints have nobody at their port, in place of others.
+const CLOSED: [(&str, &str); 2] = [("local", "local-closed"), ("remote", "remote-closed")];
+/// The port of their endpoints.
+const CLOSED_PORT: u16 = 9;
 /// The Services, in the order of their numbers, each with the label `app` of its pods.
-const SERVICES: [(&str, &str); 10] = [
+const SERVICES: [(&str, &str); 12] = [
     ("local", "a"),
     ("remote", "b"),
     ("host-local", "h1"),
@@ -38,6 +42,8 @@ const SERVICES: [(&str, &str); 10] = [
     (TWINS[0], "a"),
     (TWINS[1], "a"),
     (STICKY, "t"),
+    (CLOSED[0].1, "a"),
+    (CLOSED[1].1, "b"),
 ];
 /// The client pods of node 1 and node 2.
 pub const CLIENT_PODS: [&str; 2] = ["c", "d"];
@@ -65,8 +71,9 @@ pub fn boot(options: Options) -> Result<Rig> {
         if name == STICKY {
             service.spec["sessionAffinity"] = "ClientIP".into();
         }
+        let target = if is_closed(name) { CLOSED_PORT } else { TARGET_PORT };
         for protocol in Protocol::ALL {
-            service = service.port(protocol, PORT, TARGET_PORT, node_port);
+            service = service.port(protocol, PORT, target, node_port);
         }
         rig.add_service(service)?;
     }
@@ -75,6 +82,16 @@ pub fn boot(options: Options) -> Result<Rig> {
     }
     rig.check_proxies()?;
     Ok(rig)
+}
+
+/// The Service with the same endpoints and a port where nobody is.
+pub fn closed(service: &str) -> &'static str {
+    let [(local, of_local), (_, of_remote)] = CLOSED;
+    if service == local { of_local } else { of_remote }
+}
+
+fn is_closed(service: &str) -> bool {
+    CLOSED.iter().any(|(_, closed)| *closed == service)
 }
 
 /// The pod that answers for a backend.
@@ -159,6 +176,7 @@ fn answers(rig: &Rig, node: u8, service: &str) -> bool {
     let limited = same_bridge_limit(rig.options.layout, &rig.options.proxy).is_some();
     match service {
         EMPTY | "itself" => false,
+        closed if is_closed(closed) => false,
         "local" => !limited || node != 1,
         "remote" => !limited || node != 2,
         "host-local" | "host-remote" => true,

@@ -4,6 +4,7 @@
 //! `lives` hold the walks that are no cell; [`report`] prints proxies side by side. `cargo test -p ferrogate-tests --test
 //! walks -- --help` lists the options of the program around them.
 pub mod cell;
+mod errors;
 pub mod fixture;
 mod lives;
 pub mod matrix;

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::cell::{Client, Target, same_bridge_limit};
 use super::fixture::{self, EMPTY, PORT, STICKY, TARGET_PORT, THREE, TWINS};
-use super::lives;
 use super::report::Mark;
+use super::{errors, lives};
 use crate::rig::{Family, Proxy, Rig, addresses};
 use crate::wire::{FailureKind, ProbeRequest, Protocol, ResolveReport};
 
@@ -37,7 +37,7 @@ pub(crate) enum Outcome {
 }
 
 /// Each by its name, in the order in which they run: those that change the rig come last.
-const WALKS: [(&str, Walk); 15] = [
+const WALKS: [(&str, Walk); 19] = [
     ("what is not a Service keeps its addresses", not_a_service),
     ("300 new connections to 3 endpoints give 100 each", round_robin),
     ("a client of a Service with affinity keeps its endpoint", affinity),
@@ -48,6 +48,9 @@ const WALKS: [(&str, Walk); 15] = [
     ("an IPv6 socket reaches the IPv4 address of a Service", mapped),
     ("a port that the Service does not have refuses", unknown_port),
     ("a first packet waits for its neighbour", cold_neighbours),
+    ("a datagram in fragments arrives, and its answer", errors::fragments),
+    ("a closed UDP port tells its client", errors::closed_port),
+    ("a ClusterIP answers ping", errors::ping),
     ("CoreDNS resolves a Service through a ClusterIP", lives::dns),
     ("bulk TCP arrives intact on every path", lives::bulk),
     ("a connection outlives a killed proxy", lives::restart),
@@ -59,6 +62,7 @@ const WALKS: [(&str, Walk); 15] = [
         "UDP finds its endpoint again after it went and came",
         lives::none_and_back,
     ),
+    ("the path MTU is found behind a Service", errors::narrow_hop),
 ];
 
 /// Runs every walk whose name contains `filter`; without a proxy only the first means anything.

@@ -109,6 +109,7 @@ pub(crate) const EXPECTED_SKIPS: &[&str] = &[
     "a node's process reaches its own host network through the socket edge only",
     // Limits of the rival.
     "kube-proxy needs hairpin mode on the bridge port of a pod that asks itself",
+    "kube-proxy does not answer ping to a ClusterIP",
     "kube-proxy needs bridge-nf-call-iptables=1 for backends on the same bridge",
     // The same walk runs at the level `cluster`.
     "CoreDNS watches an API server; this rig's source is manifests",

@@ -7,11 +7,12 @@ mod dns;
 mod echo;
 mod failure;
 mod load;
+mod ping;
 mod probe;
 mod sctp;
 mod serve;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -59,6 +60,13 @@ enum Command {
         #[arg(long, default_value_t = 5000)]
         timeout_ms: u64,
     },
+    /// Send one ICMP echo request and wait for its reply.
+    Ping {
+        #[arg(long)]
+        to: IpAddr,
+        #[arg(long, default_value_t = 1000)]
+        timeout_ms: u64,
+    },
     /// Boot an empty rig, print its id, and hold it until killed: what it leaves is for `sweep`.
     HoldRig,
     /// Ask a DNS server for a name's addresses.
@@ -95,6 +103,7 @@ fn main() -> Result<()> {
             download,
             timeout_ms,
         } => print(&client::bulk(to, bytes, download, timeout_ms)),
+        Command::Ping { to, timeout_ms } => print(&ping::run(to, timeout_ms)),
         Command::HoldRig => hold_rig(),
         Command::Resolve {
             server,

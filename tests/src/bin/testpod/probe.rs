@@ -142,7 +142,7 @@ fn udp(request: &ProbeRequest, attempt: &mut Attempt) -> Result<Socket, Failure>
     attempt.peer = Some(socket.peer_addr().at("connect")?);
     for question in 0..request.questions {
         pause(request, question);
-        socket.send(b"who").at("send")?;
+        socket.send(&question_of(request)).at("send")?;
         receive(&socket, attempt)?;
     }
     Ok(socket.into())
@@ -164,7 +164,9 @@ pub(crate) fn unconnected(request: &ProbeRequest) -> Vec<Attempt> {
         pause(request, question);
         for attempt in attempts.iter_mut().filter(|attempt| attempt.failure.is_none()) {
             let begin = Instant::now();
-            let sent = socket.send_to(b"who", target(request, attempt.to)).at("send");
+            let sent = socket
+                .send_to(&question_of(request), target(request, attempt.to))
+                .at("send");
             attempt.failure = sent.and_then(|_| receive(&socket, attempt)).err();
             attempt.local = socket.local_addr().ok();
             attempt.micros += begin.elapsed().as_micros() as u64;
@@ -173,8 +175,14 @@ pub(crate) fn unconnected(request: &ProbeRequest) -> Vec<Attempt> {
     attempts
 }
 
+fn question_of(request: &ProbeRequest) -> Vec<u8> {
+    let mut question = b"who".to_vec();
+    question.resize(request.size.max(question.len()), b' ');
+    question
+}
+
 fn receive(socket: &UdpSocket, attempt: &mut Attempt) -> Result<(), Failure> {
-    let mut buffer = [0; 2048];
+    let mut buffer = [0; 65_536];
     let (length, from) = socket.recv_from(&mut buffer).at("receive")?;
     attempt.from = Some(from);
     attempt.answers.push(parse(&buffer[..length])?);

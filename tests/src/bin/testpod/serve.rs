@@ -157,10 +157,10 @@ fn source(mut stream: &TcpStream, bytes: u64) -> io::Result<()> {
 fn datagrams(name: &str, socket: &UdpSocket) {
     let Ok(local) = socket.local_addr() else { return };
     let mut counts: HashMap<SocketAddr, u64> = HashMap::new();
-    let mut buffer = [0; 2048];
+    let mut buffer = [0; 65_536];
     loop {
         // An error here is an ICMP message about an earlier answer: that client is gone, others are not.
-        let Ok((_, peer)) = socket.recv_from(&mut buffer) else {
+        let Ok((length, peer)) = socket.recv_from(&mut buffer) else {
             continue;
         };
         let count = counts.entry(peer).or_default();
@@ -171,7 +171,8 @@ fn datagrams(name: &str, socket: &UdpSocket) {
             local,
             count: *count,
         };
-        if let Ok(answer) = serde_json::to_vec(&identity) {
+        if let Ok(mut answer) = serde_json::to_vec(&identity) {
+            answer.resize(length.max(answer.len()), b' ');
             let _ = socket.send_to(&answer, peer);
         }
     }
