@@ -551,7 +551,7 @@ fn a_packet_with_options_or_extension_headers_is_refused_like_any_other() {
                     let ports = &payload[payload.len() - 8..][..4];
                     assert_eq!(ports, [0x9c, 0x40, 0, 80], "the ports that were sent");
                 }
-                What::Udp { .. } => panic!("an answer in UDP"),
+                What::Udp { .. } | What::Sctp { .. } => panic!("an answer in UDP or SCTP"),
             }
         }
     }
