@@ -28,4 +28,7 @@ pub struct Backend {
 pub mod backend_flags {
     /// The endpoint is on this node: the host's stack can deliver to it without SNAT.
     pub const LOCAL: u16 = 1;
+    /// The endpoint is in the Local set and not in the Cluster set: hints keep it out, or it is terminating while others are
+    /// ready. Session affinity must not bring a client of the Cluster set to it.
+    pub const LOCAL_ONLY: u16 = 2;
 }

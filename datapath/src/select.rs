@@ -125,7 +125,10 @@ fn sticky<T: Tables + Clock>(tables: &T, key: &AffinityKey, timeout: u32, set: B
     }
     let backend = tables.backend(last.backend)?;
     let serves = backend.generation == last.generation && backend.service == key.service;
-    let allowed = set == BackendSet::Cluster || backend.flags & backend_flags::LOCAL != 0;
+    let allowed = match set {
+        BackendSet::Cluster => backend.flags & backend_flags::LOCAL_ONLY == 0,
+        BackendSet::Local => backend.flags & backend_flags::LOCAL != 0,
+    };
     (serves && allowed).then_some((last.backend, backend))
 }
 

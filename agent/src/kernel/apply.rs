@@ -64,6 +64,13 @@ impl Tables {
                 maps::BACKENDS,
                 *id,
             ),
+            Op::WriteBackendFlags { id, port, flags } => {
+                // The two share an aligned word, in the order of the fields.
+                let ([a, b], [c, d]) = (port.be().to_ne_bytes(), flags.to_ne_bytes());
+                let word = u32::from_ne_bytes([a, b, c, d]);
+                let written = self.backends.publish(*id, offset_of!(Backend, port), word);
+                within(written, &self.backends, maps::BACKENDS, *id)
+            }
             Op::WriteSlots { base, ids } => (*base..)
                 .zip(ids)
                 .try_for_each(|(index, id)| within(self.slots.write(index, id), &self.slots, maps::SLOTS, index)),

@@ -72,6 +72,8 @@ struct Programmed {
     /// What stands in the range.
     slots: Vec<u32>,
     backends: BTreeMap<Endpoint, u32>,
+    /// Those of them that have the flag LOCAL_ONLY.
+    local_only: BTreeSet<u32>,
     frontends: BTreeMap<FrontendKey, FrontendKind>,
 }
 

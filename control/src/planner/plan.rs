@@ -2,7 +2,7 @@
 
 use crate::names::PortName;
 use crate::notice::{Notice, holder_name};
-use ferrogate_common::{Address, Backend, Frontend, FrontendKey, Protocol, SlotRange, maps};
+use ferrogate_common::{Address, Backend, Frontend, FrontendKey, Port, Protocol, SlotRange, maps};
 
 /// One write. A reader between any two of them finds tables that hang together.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +20,12 @@ pub enum Op {
     /// Generation to 0: UDP flows leave the backend on their next packet. `last_generation` stays.
     RetireBackend {
         id: u32,
+    },
+    /// One 4-byte store of port and [`ferrogate_common::backend_flags`]; the port is the one it has.
+    WriteBackendFlags {
+        id: u32,
+        port: Port,
+        flags: u16,
     },
     /// Backend ids to slots that no service's range covers yet.
     WriteSlots {

@@ -66,11 +66,11 @@ impl Round {
         self.freed
     }
 
-    fn write_backend(&mut self, id: u32, endpoint: &Endpoint, service: u32, generation: u32) {
+    fn write_backend(&mut self, id: u32, endpoint: &Endpoint, flags: u16, service: u32, generation: u32) {
         let value = Backend {
             address: endpoint.address,
             port: endpoint.port,
-            flags: if endpoint.local { backend_flags::LOCAL } else { 0 },
+            flags,
             generation: 0,
             service,
             last_generation: generation,
@@ -78,6 +78,11 @@ impl Round {
         self.backends.push(Op::WriteBackend { id, value });
         self.publications.push(Op::PublishBackend { id, generation });
     }
+}
+
+fn backend_flags_of(endpoint: &Endpoint, in_cluster_set: bool) -> u16 {
+    let local = if endpoint.local { backend_flags::LOCAL } else { 0 };
+    local | if in_cluster_set { 0 } else { backend_flags::LOCAL_ONLY }
 }
 
 impl Planner {
@@ -217,12 +222,31 @@ impl Planner {
                 .extend(port.range.replace(range).filter(|range| !range.is_empty()));
             port.slots = slots;
         }
+        let members: BTreeSet<&Endpoint> = desired.cluster.iter().collect();
         for (endpoint, id) in new.iter().zip(ids) {
             let generation = self.next_generation(id);
-            round.write_backend(id, endpoint, port.id, generation);
+            let flags = backend_flags_of(endpoint, members.contains(endpoint));
+            round.write_backend(id, endpoint, flags, port.id, generation);
+            if flags & backend_flags::LOCAL_ONLY != 0 {
+                port.local_only.insert(id);
+            }
+        }
+        for (endpoint, &id) in port.backends.iter().filter(|(endpoint, _)| wanted.contains(endpoint)) {
+            let flags = backend_flags_of(endpoint, members.contains(endpoint));
+            let changed = if flags & backend_flags::LOCAL_ONLY != 0 {
+                port.local_only.insert(id)
+            } else {
+                port.local_only.remove(&id)
+            };
+            if changed {
+                let port = endpoint.port;
+                round.flags.push(Op::WriteBackendFlags { id, port, flags });
+            }
         }
         let gone = port.backends.extract_if(.., |endpoint, _| !wanted.contains(endpoint));
-        round.retire(gone.map(|(_, id)| id).collect());
+        let gone: Vec<u32> = gone.map(|(_, id)| id).collect();
+        port.local_only.retain(|id| !gone.contains(id));
+        round.retire(gone);
         Ok(())
     }
 

@@ -147,8 +147,13 @@ impl Planner {
                 Entry::Occupied(_) => self.stray_backends.push(id),
             }
         }
+        let is_local_only = |id: &u32| {
+            let backend = snapshot.backends.get(id);
+            backend.is_some_and(|backend| backend.flags & backend_flags::LOCAL_ONLY != 0)
+        };
         Programmed {
             id,
+            local_only: backends.values().copied().filter(is_local_only).collect(),
             flags: service.map(|service| service.flags),
             range,
             slots,

@@ -140,6 +140,11 @@ impl MemoryTables {
                 }
                 self.recent.backends.insert(*id);
             }
+            Op::WriteBackendFlags { id, flags, .. } => {
+                if let Some(backend) = self.backends.get_mut(id) {
+                    backend.flags = *flags;
+                }
+            }
             Op::WriteSlots { base, ids } => self.write_slots(*base, ids)?,
             Op::WriteServiceFlags { id, .. } if self.recent.services.contains(id) => {
                 return Err(Violation::NoGrace {

@@ -1,8 +1,8 @@
 //! What a plan holds, write by write.
 
 use crate::fixture::{Fixture, backend_of, endpoint, frontend, node_port, port, removed, update};
-use ferrogate_common::{Frontend, FrontendKind, SlotRange, service_flags};
-use ferrogate_control::{Changes, Limits, Op, RefusalReason};
+use ferrogate_common::{Frontend, FrontendKind, SlotRange, backend_flags, service_flags};
+use ferrogate_control::{Changes, Endpoint, Limits, Op, RefusalReason};
 
 #[test]
 fn a_new_port_is_written_from_its_backends_outwards() {
@@ -353,4 +353,36 @@ fn a_port_that_loses_its_last_frontend_to_a_holder_is_taken_down() {
     assert_eq!(fixture.tables.backends()[&1].generation, 0);
     fixture.plan(&removed("b"));
     assert_eq!((fixture.planner.ports().count(), fixture.refused.len()), (1, 0));
+}
+
+#[test]
+fn an_endpoint_that_stays_in_the_local_set_alone_is_marked_in_place() {
+    let mut fixture = Fixture::new(Limits::default());
+    let frontends = [(node_port(30000), FrontendKind::NodePort)];
+    let near = Endpoint {
+        local: true,
+        ..endpoint("10.1.0.1")
+    };
+    let mut desired = port("a", &frontends, &["10.1.0.2"]);
+    desired.cluster.insert(0, near);
+    desired.local = vec![near];
+    fixture.plan(&update(vec![desired.clone()]));
+    let mark = |ops: Vec<Op>| {
+        let marks = ops.into_iter().filter_map(|op| match op {
+            Op::WriteBackendFlags { id, port, flags } => Some((id, port, flags)),
+            Op::WriteBackend { .. } | Op::RetireBackend { .. } => panic!("{op:?}"),
+            _ => None,
+        });
+        marks.collect::<Vec<_>>()
+    };
+    let gone = desired.cluster.remove(0);
+    let flags = backend_flags::LOCAL | backend_flags::LOCAL_ONLY;
+    assert_eq!(
+        mark(fixture.plan(&update(vec![desired.clone()]))),
+        [(1, near.port, flags)]
+    );
+    assert_eq!(mark(fixture.plan(&update(vec![desired.clone()]))), []);
+    desired.cluster.insert(0, gone);
+    let unmarked = [(1, near.port, backend_flags::LOCAL)];
+    assert_eq!(mark(fixture.plan(&update(vec![desired]))), unmarked);
 }

@@ -1,7 +1,7 @@
 //! sessionAffinity ClientIP.
 
 use crate::support::{FAMILIES, Offer, POD, UPLINK, Who, at, cluster_ip, node, segment, send};
-use ferrogate_common::{FrontendKind, Protocol, TICK_SHIFT, service_flags};
+use ferrogate_common::{FrontendKind, Protocol, TICK_SHIFT, backend_flags, service_flags};
 use ferrogate_datapath::host::{HostSocket, Program, Simulator, SocketSimulator, tcp};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -128,5 +128,30 @@ fn at_the_socket_edge_a_pod_is_its_network_namespace() {
         let (one, other) = (of(node, 11), of(node, 12));
         assert_eq!((one.len(), other.len()), (1, 1));
         assert_ne!(one, other);
+    }
+}
+
+#[test]
+fn affinity_to_an_endpoint_of_the_local_set_alone_does_not_bind_clients_of_the_cluster_set() {
+    for v4 in FAMILIES {
+        let node = &mut with_affinity(v4);
+        let vip = at(Who::Vip, v4, 80);
+        let first = connect(node, Who::Pod, vip, 40_000);
+        let base = SERVICE * 16;
+        let (marked, others): (Vec<u32>, Vec<u32>) =
+            (base..base + 3).partition(|id| node.tables.backends[*id as usize].port.get() == first.port());
+        node.tables.backends[marked[0] as usize].flags |= backend_flags::LOCAL_ONLY;
+        for (slot, id) in (base..).zip(others) {
+            node.tables.slots[slot as usize] = id;
+        }
+        let range = ferrogate_common::SlotRange {
+            base,
+            cluster: 2,
+            local: 0,
+        };
+        node.tables.services[SERVICE as usize].range = range.pack();
+        let second = connect(node, Who::Pod, vip, 40_001);
+        assert_ne!(second, first);
+        assert_eq!(connect(node, Who::Pod, vip, 40_002), second);
     }
 }
