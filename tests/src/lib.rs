@@ -3,11 +3,15 @@
 //! * [`rig`] boots a small cluster of network namespaces on this machine: nodes, pods, an outside client, and (where asked
 //!   for) a real control plane, with Ferrogate, kube-proxy or nothing as the service proxy of every node.
 //! * [`wire`] is what the `testpod` program and its callers say to each other; [`rig::Place::probe`] is how a test asks.
+//! * [`batch`] is the same for many questions at once.
 //! * [`kernel`] runs packets through the loaded programs and through the host's pipeline, and compares.
+//! * [`random`] makes Services at random, changes them, and compares with kube-proxy.
 //! * [`walks`] is the matrix of clients, addresses, protocols and backends, as data, with what each walk must see.
+pub mod batch;
 pub mod binaries;
 pub mod conformance;
 pub mod kernel;
+pub mod random;
 pub mod rig;
 pub mod walks;
 pub mod wire;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::addresses::{self, CONTROL_PLANE, Family, NODE_BASE, OUTSIDE, ROUTER, lan};
 use super::control_plane::ControlPlane;
 use super::far_end;
+use super::follower::Follower;
 use super::layout::{self, Layout};
 use super::lease::Lease;
 use super::machine::{Node, machine, node, tail};
@@ -76,11 +77,25 @@ pub struct Rig {
 enum Store {
     Manifests(Manifests),
     ControlPlane(Box<ControlPlane>),
+    Follower(Box<Follower>),
 }
 
 impl Rig {
     /// Boots the network, the control plane where asked for, and the proxies.
     pub fn boot(options: Options) -> Result<Self> {
+        Self::boot_with(options, None)
+    }
+
+    /// Boots a rig whose proxies follow the control plane of another: what is applied in one, both see. Everything has the
+    /// same address in both, so the same objects are true in both. `options.source` is not looked at.
+    pub fn boot_beside(options: Options, leader: &Rig) -> Result<Self> {
+        let control_plane = leader
+            .control_plane()
+            .context("the rig to follow has no control plane")?;
+        Self::boot_with(options, Some(control_plane))
+    }
+
+    fn boot_with(options: Options, leader: Option<&ControlPlane>) -> Result<Self> {
         let lease = Lease::take()?;
         let lan_netns = Netns::create(lease.name("lan"))?;
         lan_netns.ip_batch(&format!(
@@ -101,9 +116,13 @@ impl Rig {
         let nodes = (1..=options.nodes)
             .map(|index| node(&lease, &lan_netns, &options, index))
             .collect::<Result<_>>()?;
-        let feed = match options.source {
-            Source::Manifests => Store::Manifests(Manifests::create(lease.directory().join("manifests"))?),
-            Source::ControlPlane => {
+        let feed = match (options.source, leader) {
+            (_, Some(leader)) => {
+                let place = machine(&lease, &lan_netns, "ctl", CONTROL_PLANE, options.proxy.uses_xdp())?;
+                Store::Follower(Box::new(Follower::start(leader, place, lease.directory())?))
+            }
+            (Source::Manifests, None) => Store::Manifests(Manifests::create(lease.directory().join("manifests"))?),
+            (Source::ControlPlane, None) => {
                 let place = machine(&lease, &lan_netns, "ctl", CONTROL_PLANE, options.proxy.uses_xdp())?;
                 let mut routes = String::new();
                 (1..=options.nodes).try_for_each(|node| layout::pod_routes(&mut routes, node))?;
@@ -159,7 +178,7 @@ impl Rig {
     pub fn control_plane(&self) -> Option<&ControlPlane> {
         match &self.feed {
             Store::ControlPlane(control_plane) => Some(control_plane),
-            Store::Manifests(_) => None,
+            Store::Manifests(_) | Store::Follower(_) => None,
         }
     }
 
@@ -167,7 +186,7 @@ impl Rig {
     pub fn control_plane_mut(&mut self) -> Option<&mut ControlPlane> {
         match &mut self.feed {
             Store::ControlPlane(control_plane) => Some(control_plane),
-            Store::Manifests(_) => None,
+            Store::Manifests(_) | Store::Follower(_) => None,
         }
     }
 
@@ -176,6 +195,7 @@ impl Rig {
         match &self.feed {
             Store::Manifests(manifests) => manifests.apply(object),
             Store::ControlPlane(control_plane) => control_plane.api().apply(object),
+            Store::Follower(follower) => follower.api().apply(object),
         }
     }
 
@@ -184,7 +204,15 @@ impl Rig {
         match &self.feed {
             Store::Manifests(manifests) => manifests.delete(object),
             Store::ControlPlane(control_plane) => control_plane.api().delete(object),
+            Store::Follower(follower) => follower.api().delete(object),
         }
+    }
+
+    /// Says which zone a node is in.
+    pub fn set_zone(&self, node: u8, zone: &str) -> Result<()> {
+        let mut object = objects::node(&self.node(node).name, node);
+        object["metadata"]["labels"]["topology.kubernetes.io/zone"] = zone.into();
+        self.apply(&object)
     }
 
     /// Makes the pod, starts its server, and makes it an endpoint of the Services that select it.
@@ -276,11 +304,17 @@ impl Rig {
         &self.services[&format!("{NAMESPACE}/{name}")]
     }
 
+    /// Sets what the proxies that start from now on are.
+    pub fn set_proxy(&mut self, proxy: Proxy) {
+        self.options.proxy = proxy;
+    }
+
     /// Starts the node's proxy.
     pub fn start_proxy(&mut self, node: u8) -> Result<()> {
         let feed = match &self.feed {
             Store::Manifests(manifests) => Feed::Manifests(manifests.directory()),
             Store::ControlPlane(control_plane) => Feed::Kubeconfig(control_plane.kubeconfig()),
+            Store::Follower(follower) => Feed::Kubeconfig(follower.kubeconfig()),
         };
         if let Some(process) = proxy::start(&self.options.proxy, self.node(node), &feed)? {
             self.proxies.insert(node, process);
@@ -316,7 +350,7 @@ impl Rig {
 
     /// Writes the EndpointSlices of the Services that select `app`; a real control plane does that by itself.
     fn publish_slices(&self, app: &str) -> Result<()> {
-        if self.control_plane().is_some() {
+        if !matches!(self.feed, Store::Manifests(_)) {
             return Ok(());
         }
         let pods = self.pods.values().filter(|pod| pod.spec.app == app);

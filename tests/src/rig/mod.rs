@@ -21,6 +21,7 @@ mod cluster;
 mod control_plane;
 mod dns;
 mod far_end;
+mod follower;
 mod layout;
 mod lease;
 mod machine;

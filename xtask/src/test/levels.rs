@@ -50,6 +50,14 @@ impl Run {
             filter: Some("--filter"),
         }
     }
+
+    const fn random(arguments: &'static [&'static str]) -> Self {
+        Self {
+            target: "random",
+            arguments,
+            filter: Some("--filter"),
+        }
+    }
 }
 
 pub(crate) const LEVELS: &[Level] = &[
@@ -97,6 +105,7 @@ pub(crate) const LEVELS: &[Level] = &[
             Run::libtest("health"),
             Run::walks(&["--source", "control-plane", "--proxy", "kube-proxy,ferrogate"]),
             Run::conformance(&["--quick"]),
+            Run::random(&["--sequences", "64", "--steps", "8", "--seconds", "40"]),
         ],
         minutes: 45,
     },

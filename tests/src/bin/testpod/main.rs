@@ -2,6 +2,7 @@
 //! [`ferrogate_tests::wire`].
 mod ask;
 mod balance;
+mod batch;
 mod client;
 mod dns;
 mod echo;
@@ -33,6 +34,8 @@ enum Command {
     Serve(serve::Options),
     /// Ask one or more addresses and print who answered.
     Probe(ProbeRequest),
+    /// Ask many addresses at once: a line of JSON of `ferrogate_tests::batch` in, a line out, until standard input ends.
+    Batch,
     /// Ask at a steady rate, a line of JSON for each attempt, until standard input ends.
     Load(load::Options),
     /// Ask what standard input says, a line of JSON each, many at once, until it ends.
@@ -89,6 +92,7 @@ fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Serve(options) => serve::run(&options),
         Command::Probe(request) => print(&probe::run(&request)),
+        Command::Batch => batch::run(),
         Command::Load(options) => load::run(options),
         Command::Ask => ask::run(),
         Command::Balance(options) => balance::run(options),
