@@ -58,7 +58,7 @@ pub(crate) fn services(state_dir: &Path) -> Result<Vec<ServiceRow>> {
     let mut rows: BTreeMap<u32, ServiceRow> = BTreeMap::new();
     let mut kinds: BTreeMap<u32, BTreeSet<u8>> = BTreeMap::new();
     for (key, frontend) in &snapshot.frontends {
-        let Some(kind) = FrontendKind::from_number(frontend.kind).filter(|kind| *kind != FrontendKind::Address) else {
+        let Some(kind) = FrontendKind::from_number(frontend.kind).filter(|kind| kind.has_port()) else {
             continue;
         };
         let row = rows.entry(frontend.service).or_insert_with(|| ServiceRow {

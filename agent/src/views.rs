@@ -52,7 +52,7 @@ pub(crate) fn service(port: &PortView<'_>, connections: u64) -> ServiceRow {
         frontends: port
             .frontends
             .iter()
-            .filter(|(_, kind)| **kind != FrontendKind::Address)
+            .filter(|(_, kind)| kind.has_port())
             .map(|(key, kind)| frontend(key, *kind))
             .collect(),
         endpoints: port

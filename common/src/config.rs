@@ -30,4 +30,6 @@ pub mod config_flags {
     pub const NODE_EDGE_OFF: u32 = 1 << 2;
     /// The pod edge is on: every pod's packets pass it.
     pub const POD_EDGE: u32 = 1 << 3;
+    /// `--cluster-cidr`: the set [`crate::NetworkKey::CLUSTER`] has networks in it.
+    pub const CLUSTER_CIDRS: u32 = 1 << 8;
 }

@@ -27,7 +27,7 @@ impl FrontendKey {
         }
     }
 
-    /// The key that says that a Service has this address.
+    /// The key for an address as such: [`FrontendKind::Address`], [`FrontendKind::Vip`] or [`FrontendKind::Foreign`].
     #[inline(always)]
     pub const fn address_alone(address: Address) -> Self {
         Self {
@@ -59,6 +59,12 @@ impl Frontend {
         }
     }
 
+    /// Whether the frontend is of this kind.
+    #[inline(always)]
+    pub const fn is(&self, kind: FrontendKind) -> bool {
+        self.kind == kind as u8
+    }
+
     /// Whether the frontend is one that only clients inside the cluster may use.
     #[inline(always)]
     pub const fn is_cluster_ip(&self) -> bool {
@@ -80,6 +86,11 @@ pub enum FrontendKind {
     ExternalIp = 3,
     /// A ClusterIP as such, its key with port 0 and protocol 0: ports that the Service does not have are refused.
     Address = 4,
+    /// A load balancer's or external address as such, its key with port 0 and protocol 0: a ping is answered; ports that no
+    /// Service has there are not ours.
+    Vip = 5,
+    /// A ClusterIP that is an address of this node itself (node-local DNS), its key with port 0 and protocol 0: left alone.
+    Foreign = 6,
 }
 
 impl FrontendKind {
@@ -90,8 +101,15 @@ impl FrontendKind {
             2 => Some(Self::LoadBalancer),
             3 => Some(Self::ExternalIp),
             4 => Some(Self::Address),
+            5 => Some(Self::Vip),
+            6 => Some(Self::Foreign),
             _ => None,
         }
+    }
+
+    /// Whether keys of this kind have a port; those of the others are [`FrontendKey::address_alone`].
+    pub const fn has_port(self) -> bool {
+        !matches!(self, Self::Address | Self::Vip | Self::Foreign)
     }
 
     pub const fn name(self) -> &'static str {
@@ -101,6 +119,8 @@ impl FrontendKind {
             Self::LoadBalancer => "LoadBalancer",
             Self::ExternalIp => "ExternalIP",
             Self::Address => "address",
+            Self::Vip => "VIP",
+            Self::Foreign => "foreign",
         }
     }
 }

@@ -18,6 +18,7 @@ mod frontend;
 mod hook;
 mod interface;
 pub mod maps;
+mod network;
 mod reason;
 mod service;
 mod socket;
@@ -31,8 +32,9 @@ pub use fragment::{FragmentKey, FragmentPorts};
 pub use frontend::{Frontend, FrontendKey, FrontendKind};
 pub use hook::TcxHook;
 pub use interface::{Interface, NodeAddress, interface_flags};
+pub use network::{Network, NetworkKey, ServiceCidrs, V4_PREFIX};
 pub use reason::Reason;
-pub use service::{BackendSet, Service, SlotRange, service_flags};
+pub use service::{Algorithm, BackendSet, Service, SlotRange, service_flags};
 pub use socket::{SocketPair, SocketPairKey, SocketState};
 
 /// Version of everything in this crate that both sides must agree on.

@@ -28,8 +28,11 @@ maps! {
     SERVICES = 65_536, "service -> its range of slots (one atomic word) and its policies";
     SLOTS = 1_048_576, "ranges of backend ids: a service's Cluster set, then its Local set";
     BACKENDS = 262_144, "backend -> address, port, generation";
+    ACTIVE = 262_144, "backend -> connections that it has, as far as its flows tell";
     CURSORS = 65_536, "service -> round-robin cursor, shared by all CPUs and edges";
     NODE_ADDRESSES = 1_024, "addresses on which NodePorts answer";
+    SERVICE_CIDRS = 1, "the networks that ClusterIPs are taken from";
+    NETWORKS = 65_536, "sets of networks: a service's loadBalancerSourceRanges, the cluster's pod networks (LPM trie)";
     SOURCES = 1_024, "node addresses that SNAT uses, by index; 0 is unused";
     INTERFACES = 8_192, "ifindex -> role, layer-3 device, source addresses";
     FLOWS = 262_144, "established flows, forward and reply entries (LRU)";

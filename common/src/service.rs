@@ -22,10 +22,76 @@ pub mod service_flags {
     pub const INTERNAL_LOCAL: u32 = 1;
     /// externalTrafficPolicy: Local.
     pub const EXTERNAL_LOCAL: u32 = 1 << 1;
+    /// From this bit on, three bits: an [`crate::Algorithm`].
+    pub const ALGORITHM_SHIFT: u32 = 2;
+    /// Backends are chosen by what only the packet edges know, the client's address or its packets: the socket edge leaves
+    /// such a service to the pod edge where that is on. Session affinity, source-hash and least-connections have it.
+    pub const NEEDS_CLIENT: u32 = 1 << 5;
+    /// The service's load balancer addresses answer only sources in the service's set of `NETWORKS`.
+    pub const SOURCE_RANGES: u32 = 1 << 6;
+    /// With `SOURCE_RANGES`: this node's own address is in that set.
+    pub const NODE_ALLOWED: u32 = 1 << 7;
     /// From this bit on: sessionAffinity ClientIP, its timeout in seconds; 0: none.
     pub const AFFINITY_SHIFT: u32 = 8;
     /// The longest timeout, a day: what the API allows.
     pub const AFFINITY_MAX: u32 = 86_400;
+}
+
+/// How the backend of a new connection is chosen.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[repr(u32)]
+pub enum Algorithm {
+    /// One slot after the other, over all CPUs.
+    #[default]
+    RoundRobin = 0,
+    /// Any slot.
+    Random = 1,
+    /// The slot that the connection's addresses and ports name; the slots are a Maglev table.
+    Maglev = 2,
+    /// The slot that the client's address names; the slots are a Maglev table.
+    SourceHash = 3,
+    /// Of a few slots, the one whose backend has the fewest connections.
+    LeastConnections = 4,
+}
+
+impl Algorithm {
+    /// All of them, by number.
+    pub const ALL: [Self; 5] = [
+        Self::RoundRobin,
+        Self::Random,
+        Self::Maglev,
+        Self::SourceHash,
+        Self::LeastConnections,
+    ];
+
+    /// The algorithm in [`Service::flags`]; an unknown number is round robin.
+    #[inline(always)]
+    pub const fn of(flags: u32) -> Self {
+        match flags >> service_flags::ALGORITHM_SHIFT & 7 {
+            1 => Self::Random,
+            2 => Self::Maglev,
+            3 => Self::SourceHash,
+            4 => Self::LeastConnections,
+            _ => Self::RoundRobin,
+        }
+    }
+
+    /// The bits of [`Service::flags`].
+    #[inline(always)]
+    pub const fn bits(self) -> u32 {
+        (self as u32) << service_flags::ALGORITHM_SHIFT
+    }
+
+    /// Name in annotations and output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+            Self::Maglev => "maglev",
+            Self::SourceHash => "source-hash",
+            Self::LeastConnections => "least-connections",
+        }
+    }
 }
 
 /// Where a service's backends stand in `SLOTS`: first the Cluster set, right behind it the Local set.

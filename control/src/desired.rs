@@ -2,7 +2,8 @@
 
 use crate::names::{PortName, ServiceName};
 use ferrogate_common::{Address, FrontendKey, FrontendKind, Port};
-use std::collections::BTreeMap;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One endpoint of one Service port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -24,9 +25,11 @@ pub struct DesiredPort {
     pub frontends: BTreeMap<FrontendKey, FrontendKind>,
     /// Bits of [`ferrogate_common::service_flags`].
     pub flags: u32,
-    /// The Cluster set, in numerical order of address and port, each once.
+    /// With the flag SOURCE_RANGES: the networks whose sources may use the load balancer's addresses.
+    pub source_ranges: BTreeSet<IpNet>,
+    /// The Cluster set, slot by slot: by weights and algorithm, an endpoint can have many.
     pub cluster: Vec<Endpoint>,
-    /// The Local set, in the same order; empty where no policy of the service is Local.
+    /// The Local set, the same way; empty where no policy of the service is Local.
     pub local: Vec<Endpoint>,
 }
 

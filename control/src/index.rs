@@ -1,12 +1,14 @@
 //! The model of all Services and slices, and which of them changed.
 
 use crate::desired::{Changes, DesiredPort};
+use crate::frontends::{NodeNetwork, frontends, source_ranges};
 use crate::health::HealthCheck;
-use crate::ingest::{self, PortModel, ServiceModel, SliceModel, Zones};
+use crate::ingest::{self, Names, PortModel, ServiceModel, SliceModel, SourceRanges};
 use crate::names::{Family, PortName, ServiceName};
 use crate::notice::{Notice, NoticeKind};
 use crate::select::Candidates;
-use ferrogate_common::{FrontendKey, FrontendKind, Port, service_flags};
+use crate::slots::{MAGLEV_TABLE_SIZE, slots};
+use ferrogate_common::service_flags;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What changes how objects are read.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
     /// Name of our Node: endpoints with this nodeName are local.
     pub node_name: String,
@@ -27,6 +29,19 @@ pub struct Options {
     pub external_ips: Vec<IpNet>,
     /// Value of the label `service.kubernetes.io/service-proxy-name` of our Services; `None`: those without the label.
     pub proxy_name: Option<String>,
+    /// Slots of a Maglev table, a prime.
+    pub maglev_table_size: u16,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            node_name: String::new(),
+            external_ips: Vec::new(),
+            proxy_name: None,
+            maglev_table_size: MAGLEV_TABLE_SIZE,
+        }
+    }
 }
 
 /// A compact copy of every Service and EndpointSlice, fed by apply and delete, and the set of services that changed
@@ -34,9 +49,10 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Index {
     options: Options,
-    zones: Zones,
+    names: Names,
     /// Our zone.
     zone: Option<u32>,
+    node: NodeNetwork,
     services: BTreeMap<ServiceName, Noted<Option<ServiceModel>>>,
     /// By the Service they belong to, then by their own name: services may be seen after their slices.
     slices: BTreeMap<ServiceName, BTreeMap<Arc<str>, Noted<SliceModel>>>,
@@ -57,8 +73,9 @@ impl Index {
     pub fn new(options: Options) -> Self {
         Self {
             options,
-            zones: Zones::default(),
+            names: Names::default(),
             zone: None,
+            node: NodeNetwork::default(),
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
             owners: HashMap::new(),
@@ -72,7 +89,8 @@ impl Index {
         let Some(name) = name_of(&object.metadata) else {
             return vec![unnamed(&object.metadata)];
         };
-        let (model, notices) = ingest::service(object, &self.options);
+        let (model, mut notices) = ingest::service(object, &self.options);
+        notices.extend(model.iter().flat_map(|model| self.node.notices(model)));
         let old = self.services.get(&name);
         let news = news(&name, &notices, old.map(|old| old.notices.as_slice()));
         if old.map_or(model.is_some(), |old| old.model != model) {
@@ -95,7 +113,7 @@ impl Index {
         let Some(slice_name) = name_of(&object.metadata) else {
             return vec![unnamed(&object.metadata)];
         };
-        let Some((model, notices)) = ingest::slice(object, &self.options, &mut self.zones) else {
+        let Some((model, notices)) = ingest::slice(object, &self.options, &mut self.names) else {
             self.remove_slice(&slice_name);
             return Vec::new();
         };
@@ -126,7 +144,7 @@ impl Index {
             return;
         }
         let zone = object.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE));
-        let zone = zone.filter(|zone| !zone.is_empty()).map(|zone| self.zones.number(zone));
+        let zone = zone.filter(|zone| !zone.is_empty()).map(|zone| self.names.number(zone));
         if zone == self.zone {
             return;
         }
@@ -135,6 +153,35 @@ impl Index {
         let with_hints = self.slices.iter().filter(|(_, slices)| slices.values().any(hinted));
         let names: Vec<_> = with_hints.map(|(name, _)| name.clone()).collect();
         names.into_iter().for_each(|name| self.mark(name));
+    }
+
+    /// The node's own addresses as they are now. Returns what is new for the operator.
+    pub fn set_node_network(&mut self, node: NodeNetwork) -> Vec<Notice> {
+        if self.node == node {
+            return Vec::new();
+        }
+        let old = std::mem::replace(&mut self.node, node);
+        let moved: BTreeSet<_> = old
+            .addresses
+            .symmetric_difference(&self.node.addresses)
+            .copied()
+            .collect();
+        let mut new_notices = Vec::new();
+        for (name, service) in &mut self.services {
+            let Some(model) = &service.model else { continue };
+            let mut has_moved = model.addresses.iter().any(|(address, _)| moved.contains(&address.ip()));
+            has_moved |= old.primary != self.node.primary && model.source_ranges != SourceRanges::default();
+            if !has_moved {
+                continue;
+            }
+            self.dirty.insert(name.clone());
+            let mut notices = service.notices.clone();
+            notices.retain(|kind| !matches!(kind, NoticeKind::LocalClusterIp { .. }));
+            notices.extend(self.node.notices(model));
+            new_notices.extend(news(name, &notices, Some(&service.notices)));
+            service.notices = notices;
+        }
+        new_notices
     }
 
     /// After a list of everything: what is not in it is gone. The next [`Index::compile`] names every service, so
@@ -266,8 +313,10 @@ impl Index {
 
     fn port(&self, name: &ServiceName, model: &ServiceModel, port: &PortModel, family: Family) -> DesiredPort {
         let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
-        let candidates = Candidates::merge(port, family, slices.map(|slice| &slice.model));
+        let candidates = Candidates::merge(model, port, family, slices.map(|slice| &slice.model), &self.names);
+        let slots = |endpoints| slots(model.selection.algorithm, self.options.maglev_table_size, endpoints);
         let any_local = model.flags & (service_flags::INTERNAL_LOCAL | service_flags::EXTERNAL_LOCAL) != 0;
+        let (guard, source_ranges) = source_ranges(model, family, &self.node);
         DesiredPort {
             name: PortName {
                 service: name.clone(),
@@ -276,39 +325,17 @@ impl Index {
                 family,
             },
             created: model.created,
-            frontends: frontends(model, port, family),
-            flags: model.flags,
-            cluster: candidates.cluster(self.zone),
-            local: if any_local { candidates.local() } else { Vec::new() },
+            frontends: frontends(model, port, family, &self.node),
+            flags: model.flags | guard,
+            source_ranges,
+            cluster: slots(candidates.cluster(self.zone)),
+            local: if any_local {
+                slots(candidates.local())
+            } else {
+                Vec::new()
+            },
         }
     }
-}
-
-/// Every address of a port; of two kinds for one address, the first counts (ClusterIP, load balancer, external IP).
-fn frontends(model: &ServiceModel, port: &PortModel, family: Family) -> BTreeMap<FrontendKey, FrontendKind> {
-    let mut frontends = BTreeMap::new();
-    for &(address, kind) in model
-        .addresses
-        .iter()
-        .filter(|(address, _)| Family::of(address) == family)
-    {
-        frontends
-            .entry(FrontendKey::new(address, Port::new(port.port), port.protocol))
-            .or_insert(kind);
-    }
-    // One of the ports speaks for the addresses themselves.
-    if model.ports.first().is_some_and(|first| std::ptr::eq(first, port)) {
-        let cluster_ips = frontends.iter().filter(|(_, kind)| **kind == FrontendKind::ClusterIp);
-        let alone: Vec<_> = cluster_ips
-            .map(|(key, _)| FrontendKey::address_alone(key.address))
-            .collect();
-        frontends.extend(alone.into_iter().map(|key| (key, FrontendKind::Address)));
-    }
-    if let Some(node_port) = port.node_port {
-        let key = FrontendKey::new(family.unspecified(), Port::new(node_port), port.protocol);
-        frontends.insert(key, FrontendKind::NodePort);
-    }
-    frontends
 }
 
 /// The namespace of an object; one from a file that names none is in `default`, as kubectl has it.

@@ -13,6 +13,7 @@
 //! * [`MemoryTables`] applies a plan in memory and checks exactly that.
 
 mod desired;
+mod frontends;
 mod health;
 mod index;
 mod ingest;
@@ -20,13 +21,16 @@ mod names;
 mod notice;
 mod planner;
 mod select;
+mod slots;
 mod tables;
 
 pub use desired::{Changes, DesiredPort, Endpoint};
+pub use frontends::NodeNetwork;
 pub use health::HealthCheck;
 pub use index::{Index, Options};
 pub use ingest::set_api_defaults;
 pub use names::{Family, PortName, ServiceName};
 pub use notice::{Notice, NoticeKind};
 pub use planner::{Limits, Op, Plan, Planner, PortView, Refusal, RefusalReason, Snapshot};
+pub use slots::MAGLEV_TABLE_SIZE;
 pub use tables::{MemoryTables, Violation};

@@ -1,6 +1,7 @@
 //! What an operator must know about an object that was taken differently from how it reads.
 
 use crate::names::{PortName, ServiceName};
+use ferrogate_common::Algorithm;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -33,8 +34,10 @@ pub enum NoticeKind {
     ExternalIpRefused { address: IpAddr },
     #[error("load balancer entry {hostname:?} has a name and no address: nothing to program for it")]
     HostnameOnly { hostname: String },
-    #[error("load balancer address {address} is not programmed: loadBalancerSourceRanges is not supported yet")]
-    SourceRanges { address: IpAddr },
+    #[error("loadBalancerSourceRanges {value:?} is not a network: it admits nobody, and the other ranges still count")]
+    InvalidSourceRange { value: String },
+    #[error("clusterIP {address} is an address of this node itself (a local DNS cache?): left alone here")]
+    LocalClusterIp { address: IpAddr },
     #[error("port {port} is not a port number from 1 to 65535: ignored")]
     InvalidPort { port: i32 },
     #[error("nodePort {port} is not a port number from 1 to 65535: ignored")]
@@ -49,6 +52,16 @@ pub enum NoticeKind {
     DuplicatePort { port: u16, protocol: &'static str },
     #[error("sessionAffinity {value:?} is unknown: connections are balanced without it")]
     SessionAffinity { value: String },
+    #[error(
+        "annotation ferrogate.dev/algorithm {value:?} is unknown: taken as round-robin (known are {})",
+        algorithms()
+    )]
+    UnknownAlgorithm { value: String },
+    #[error(
+        "annotation ferrogate.dev/weights: {rule:?} is ignored; write ADDRESS, CIDR, pod:NAME, pod:BEGINNING*, node:NAME, zone:NAME \
+         or *, then = and a weight from 0 to 100"
+    )]
+    InvalidWeight { rule: String },
     #[error("{field} {value:?} is unknown: taken as Cluster")]
     UnknownPolicy { field: &'static str, value: String },
     #[error("endpoint slice {slice} has the unknown address type {address_type:?}: ignored")]
@@ -84,4 +97,8 @@ pub(crate) fn holder_name(holder: &Option<PortName>) -> String {
         Some(port) => format!("service {port}"),
         None => "a service that an earlier run programmed".to_owned(),
     }
+}
+
+fn algorithms() -> String {
+    Algorithm::ALL.map(Algorithm::name).join(", ")
 }

@@ -6,7 +6,7 @@
 //!   under the same rule for our zone; else no filter.
 
 use crate::desired::Endpoint;
-use crate::ingest::{EndpointModel, NodeHint, PortModel, SliceModel};
+use crate::ingest::{EndpointModel, Names, NodeHint, PortModel, Selection, ServiceModel, SliceModel};
 use crate::names::Family;
 use ferrogate_common::Port;
 use std::collections::BTreeMap;
@@ -15,6 +15,8 @@ use std::collections::btree_map::Entry;
 /// The endpoints of one service port in one family, by address (network order) and port (host order), duplicates
 /// collapsed.
 pub(crate) struct Candidates<'a> {
+    selection: &'a Selection,
+    names: &'a Names,
     endpoints: BTreeMap<([u8; 16], u16), &'a EndpointModel>,
 }
 
@@ -28,7 +30,13 @@ enum Topology {
 impl<'a> Candidates<'a> {
     /// The merge of a Service's slices for one of its ports. Slices carry numbers, so that a named targetPort may be
     /// another number in each of them.
-    pub(crate) fn merge(port: &PortModel, family: Family, slices: impl Iterator<Item = &'a SliceModel>) -> Self {
+    pub(crate) fn merge(
+        service: &'a ServiceModel,
+        port: &PortModel,
+        family: Family,
+        slices: impl Iterator<Item = &'a SliceModel>,
+        names: &'a Names,
+    ) -> Self {
         let mut endpoints: BTreeMap<([u8; 16], u16), &EndpointModel> = BTreeMap::new();
         for slice in slices.filter(|slice| slice.family == family) {
             let numbers = slice
@@ -49,17 +57,21 @@ impl<'a> Candidates<'a> {
                 }
             }
         }
-        Self { endpoints }
+        Self {
+            selection: &service.selection,
+            names,
+            endpoints,
+        }
     }
 
-    /// The Cluster set for a node in this zone.
-    pub(crate) fn cluster(&self, zone: Option<u32>) -> Vec<Endpoint> {
+    /// The Cluster set for a node in this zone, each endpoint with its weight.
+    pub(crate) fn cluster(&self, zone: Option<u32>) -> Vec<(Endpoint, u16)> {
         let topology = self.topology(zone);
         self.usable(|endpoint| topology.admits(endpoint), |_| true)
     }
 
     /// The Local set.
-    pub(crate) fn local(&self) -> Vec<Endpoint> {
+    pub(crate) fn local(&self) -> Vec<(Endpoint, u16)> {
         self.usable(|endpoint| endpoint.local, |endpoint| endpoint.local)
     }
 
@@ -68,7 +80,7 @@ impl<'a> Candidates<'a> {
         &self,
         preferred: impl Fn(&EndpointModel) -> bool,
         last_resort: impl Fn(&EndpointModel) -> bool,
-    ) -> Vec<Endpoint> {
+    ) -> Vec<(Endpoint, u16)> {
         let ready = self.collect(|endpoint| endpoint.ready && preferred(endpoint));
         if !ready.is_empty() {
             return ready;
@@ -76,14 +88,17 @@ impl<'a> Candidates<'a> {
         self.collect(|endpoint| endpoint.serving && endpoint.terminating && last_resort(endpoint))
     }
 
-    fn collect(&self, wanted: impl Fn(&EndpointModel) -> bool) -> Vec<Endpoint> {
+    fn collect(&self, wanted: impl Fn(&EndpointModel) -> bool) -> Vec<(Endpoint, u16)> {
         let wanted = self.endpoints.iter().filter(|(_, endpoint)| wanted(endpoint));
-        let endpoint = |(&(_, port), model): (&([u8; 16], u16), &&EndpointModel)| Endpoint {
-            address: model.address,
-            port: Port::new(port),
-            local: model.local,
+        let weighed = |(&(_, port), model): (&([u8; 16], u16), &&EndpointModel)| {
+            let endpoint = Endpoint {
+                address: model.address,
+                port: Port::new(port),
+                local: model.local,
+            };
+            (endpoint, self.selection.weight(model, self.names))
         };
-        wanted.map(endpoint).collect()
+        wanted.map(weighed).collect()
     }
 
     fn topology(&self, zone: Option<u32>) -> Topology {

@@ -11,8 +11,10 @@ use std::fmt::Write;
 fn options() -> Options {
     Options {
         node_name: "node-a".to_owned(),
+        // Small, so that a table can be looked at.
+        maglev_table_size: 11,
         external_ips: vec!["203.0.113.0/24".parse().expect("a range")],
-        proxy_name: None,
+        ..Options::default()
     }
 }
 
@@ -85,4 +87,6 @@ goldens! {
     terminating_endpoints_are_the_last_resort: "terminating";
     duplicates_collapse_and_the_older_of_two_holders_wins: "duplicates";
     what_cannot_be_used_is_refused_and_said: "refused";
+    annotations_choose_algorithm_and_weights: "selection";
+    source_ranges_guard_the_load_balancer_addresses_of_their_family: "source-ranges";
 }

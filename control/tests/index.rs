@@ -1,6 +1,7 @@
 //! What makes a service dirty, and what the index says about the objects it is shown.
 
-use ferrogate_control::{Changes, Endpoint, Index, NoticeKind, Options, ServiceName};
+use ferrogate_common::service_flags;
+use ferrogate_control::{Changes, Endpoint, Index, NodeNetwork, NoticeKind, Options, ServiceName};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
@@ -220,4 +221,81 @@ fn a_slice_from_a_file_can_leave_out_what_the_api_server_fills_in() {
     ferrogate_control::set_api_defaults(&mut object);
     assert_eq!(index.apply_slice(&object), []);
     assert_eq!(cluster(&index.compile(), "a").len(), 1);
+}
+
+fn load_balancer(name: &str, cluster_ip: &str, address: &str) -> Service {
+    yaml(&format!(
+        "{{metadata: {{namespace: default, name: {name}}}, \
+         spec: {{type: LoadBalancer, clusterIP: {cluster_ip}, ports: [{{port: 80}}], \
+         loadBalancerSourceRanges: [192.0.2.0/24]}}, \
+         status: {{loadBalancer: {{ingress: [{{ip: {address}}}]}}}}}}"
+    ))
+}
+
+fn node_network(primary: &str, addresses: &[&str]) -> NodeNetwork {
+    NodeNetwork {
+        primary: vec![primary.parse().expect("an address")],
+        addresses: addresses.iter().map(|text| text.parse().expect("an address")).collect(),
+    }
+}
+
+/// Frontends of the first port of a service, as text.
+fn frontends(changes: &Changes, service: &str) -> Vec<String> {
+    let port = &changes.services[&ServiceName::new("default", service)][0];
+    let frontends = port.frontends.iter();
+    frontends
+        .map(|(key, kind)| format!("{}:{} {}", key.address, key.port, kind.name()))
+        .collect()
+}
+
+#[test]
+fn a_cluster_ip_that_the_node_has_itself_is_left_alone_while_it_has_it() {
+    let mut index = index();
+    index.apply_service(&service("dns", "10.96.0.10"));
+    index.apply_service(&service("other", "10.96.0.11"));
+    index.compile();
+    let notices = index.set_node_network(node_network("192.0.2.1", &["192.0.2.1", "10.96.0.10"]));
+    assert!(matches!(notices[..], [ref one] if matches!(one.kind, NoticeKind::LocalClusterIp { .. })));
+    let changes = index.compile();
+    assert_eq!(dirty(&changes), ["dns"]);
+    assert_eq!(frontends(&changes, "dns"), ["10.96.0.10:0 foreign"]);
+    assert_eq!(index.notices().len(), 1);
+    // The object comes again: nothing new.
+    assert_eq!(index.apply_service(&service("dns", "10.96.0.10")), []);
+    assert!(!index.is_dirty());
+    index.set_node_network(node_network("192.0.2.1", &["192.0.2.1"]));
+    assert_eq!(
+        frontends(&index.compile(), "dns"),
+        ["10.96.0.10:0 address", "10.96.0.10:80 ClusterIP"]
+    );
+    assert_eq!(index.notices(), []);
+}
+
+#[test]
+fn a_load_balancer_address_is_pinged_for_where_the_node_does_not_have_it() {
+    let mut index = index();
+    index.apply_service(&load_balancer("lb", "10.96.0.10", "203.0.113.1"));
+    assert!(frontends(&index.compile(), "lb").contains(&"203.0.113.1:0 VIP".to_owned()));
+    index.set_node_network(node_network("192.0.2.1", &["203.0.113.1"]));
+    let found = frontends(&index.compile(), "lb");
+    assert!(!found.contains(&"203.0.113.1:0 VIP".to_owned()), "{found:?}");
+    assert!(found.contains(&"203.0.113.1:80 LoadBalancer".to_owned()), "{found:?}");
+}
+
+#[test]
+fn a_node_in_the_source_ranges_lets_itself_and_the_address_in() {
+    let mut index = index();
+    index.apply_service(&load_balancer("lb", "10.96.0.10", "203.0.113.1"));
+    let guard = |changes: &Changes| {
+        let port = &changes.services[&ServiceName::new("default", "lb")][0];
+        let ranges: Vec<String> = port.source_ranges.iter().map(ToString::to_string).collect();
+        (port.flags, ranges.join(" "))
+    };
+    let guarded = service_flags::SOURCE_RANGES;
+    assert_eq!(guard(&index.compile()), (guarded, "192.0.2.0/24".to_owned()));
+    index.set_node_network(node_network("192.0.2.1", &["192.0.2.1"]));
+    let (allowed, both) = (guarded | service_flags::NODE_ALLOWED, "192.0.2.0/24 203.0.113.1/32");
+    assert_eq!(guard(&index.compile()), (allowed, both.to_owned()));
+    index.set_node_network(node_network("198.51.100.1", &["198.51.100.1"]));
+    assert_eq!(guard(&index.compile()), (guarded, "192.0.2.0/24".to_owned()));
 }

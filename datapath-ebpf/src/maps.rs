@@ -3,10 +3,10 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use ferrogate_common::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Interface, NodeAddress, Service, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple, maps,
+    Interface, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple, maps,
 };
 
 #[map]
@@ -20,10 +20,17 @@ pub(crate) static SLOTS: Array<u32> = Array::with_max_entries(maps::SLOTS.entrie
 #[map]
 pub(crate) static BACKENDS: Array<Backend> = Array::with_max_entries(maps::BACKENDS.entries, BPF_F_MMAPABLE);
 #[map]
+pub(crate) static ACTIVE: Array<u64> = Array::with_max_entries(maps::ACTIVE.entries, BPF_F_MMAPABLE);
+#[map]
 pub(crate) static CURSORS: Array<u64> = Array::with_max_entries(maps::CURSORS.entries, 0);
 #[map]
 pub(crate) static NODE_ADDRESSES: HashMap<Address, NodeAddress> =
     HashMap::with_max_entries(maps::NODE_ADDRESSES.entries, 0);
+#[map]
+pub(crate) static SERVICE_CIDRS: Array<ServiceCidrs> = Array::with_max_entries(maps::SERVICE_CIDRS.entries, 0);
+/// Keys are [`ferrogate_common::NetworkKey`] with the part behind its first word as `data`: set and address.
+#[map]
+pub(crate) static NETWORKS: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(maps::NETWORKS.entries, 0);
 #[map]
 pub(crate) static SOURCES: Array<Address> = Array::with_max_entries(maps::SOURCES.entries, 0);
 #[map]

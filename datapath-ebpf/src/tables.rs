@@ -1,16 +1,17 @@
 //! The pipeline's tables are the maps.
 
 use crate::maps::{
-    AFFINITY, BACKENDS, CONFIG, CONNECTIONS, CURSORS, FLOWS, FRAGMENTS, FRONTENDS, HALF_OPEN, INTERFACES,
-    NODE_ADDRESSES, REASONS, SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
+    ACTIVE, AFFINITY, BACKENDS, CONFIG, CONNECTIONS, CURSORS, FLOWS, FRAGMENTS, FRONTENDS, HALF_OPEN, INTERFACES,
+    NETWORKS, NODE_ADDRESSES, REASONS, SERVICE_CIDRS, SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
 };
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::maps::lpm_trie::Key;
 use bytemuck::Zeroable;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Interface, Service, SnatFlow, Tuple,
+    Address, Affinity, AffinityKey, Backend, Config, Direction, Flow, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Interface, NetworkKey, Service, SnatFlow, Tuple, flow_flags,
 };
 use ferrogate_datapath::{FlowTable, Insert};
 
@@ -21,6 +22,12 @@ const EEXIST: i32 = -17;
 pub(crate) fn nanos() -> u64 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_ktime_get_coarse_ns() }
+}
+
+#[inline(always)]
+pub(crate) fn random() -> u32 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_get_prandom_u32() }
 }
 
 #[inline(always)]
@@ -40,8 +47,47 @@ pub(crate) fn is_node_address(address: &Address) -> bool {
 }
 
 #[inline(always)]
+pub(crate) fn is_in_service_cidrs(address: &Address) -> bool {
+    SERVICE_CIDRS.get(0).is_some_and(|cidrs| cidrs.contains(address))
+}
+
+#[inline(always)]
+pub(crate) fn is_in_networks(set: u32, address: &Address) -> bool {
+    let key = NetworkKey::look_up(set, address);
+    let [a, b, c, d] = key.address.words();
+    NETWORKS.get(Key::new(key.bits, [key.set, a, b, c, d])).is_some()
+}
+
+#[inline(always)]
 pub(crate) fn service(id: u32) -> Option<Service> {
     SERVICES.get(id).copied()
+}
+
+/// A count that a race or an eviction took below 0 is 0.
+#[inline(always)]
+pub(crate) fn active(backend: u32) -> u32 {
+    ACTIVE.get(backend).map_or(0, |count| (*count as i64).max(0) as u32)
+}
+
+#[inline(always)]
+pub(crate) fn begin(backend: u32) {
+    add_active(backend, 1);
+}
+
+/// A connection of a backend has ended; one of a use of the id before this one counts no more.
+#[inline(never)]
+fn end(backend: u32, generation: u32) {
+    if self::generation(backend) == generation {
+        add_active(backend, u64::MAX);
+    }
+}
+
+#[inline(always)]
+fn add_active(backend: u32, number: u64) {
+    if let Some(count) = ACTIVE.get_ptr_mut(backend) {
+        // SAFETY: the pointer is to a live array element, 8-byte aligned.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(count, number) };
+    }
 }
 
 #[inline(always)]
@@ -118,8 +164,12 @@ pub(crate) fn mark_flow(table: FlowTable, key: &Tuple, seen: u32, flags: u8) -> 
     match flows(table).get_ptr_mut(key) {
         Some(flow) => {
             // SAFETY: a live map value. If the element is evicted and reused meanwhile, another flow gets a fresh time stamp,
-            // and at worst an end mark, which only matters at its next SYN.
+            // and at worst an end mark, which only matters at its next SYN and for a count that the agent corrects.
             unsafe {
+                let new = flags & !(*flow).flags & flow_flags::CLOSING;
+                if new != 0 && key.direction == Direction::Forward as u8 {
+                    end((*flow).backend, (*flow).generation);
+                }
                 (*flow).seen = seen;
                 (*flow).flags |= flags;
             }
@@ -218,8 +268,24 @@ macro_rules! tables_are_maps {
                 $crate::tables::is_node_address(address)
             }
             #[inline(always)]
+            fn is_in_service_cidrs(&self, address: &ferrogate_common::Address) -> bool {
+                $crate::tables::is_in_service_cidrs(address)
+            }
+            #[inline(always)]
+            fn is_in_networks(&self, set: u32, address: &ferrogate_common::Address) -> bool {
+                $crate::tables::is_in_networks(set, address)
+            }
+            #[inline(always)]
             fn service(&self, id: u32) -> Option<ferrogate_common::Service> {
                 $crate::tables::service(id)
+            }
+            #[inline(always)]
+            fn active(&self, backend: u32) -> u32 {
+                $crate::tables::active(backend)
+            }
+            #[inline(always)]
+            fn begin(&mut self, backend: u32) {
+                $crate::tables::begin(backend);
             }
             #[inline(always)]
             fn next_cursor(&mut self, service: u32) -> u32 {
@@ -335,6 +401,13 @@ macro_rules! tables_are_maps {
             #[inline(always)]
             fn opaque(&self, value: u32) -> u32 {
                 value.wrapping_add(self.zero)
+            }
+        }
+
+        impl$(<$($generics)+>)? ferrogate_datapath::Random for $context {
+            #[inline(always)]
+            fn random(&mut self) -> u32 {
+                $crate::tables::random()
             }
         }
 

@@ -78,7 +78,15 @@ pub trait Tables {
     fn config(&self) -> Config;
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
     fn is_node_address(&self, address: &Address) -> bool;
+    /// Whether an address is in one of `SERVICE_CIDRS`.
+    fn is_in_service_cidrs(&self, address: &Address) -> bool;
+    /// Whether an address is in a set of `NETWORKS` ([`ferrogate_common::NetworkKey::set`]).
+    fn is_in_networks(&self, set: u32, address: &Address) -> bool;
     fn service(&self, id: u32) -> Option<Service>;
+    /// Connections that a backend has, as far as the flows tell.
+    fn active(&self, backend: u32) -> u32;
+    /// One more.
+    fn begin(&mut self, backend: u32);
     /// The service's cursor, and moves it on.
     fn next_cursor(&mut self, service: u32) -> u32;
     /// The backend id in a slot.
@@ -94,7 +102,8 @@ pub trait Tables {
     fn put_flow(&mut self, table: FlowTable, key: &Tuple, flow: &Flow) -> bool;
     fn insert_flow(&mut self, table: FlowTable, key: &Tuple, flow: &Flow) -> Insert;
     fn remove_flow(&mut self, table: FlowTable, key: &Tuple);
-    /// Sets an entry's time stamp and adds flags, in place; false where there is no such entry.
+    /// Sets an entry's time stamp and adds flags, in place; false where there is no such entry. The end mark, where it is new
+    /// on a forward entry, ends a connection of the flow's backend, if that is still current.
     fn mark_flow(&mut self, table: FlowTable, key: &Tuple, seen: u32, flags: u8) -> bool;
 
     fn snat_flow(&self, key: &Tuple) -> Option<SnatFlow>;
@@ -126,6 +135,11 @@ pub trait Clock {
     fn ticks(&self) -> u32 {
         (self.nanos() >> TICK_SHIFT) as u32
     }
+}
+
+/// Random numbers.
+pub trait Random {
+    fn random(&mut self) -> u32;
 }
 
 /// Where a packet that we send on ourselves goes.
@@ -194,6 +208,6 @@ pub trait Opaque {
 }
 
 /// All of it.
-pub trait Env: Packet + Tables + Clock + Fib + Opaque {}
+pub trait Env: Packet + Tables + Clock + Random + Fib + Opaque {}
 
-impl<T: Packet + Tables + Clock + Fib + Opaque> Env for T {}
+impl<T: Packet + Tables + Clock + Random + Fib + Opaque> Env for T {}

@@ -5,7 +5,8 @@ use crate::parse::Headers;
 use crate::pipeline::Edge;
 use crate::{select, snat};
 use ferrogate_common::{
-    BackendSet, Direction, Flow, Frontend, Port, Reason, Tuple, backend_flags, config_flags, flow_flags,
+    Address, BackendSet, Direction, Flow, Frontend, NetworkKey, Port, Reason, Tuple, backend_flags, config_flags,
+    flow_flags,
 };
 
 /// What [`find_or_make`] came to.
@@ -36,8 +37,14 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     let Some(frontend) = select::frontend(env, &tuple.destination, tuple.destination_port, tuple.protocol, false)
     else {
         // Where there are connections, only what opens one: that spares the rest a look-up.
-        if (!headers.has_connections() || headers.is_syn()) && select::is_cluster_ip(env, &tuple.destination) {
-            return refused_port(env, edge);
+        if !headers.has_connections() || headers.is_syn() {
+            let reason = without_frontend(env, edge, tuple);
+            if reason == Reason::NoSuchPort {
+                return (Outcome::Refuse, reason);
+            }
+            if reason != Reason::NotService {
+                return (Outcome::Drop, reason);
+            }
         }
         if headers.is_syn() {
             forget_ended(env, headers);
@@ -83,20 +90,25 @@ fn forget_ended<E: Env>(env: &mut E, headers: &Headers) {
     }
 }
 
-/// A ClusterIP's port that does not exist: clients that may use the address are told so.
-#[inline(always)]
-fn refused_port<E: Env>(env: &E, edge: Edge) -> (Outcome, Reason) {
-    if is_internal(edge) || env.config().flags & config_flags::EXTERNAL_CLUSTER_IP != 0 {
-        (Outcome::Refuse, Reason::NoSuchPort)
-    } else {
-        (Outcome::Drop, Reason::ExternalClusterIp)
+/// What a request is that no frontend takes: to a port that its ClusterIP does not have, of which clients that may use the
+/// address are told; to an address that could be a ClusterIP; or [`Reason::NotService`].
+#[inline(never)]
+fn without_frontend<E: Env>(env: &E, edge: Edge, tuple: &Tuple) -> Reason {
+    let reason = select::without_frontend(env, &tuple.destination);
+    if reason != Reason::NoSuchPort
+        || env.config().flags & config_flags::EXTERNAL_CLUSTER_IP != 0
+        || is_internal(env, edge, &tuple.source)
+    {
+        return reason;
     }
+    Reason::ExternalClusterIp
 }
 
-/// Whether the clients of an edge are inside the cluster.
-#[inline(always)]
-fn is_internal(edge: Edge) -> bool {
+/// Whether a client is inside the cluster: by the edge it is met at, or by its address.
+#[inline(never)]
+fn is_internal<E: Env>(env: &E, edge: Edge, client: &Address) -> bool {
     matches!(edge, Edge::Pod | Edge::Node)
+        || (env.config().flags & config_flags::CLUSTER_CIDRS != 0 && env.is_in_networks(NetworkKey::CLUSTER, client))
 }
 
 /// Whether a flow still holds for this packet.
@@ -181,6 +193,7 @@ fn make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend,
         return Reason::FlowTable;
     }
     env.count_connection(frontend.service);
+    env.begin(flow.backend);
     reason
 }
 
@@ -188,29 +201,38 @@ fn make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend,
 #[inline(never)]
 fn choose<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend, flow: &mut Flow) -> Reason {
     let config = env.config();
-    let internal = is_internal(edge);
+    let client = &headers.tuple.source;
+    let Some(service) = env.service(frontend.service) else {
+        return Reason::StaleService;
+    };
+    if select::is_refused_source(env, frontend, &service, client) {
+        return Reason::SourceRange;
+    }
+    let internal = is_internal(env, edge, client);
     if frontend.is_cluster_ip() && !internal && config.flags & config_flags::EXTERNAL_CLUSTER_IP == 0 {
         return Reason::ExternalClusterIp;
     }
     if headers.has_connections() && !headers.is_syn() {
         return Reason::NoFlow;
     }
-    let Some(service) = env.service(frontend.service) else {
-        return Reason::StaleService;
-    };
     let set = select::allowed_set(frontend, &service, internal);
-    let (id, backend) = match select::backend(env, frontend.service, &service, set, &headers.tuple.source) {
+    let asking = select::Client {
+        address: client,
+        tuple: Some(&headers.tuple),
+    };
+    let (id, backend) = match select::backend(env, frontend.service, &service, set, &asking) {
         Ok(found) => found,
         Err(reason) => return reason,
     };
     let flags = match edge {
-        Edge::Pod if backend.address == headers.tuple.source => flow_flags::SNAT | flow_flags::HAIRPIN,
+        Edge::Pod if backend.address == *client => flow_flags::SNAT | flow_flags::HAIRPIN,
         Edge::Pod => 0,
         Edge::Node => flow_flags::SNAT | flow_flags::NODE,
         Edge::Uplink | Edge::Xdp => {
             let local = backend.flags & backend_flags::LOCAL != 0;
             let keeps_source = config.flags & config_flags::SNAT_ALWAYS == 0
                 || set == BackendSet::Local
+                || internal
                 || env.is_node_address(&backend.address);
             if local && keeps_source {
                 0

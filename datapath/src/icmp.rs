@@ -269,6 +269,9 @@ pub(crate) fn echo<E: Env>(env: &mut E, edge: Edge, leaving: bool, headers: &Hea
     let Some(frontend) = select::address_alone(env, &headers.tuple.destination) else {
         return Verdict::Pass(Reason::NotService);
     };
+    if frontend.is(FrontendKind::Foreign) {
+        return Verdict::Pass(Reason::NotService);
+    }
     let inside = frontend.kind == FrontendKind::Address as u8;
     if inside && edge == Edge::Uplink && env.config().flags & config_flags::EXTERNAL_CLUSTER_IP == 0 {
         return Verdict::Drop(Reason::ExternalClusterIp);

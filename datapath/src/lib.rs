@@ -17,6 +17,7 @@ pub mod checksum;
 mod crc32c;
 mod env;
 mod flow;
+mod hash;
 mod headers;
 #[cfg(feature = "host")]
 pub mod host;
@@ -30,7 +31,9 @@ mod snat;
 mod socket;
 mod translate;
 
-pub use env::{ChecksumChange, Clock, Env, Fib, FlowTable, Insert, Opaque, Packet, Route, Routed, Tables, Transport};
+pub use env::{
+    ChecksumChange, Clock, Env, Fib, FlowTable, Insert, Opaque, Packet, Random, Route, Routed, Tables, Transport,
+};
 pub use headers::{EthernetHeader, Ipv4Header, Ipv6Header};
 pub use pipeline::{Edge, Left, Verdict, enter, leave};
 pub use second::{enter_second, leave_second};

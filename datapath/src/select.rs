@@ -1,9 +1,10 @@
 //! Selection: from a frontend to the backend of a new connection.
 
-use crate::env::{Clock, Tables};
+use crate::env::{Clock, Random, Tables};
+use crate::hash;
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, BackendSet, Frontend, FrontendKey, Port, Reason, Service, SlotRange,
-    backend_flags, service_flags,
+    Address, Affinity, AffinityKey, Algorithm, Backend, BackendSet, Frontend, FrontendKey, FrontendKind, Port, Reason,
+    Service, SlotRange, Tuple, backend_flags, service_flags,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -38,10 +39,17 @@ pub(crate) fn frontend<T: Tables>(
     tables.frontend(&key)
 }
 
-/// Whether an address is a Service's ClusterIP, whatever the port.
+/// What a destination without a frontend is: [`Reason::NoSuchPort`] on a Service's ClusterIP,
+/// [`Reason::UnknownClusterIp`] inside a ServiceCIDR, else [`Reason::NotService`].
 #[inline(always)]
-pub(crate) fn is_cluster_ip<T: Tables>(tables: &T, address: &Address) -> bool {
-    address_alone(tables, address).is_some()
+pub(crate) fn without_frontend<T: Tables>(tables: &T, address: &Address) -> Reason {
+    match address_alone(tables, address) {
+        Some(known) if known.is(FrontendKind::Address) => Reason::NoSuchPort,
+        Some(_) => Reason::NotService,
+        // A node can have such an address itself.
+        None if tables.is_in_service_cidrs(address) && !tables.is_node_address(address) => Reason::UnknownClusterIp,
+        None => Reason::NotService,
+    }
 }
 
 /// The entry of an address as such.
@@ -50,10 +58,23 @@ pub(crate) fn address_alone<T: Tables>(tables: &T, address: &Address) -> Option<
     tables.frontend(&FrontendKey::address_alone(*address))
 }
 
-/// Whether an address is a Service's own, and not one of a node.
+/// Whether an address is a Service's own, and neither one of a node nor left alone.
 #[inline(always)]
 pub(crate) fn is_service_address<T: Tables>(tables: &T, address: &Address) -> bool {
-    address_alone(tables, address).is_some()
+    address_alone(tables, address).is_some_and(|known| !known.is(FrontendKind::Foreign))
+}
+
+/// Whether a load balancer's address refuses this source (loadBalancerSourceRanges).
+#[inline(always)]
+pub(crate) fn is_refused_source<T: Tables>(
+    tables: &T,
+    frontend: &Frontend,
+    service: &Service,
+    source: &Address,
+) -> bool {
+    frontend.is(FrontendKind::LoadBalancer)
+        && service.flags & service_flags::SOURCE_RANGES != 0
+        && !tables.is_in_networks(frontend.service, source)
 }
 
 /// The set of backends that a frontend's policy allows a client, internal (a pod or process of the cluster) or not.
@@ -68,16 +89,22 @@ pub(crate) fn allowed_set(frontend: &Frontend, service: &Service, internal: bool
     if local { BackendSet::Local } else { BackendSet::Cluster }
 }
 
-/// The backend of a new connection: the one that affinity names, or the next in turn.
-///
-/// `client`: the client's address, or what stands for it at the socket edge.
+/// Who wants a connection.
+pub(crate) struct Client<'a> {
+    /// Its address, or what stands for it at the socket edge.
+    pub(crate) address: &'a Address,
+    /// Its packet; none at the socket edge.
+    pub(crate) tuple: Option<&'a Tuple>,
+}
+
+/// The backend of a new connection: the one that affinity names, or the one that the service's algorithm chooses.
 #[inline(always)]
-pub(crate) fn backend<T: Tables + Clock>(
+pub(crate) fn backend<T: Tables + Clock + Random>(
     tables: &mut T,
     id: u32,
     service: &Service,
     set: BackendSet,
-    client: &Address,
+    client: &Client<'_>,
 ) -> Result<(u32, Backend), Reason> {
     let range = SlotRange::unpack(service.range);
     let (base, count) = range.set(set);
@@ -90,7 +117,7 @@ pub(crate) fn backend<T: Tables + Clock>(
     }
     let timeout = service.flags >> service_flags::AFFINITY_SHIFT;
     let key = AffinityKey {
-        client: *client,
+        client: *client.address,
         service: id,
     };
     let mut chosen = None;
@@ -99,7 +126,16 @@ pub(crate) fn backend<T: Tables + Clock>(
     }
     let (index, backend) = match chosen {
         Some(found) => found,
-        None => next(tables, id, base, count)?,
+        None => {
+            let slots = Slots {
+                service: id,
+                flags: service.flags,
+                base,
+                count,
+            };
+            let picked = pick(tables, &slots, client.address, client.tuple);
+            in_use(tables, picked)?
+        }
     };
     if timeout != 0 {
         let seen = tables.nanos();
@@ -132,14 +168,65 @@ fn sticky<T: Tables + Clock>(tables: &T, key: &AffinityKey, timeout: u32, set: B
     (serves && allowed).then_some((last.backend, backend))
 }
 
-/// The next backend in turn.
-#[inline(always)]
-fn next<T: Tables>(tables: &mut T, id: u32, base: u32, count: u32) -> Result<(u32, Backend), Reason> {
-    let turn = tables.next_cursor(id) % count;
-    let index = tables.slot(base.wrapping_add(turn)).ok_or(Reason::StaleService)?;
-    let backend = tables.backend(index).ok_or(Reason::StaleService)?;
-    if backend.generation == 0 {
-        return Err(Reason::StaleService);
+/// What [`pick`] picks from.
+struct Slots {
+    service: u32,
+    flags: u32,
+    base: u32,
+    count: u32,
+}
+
+/// No backend has this id.
+const NOBODY: u32 = 0;
+
+/// How many slots least-connections compares.
+const CANDIDATES: u32 = 4;
+
+/// The backend that the service's algorithm chooses; [`NOBODY`] where the slot is gone.
+#[inline(never)]
+fn pick<T: Tables + Random>(tables: &mut T, slots: &Slots, client: &Address, tuple: Option<&Tuple>) -> u32 {
+    let number = match (Algorithm::of(slots.flags), tuple) {
+        (Algorithm::Maglev, Some(tuple)) => hash_of(tuple),
+        // At the socket edge there is no packet yet; but the socket keeps the backend it gets.
+        (Algorithm::Random | Algorithm::Maglev, _) => tables.random(),
+        (Algorithm::SourceHash, _) => hash::of(client.words()),
+        (Algorithm::RoundRobin | Algorithm::LeastConnections, _) => tables.next_cursor(slots.service),
+    };
+    // It is not 0, which this function alone cannot know.
+    let count = slots.count.max(1);
+    let first = number % count;
+    let mut best = slot(tables, slots.base.wrapping_add(first));
+    if Algorithm::of(slots.flags) as u32 == Algorithm::LeastConnections as u32 {
+        let mut fewest = tables.active(best);
+        for step in 1..CANDIDATES {
+            let next = slot(tables, slots.base.wrapping_add((first + step) % count));
+            let active = tables.active(next);
+            if active < fewest {
+                (best, fewest) = (next, active);
+            }
+        }
     }
-    Ok((index, backend))
+    best
+}
+
+#[inline(always)]
+fn slot<T: Tables>(tables: &T, index: u32) -> u32 {
+    tables.slot(index).unwrap_or(NOBODY)
+}
+
+/// By addresses, ports and protocol: the same wherever the packet is met.
+#[inline(always)]
+fn hash_of(tuple: &Tuple) -> u32 {
+    let [a, b, c, d] = tuple.source.words();
+    let [e, f, g, h] = tuple.destination.words();
+    let ports = (tuple.source_port.be() as u32) << 16 | tuple.destination_port.be() as u32;
+    hash::of([a, b, c, d, e, f, g, h, tuple.protocol as u32, ports])
+}
+
+#[inline(always)]
+fn in_use<T: Tables>(tables: &T, id: u32) -> Result<(u32, Backend), Reason> {
+    match tables.backend(id) {
+        Some(backend) if backend.generation != 0 => Ok((id, backend)),
+        _ => Err(Reason::StaleService),
+    }
 }

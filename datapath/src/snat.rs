@@ -103,20 +103,13 @@ fn is_same(a: &SnatFlow, b: &SnatFlow) -> bool {
     difference == 0
 }
 
-/// Mixes client and frontend (Fibonacci hashing, a multiplication a word).
+/// Where the probing for a port begins: by client and frontend.
 #[inline(always)]
 fn hash(entry: &SnatFlow) -> u32 {
     let [a, b, c, d] = entry.client.words();
     let [e, f, g, h] = entry.frontend.words();
     let ports = (entry.client_port.be() as u32) << 16 | entry.frontend_port.be() as u32;
-    let mut sum = 0u32;
-    for word in [a, b, c, d, e, f, g, h, ports] {
-        sum = (sum ^ word).wrapping_mul(0x9e37_79b1).rotate_left(15);
-    }
-    // The ports came last and a multiplication carries upwards only: two more rounds bring them down to the low bits.
-    sum = (sum ^ (sum >> 16)).wrapping_mul(0x7feb_352d);
-    sum = (sum ^ (sum >> 15)).wrapping_mul(0x846c_a68b);
-    sum ^ (sum >> 16)
+    crate::hash::of([a, b, c, d, e, f, g, h, ports])
 }
 
 /// A packet to the SNAT range, with direction Reply in its tuple: where it is a reply that this hook restores, fills

@@ -1,8 +1,11 @@
 //! The socket edge: a process's call is given a backend's address before there is a packet.
 
-use crate::env::{Clock, Tables};
+use crate::env::{Clock, Random, Tables};
 use crate::select;
-use ferrogate_common::{Address, Backend, BackendSet, Port, Protocol, Reason, SocketPair, config_flags};
+use ferrogate_common::{
+    Address, Backend, BackendSet, Frontend, FrontendKind, Port, Protocol, Reason, Service, SocketPair, config_flags,
+    service_flags,
+};
 
 /// The address a call is about.
 pub trait SocketCall {
@@ -34,9 +37,9 @@ pub trait SocketMemory {
 }
 
 /// All a socket hook needs.
-pub trait SocketEnv: SocketCall + SocketMemory + Tables + Clock {}
+pub trait SocketEnv: SocketCall + SocketMemory + Tables + Clock + Random {}
 
-impl<T: SocketCall + SocketMemory + Tables + Clock> SocketEnv for T {}
+impl<T: SocketCall + SocketMemory + Tables + Clock + Random> SocketEnv for T {}
 
 /// What the hook answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -152,16 +155,22 @@ fn choose<E: SocketEnv>(env: &mut E, address: &Address, port: Port) -> Result<So
     let not_ours = SocketVerdict::Proceed(Reason::NotService);
     let node_loopback = is_loopback(address) && env.is_node_process();
     let Some(frontend) = select::frontend(env, address, port, env.protocol(), node_loopback) else {
-        return Err(if select::is_cluster_ip(env, address) {
-            SocketVerdict::Refuse(Reason::NoSuchPort)
-        } else {
-            not_ours
+        return Err(match select::without_frontend(env, address) {
+            Reason::NoSuchPort => SocketVerdict::Refuse(Reason::NoSuchPort),
+            // An address of a ServiceCIDR that no Service has: the packet edges drop what is sent there.
+            _ => not_ours,
         });
     };
     let service = env.service(frontend.service).ok_or(not_ours)?;
+    if is_source_restricted(env, &frontend, &service) {
+        return Err(not_ours);
+    }
     let set: BackendSet = select::allowed_set(&frontend, &service, true);
-    let client = env.client();
-    let (id, backend): (u32, Backend) = match select::backend(env, frontend.service, &service, set, &client) {
+    let asking = select::Client {
+        address: &env.client(),
+        tuple: None,
+    };
+    let (id, backend): (u32, Backend) = match select::backend(env, frontend.service, &service, set, &asking) {
         Ok(found) => found,
         Err(Reason::NoEndpoints) => return Err(SocketVerdict::Refuse(Reason::NoEndpoints)),
         // The call goes on to the Service's own address, and the packet edges drop it.
@@ -176,6 +185,15 @@ fn choose<E: SocketEnv>(env: &mut E, address: &Address, port: Port) -> Result<So
         id,
         generation: backend.generation,
     })
+}
+
+/// Whether a load balancer's address with loadBalancerSourceRanges is to judge this caller by its packets, at the edges that see
+/// the address they come from. The node's own address has been judged by the agent.
+#[inline(always)]
+fn is_source_restricted<E: SocketEnv>(env: &E, frontend: &Frontend, service: &Service) -> bool {
+    frontend.is(FrontendKind::LoadBalancer)
+        && service.flags & service_flags::SOURCE_RANGES != 0
+        && !(service.flags & service_flags::NODE_ALLOWED != 0 && env.is_node_process())
 }
 
 #[inline(always)]

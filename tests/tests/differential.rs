@@ -61,11 +61,19 @@ fn covers(world: &World) -> Result<()> {
     use Reason::{
         Echo, ExternalClusterIp, Fragment, HopLimit, IcmpError, IcmpRedirect, LeftToTcx, LostFragment, Malformed,
         NewFlow, NoEndpoints, NoFlow, NoLocalEndpoints, NoRoute, NoSnatPort, NoSource, NoSuchPort, NotIp, NotService,
-        Reply, StaleService, TooBig, Translated,
+        Reply, SourceRange, StaleService, TooBig, Translated, UnknownClusterIp,
     };
     const PARSE: &[Reason] = &[NotService, NotIp, Malformed];
     const SECOND: &[Reason] = &[Fragment, IcmpError, IcmpRedirect];
-    const MAKE: &[Reason] = &[Translated, NewFlow, Reply, NoLocalEndpoints, StaleService];
+    const MAKE: &[Reason] = &[
+        Translated,
+        NewFlow,
+        Reply,
+        NoLocalEndpoints,
+        StaleService,
+        SourceRange,
+        UnknownClusterIp,
+    ];
     const REFUSE: &[Reason] = &[NoEndpoints, NoFlow];
     const ROUTE: &[Reason] = &[NoRoute, NoSource, NoSnatPort];
     const FORWARD: &[Reason] = &[HopLimit, TooBig, ExternalClusterIp];

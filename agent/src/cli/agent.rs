@@ -2,6 +2,7 @@
 
 use super::parse::{self, PortRange};
 use crate::logging;
+use crate::net::NodePortAddresses;
 use anyhow::{Context, Result};
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
@@ -86,6 +87,50 @@ pub struct AgentArgs {
     /// Name of this Node in the cluster [default: the host's name]
     #[arg(long, value_name = "NAME", env = "FERROGATE_NODE_NAME", value_parser = parse::node_name, help_heading = "Source")]
     pub node_name: Option<String>,
+
+    /// Take the Services whose label service.kubernetes.io/service-proxy-name says this [default: those without the label]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "FERROGATE_SERVICE_PROXY_NAME",
+        help_heading = "Source"
+    )]
+    pub service_proxy_name: Option<String>,
+
+    /// Networks that ClusterIPs are taken from, beside the cluster's ServiceCIDRs: what is sent to an address there that no
+    /// Service has is dropped
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR]",
+        env = "FERROGATE_SERVICE_CIDR",
+        value_delimiter = ',',
+        value_parser = parse::cidr,
+        help_heading = "Source"
+    )]
+    pub service_cidr: Vec<IpNet>,
+
+    /// Slots of the table of a Service with the algorithm maglev or source-hash, a prime: more are more even and cost 4 bytes each
+    #[arg(
+        long,
+        value_name = "N",
+        env = "FERROGATE_MAGLEV_TABLE_SIZE",
+        default_value = "16381",
+        value_parser = parse::table_size,
+        help_heading = "Translation"
+    )]
+    pub maglev_table_size: u16,
+
+    /// Networks of the cluster's pods: clients with these addresses count as inside the cluster wherever they come from; 64 at
+    /// most
+    #[arg(
+        long,
+        value_name = "CIDR[,CIDR]",
+        env = "FERROGATE_CLUSTER_CIDR",
+        value_delimiter = ',',
+        value_parser = parse::cidr,
+        help_heading = "Translation"
+    )]
+    pub cluster_cidr: Vec<IpNet>,
 
     /// Interfaces that lead off the node, by name; '*' stands for any characters [default: found]
     #[arg(
@@ -207,16 +252,17 @@ pub struct AgentArgs {
     )]
     pub external_ips: Vec<IpNet>,
 
-    /// Networks whose node addresses answer NodePorts [default: every address of the node]
+    /// Networks whose node addresses answer NodePorts, or primary: the Node's own address of each family [default: every
+    /// address of the node]
     #[arg(
         long,
-        value_name = "CIDR[,CIDR]",
+        value_name = "CIDR[,CIDR]|primary",
         env = "FERROGATE_NODE_PORT_ADDRESSES",
         value_delimiter = ',',
-        value_parser = parse::cidr,
+        value_parser = parse::node_port_addresses,
         help_heading = "Translation"
     )]
-    pub node_port_addresses: Vec<IpNet>,
+    pub node_port_addresses: Vec<NodePortAddresses>,
 
     /// Where /healthz and /livez are answered; 0.0.0.0 and [::] are all addresses of both families; off: nowhere
     #[arg(

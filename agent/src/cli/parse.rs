@@ -1,5 +1,6 @@
 //! Values of options: each parser's error says what is wrong and what is accepted.
 
+use crate::net::NodePortAddresses;
 use ferrogate_common::maps;
 use ipnet::IpNet;
 use std::net::{IpAddr, SocketAddr};
@@ -50,6 +51,27 @@ pub fn cidr(text: &str) -> Result<IpNet, String> {
     text.parse::<IpAddr>()
         .map(IpNet::from)
         .map_err(|_| "not an address or CIDR; write for example 203.0.113.0/24 or fd00::/64".to_owned())
+}
+
+/// A network as in [`cidr`], or `primary`.
+pub fn node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+    if text.trim() == "primary" {
+        return Ok(NodePortAddresses::Primary);
+    }
+    cidr(text)
+        .map(NodePortAddresses::In)
+        .map_err(|why| format!("{why}, or primary"))
+}
+
+/// Fewest slots that spread a few endpoints evenly.
+const MIN_TABLE: u16 = 101;
+
+/// A prime from 101 to 65521.
+pub fn table_size(text: &str) -> Result<u16, String> {
+    let size = text.trim().parse::<u16>().ok().filter(|size| *size >= MIN_TABLE);
+    let is_prime = |size: u16| (2..=255.min(size - 1)).all(|divisor| !size.is_multiple_of(divisor));
+    size.filter(|size| is_prime(*size))
+        .ok_or_else(|| "not a prime number from 101 to 65521, for example 1009, 4093, 16381 or 65521".to_owned())
 }
 
 /// Maps of up to this many entries are sized by the ABI.
@@ -226,6 +248,24 @@ mod tests {
         assert_eq!((at("off"), at("")), (Ok(None), Ok(None)));
         for wrong in ["10256", "host:10256", "1.2.3.4:0", "1.2.3.4:99999"] {
             assert!(at(wrong).unwrap_err().contains("IP:PORT"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn node_ports_answer_in_networks_or_on_primary_addresses() {
+        assert_eq!(node_port_addresses(" primary"), Ok(NodePortAddresses::Primary));
+        let network = cidr("192.0.2.0/24").map(NodePortAddresses::In);
+        assert_eq!(node_port_addresses("192.0.2.0/24"), network);
+        assert!(node_port_addresses("secondary").unwrap_err().ends_with("or primary"));
+    }
+
+    #[test]
+    fn a_table_s_size_is_a_prime() {
+        for good in [101, 251, 1009, 16_381, 65_521] {
+            assert_eq!(table_size(&good.to_string()), Ok(good));
+        }
+        for bad in ["97", "16384", "65536", "-7", "63001"] {
+            assert!(table_size(bad).unwrap_err().contains("16381"), "{bad}");
         }
     }
 

@@ -5,7 +5,7 @@ use super::sys::Mapping;
 use super::tables::{Tables, reading, writing};
 use bytemuck::Pod;
 use ferrogate_common::maps::{self, MapSpec};
-use ferrogate_common::{Backend, Config, Frontend, FrontendKey, Service, SlotRange};
+use ferrogate_common::{Backend, Config, Frontend, FrontendKey, NetworkKey, Service, SlotRange, config_flags};
 use ferrogate_control::{Limits, Op, Plan, Snapshot};
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -17,7 +17,8 @@ impl Tables {
             frontends: self.frontends.entries(),
             services: self.services.entries(),
             slots: self.slots.entries(),
-            backends: self.backends.entries(),
+            backends: self.backends.entries().min(self.active.entries()),
+            networks: self.networks.entries().saturating_sub(NetworkKey::CLUSTER_ENTRIES),
         }
     }
 
@@ -48,6 +49,8 @@ impl Tables {
         let generation = offset_of!(Backend, generation);
         match op {
             Op::WriteBackend { id, value } => {
+                // Flows of the id's last use end without being counted: they carry its generation.
+                self.active.publish_wide(*id, 0, 0);
                 // Not in use first, then the rest: a reader sees 0 or, after the publication, the whole entry.
                 let written = self.backends.publish(*id, generation, 0) && self.backends.write(*id, value);
                 within(written, &self.backends, maps::BACKENDS, *id)
@@ -92,6 +95,8 @@ impl Tables {
                     *id,
                 )
             }
+            Op::PutNetwork { key } => self.networks.put(key, &0).during(|| writing(maps::NETWORKS)),
+            Op::DeleteNetwork { key } => self.networks.delete(key).during(|| writing(maps::NETWORKS)).map(drop),
             Op::SetNodePorts { min, max } => self.update_config(|config| {
                 config.node_port_min = *min;
                 config.node_port_max = *max;
@@ -124,19 +129,21 @@ impl Tables {
         self.frontends.delete_all(&keys).during(|| writing(maps::FRONTENDS))
     }
 
-    /// Sets what the programs are told of the node, but for the span of NodePorts, which belongs to the plans.
+    /// Sets what the programs are told of the node, but for the span of NodePorts, which belongs to the plans, and the flag of
+    /// [`Tables::set_cluster_networks`].
     pub fn set_config(&self, config: Config) -> Result<()> {
         self.update_config(|held| {
             *held = Config {
                 node_port_min: held.node_port_min,
                 node_port_max: held.node_port_max,
+                flags: config.flags | (held.flags & config_flags::CLUSTER_CIDRS),
                 ..config
             };
         })
     }
 
     /// The kernel copies the element in words of 8 bytes, and what must change together stands in the first one.
-    fn update_config(&self, change: impl FnOnce(&mut Config)) -> Result<()> {
+    pub(super) fn update_config(&self, change: impl FnOnce(&mut Config)) -> Result<()> {
         let mut config = self.config()?;
         let before = config;
         change(&mut config);
@@ -179,6 +186,7 @@ impl Tables {
             services,
             slots,
             backends,
+            networks: self.networks_where(|key| key.set != NetworkKey::CLUSTER)?,
             node_ports: (config.node_port_min, config.node_port_max),
         })
     }

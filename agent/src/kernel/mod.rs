@@ -3,12 +3,14 @@
 //! [`Datapath`] is the agent's: it loads, attaches and writes. [`Tables`] are the pinned maps alone, which commands can read
 //! without an agent. Nothing is detached or removed when either is dropped: the pins keep the datapath working.
 
+mod active;
 mod apply;
 mod cgroup;
 mod cleanup;
 mod edges;
 mod error;
 mod interfaces;
+mod networks;
 mod ports;
 mod programs;
 mod read;

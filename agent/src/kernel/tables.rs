@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use ferrogate_common::maps::{self, MapSpec};
 use ferrogate_common::{
     ABI_VERSION, Address, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Interface,
-    NodeAddress, Service, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple,
+    NetworkKey, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple,
 };
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -21,7 +21,10 @@ pub struct Tables {
     pub(super) services: Mapping<Service>,
     pub(super) slots: Mapping<u32>,
     pub(super) backends: Mapping<Backend>,
+    pub(super) active: Mapping<u64>,
     pub(super) node_addresses: Map<Address, NodeAddress>,
+    pub(super) service_cidrs: Map<u32, ServiceCidrs>,
+    pub(super) networks: Map<NetworkKey, u32>,
     pub(super) sources: Map<u32, Address>,
     pub(super) interfaces: Map<u32, Interface>,
     pub(super) flows: Map<Tuple, Flow>,
@@ -53,7 +56,10 @@ impl Tables {
             services: mapping(state, maps::SERVICES)?,
             slots: mapping(state, maps::SLOTS)?,
             backends: mapping(state, maps::BACKENDS)?,
+            active: mapping(state, maps::ACTIVE)?,
             node_addresses: map(state, maps::NODE_ADDRESSES, 1)?,
+            service_cidrs: map(state, maps::SERVICE_CIDRS, 1)?,
+            networks: map(state, maps::NETWORKS, 1)?,
             sources: map(state, maps::SOURCES, 1)?,
             interfaces: map(state, maps::INTERFACES, 1)?,
             flows: map(state, maps::FLOWS, 1)?,
@@ -132,8 +138,11 @@ pub(super) fn check_pins(state: &StateDir) -> Result<()> {
         checked::<u32, Service>(state, maps::SERVICES),
         checked::<u32, u32>(state, maps::SLOTS),
         checked::<u32, Backend>(state, maps::BACKENDS),
+        checked::<u32, u64>(state, maps::ACTIVE),
         checked::<u32, u64>(state, maps::CURSORS),
         checked::<Address, NodeAddress>(state, maps::NODE_ADDRESSES),
+        checked::<u32, ServiceCidrs>(state, maps::SERVICE_CIDRS),
+        checked::<NetworkKey, u32>(state, maps::NETWORKS),
         checked::<u32, Address>(state, maps::SOURCES),
         checked::<u32, Interface>(state, maps::INTERFACES),
         checked::<Tuple, Flow>(state, maps::FLOWS),

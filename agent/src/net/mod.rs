@@ -39,8 +39,17 @@ pub struct NetOptions {
     /// The node's InternalIP addresses, preferred first: their device is an uplink, and they are the first choice as a
     /// source. May be empty.
     pub node_addresses: Vec<IpAddr>,
-    /// `nodePortAddresses`: where not empty, NodePorts answer on the node's addresses in these networks only.
-    pub node_port_addresses: Vec<IpNet>,
+    /// `nodePortAddresses`: where not empty, NodePorts answer on these of the node's addresses only.
+    pub node_port_addresses: Vec<NodePortAddresses>,
+}
+
+/// Which of the node's addresses answer NodePorts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodePortAddresses {
+    /// The node's own address in each family.
+    Primary,
+    /// Those in a network.
+    In(IpNet),
 }
 
 /// What an interface is to the datapath.
@@ -127,10 +136,12 @@ impl Network {
         for (link, role) in links.iter_mut().zip(roles) {
             link.role = role;
         }
+        let primary4 = primary(&links, options, IpAddr::is_ipv4);
+        let primary6 = primary(&links, options, IpAddr::is_ipv6);
         Self {
-            node_port_addresses: node_port_addresses(&links, options),
-            primary4: primary(&links, options, IpAddr::is_ipv4),
-            primary6: primary(&links, options, IpAddr::is_ipv6),
+            node_port_addresses: node_port_addresses(&links, options, [primary4, primary6]),
+            primary4,
+            primary6,
             interfaces: links,
         }
     }
@@ -158,10 +169,14 @@ fn is_node_device(link: &Link) -> bool {
     link.role == Role::Uplink || (link.is_bridge() && link.master.is_none())
 }
 
-fn node_port_addresses(links: &[Link], options: &NetOptions) -> Vec<IpAddr> {
+fn node_port_addresses(links: &[Link], options: &NetOptions, primary: [Option<IpAddr>; 2]) -> Vec<IpAddr> {
     let wanted = |address: &IpAddr| {
-        let networks = &options.node_port_addresses;
-        networks.is_empty() || networks.iter().any(|network| network.contains(address))
+        let those = &options.node_port_addresses;
+        let matches = |those: &NodePortAddresses| match those {
+            NodePortAddresses::Primary => primary.contains(&Some(*address)),
+            NodePortAddresses::In(network) => network.contains(address),
+        };
+        those.is_empty() || those.iter().any(matches)
     };
     let devices = links.iter().filter(|link| is_node_device(link));
     let mut addresses: Vec<IpAddr> = devices
@@ -234,13 +249,27 @@ mod tests {
             ["10.244.1.0", "10.244.1.1", "172.18.0.2", "192.168.7.9", "fc00::2"]
         );
         let options = NetOptions {
-            node_port_addresses: vec!["172.16.0.0/12".parse().expect("network")],
+            node_port_addresses: vec![NodePortAddresses::In("172.16.0.0/12".parse().expect("network"))],
             ..NetOptions::default()
         };
         assert_eq!(
             network(&options).node_port_addresses,
             ["172.18.0.2".parse::<IpAddr>().expect("address")]
         );
+    }
+
+    #[test]
+    fn node_ports_can_be_kept_to_the_primary_addresses() {
+        let options = NetOptions {
+            node_port_addresses: vec![NodePortAddresses::Primary],
+            ..NetOptions::default()
+        };
+        let addresses: Vec<String> = network(&options)
+            .node_port_addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(addresses, ["172.18.0.2", "fc00::2"]);
     }
 
     #[test]

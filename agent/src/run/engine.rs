@@ -1,5 +1,8 @@
 //! The steps of the loop.
 
+mod addresses;
+mod counts;
+
 use super::model::{Applied, Shared};
 use super::{RETRY, settings};
 use crate::admin::{EdgeStatus, InterfaceStatus};
@@ -10,6 +13,8 @@ use crate::net::{Network, Role};
 use crate::source::Event;
 use anyhow::{Context, Result};
 use ferrogate_control::{Changes, Plan, Planner};
+use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,6 +63,12 @@ pub(super) struct Engine {
     node_addresses: Option<Vec<IpAddr>>,
     /// A network that could not be written.
     unwritten: Option<Network>,
+    /// `--service-cidr`.
+    service_cidrs: Vec<IpNet>,
+    /// The source has ServiceCIDRs of its own.
+    asks_for_service_cidrs: bool,
+    written_service_cidrs: Option<BTreeSet<IpNet>>,
+    recounted: Instant,
     pod_edge: bool,
     uplink_edge: bool,
     node_edge: bool,
@@ -73,6 +84,9 @@ impl Engine {
         datapath
             .set_config(settings::config(args)?)
             .context("cannot configure the datapath")?;
+        datapath
+            .set_cluster_networks(&args.cluster_cidr)
+            .context("cannot write --cluster-cidr")?;
         let ports = args.snat_ports;
         if let Err(error) = datapath.reserve_ports(ports.base..=ports.end) {
             warn!(
@@ -102,6 +116,10 @@ impl Engine {
             generation: 0,
             node_addresses: None,
             unwritten: None,
+            service_cidrs: args.service_cidr.clone(),
+            asks_for_service_cidrs: args.manifests.is_none(),
+            written_service_cidrs: None,
+            recounted: begun,
             pod_edge: args.pod_edge.is_on(),
             uplink_edge: args.uplink_edge.is_on(),
             node_edge: args.node_edge.is_on(),
@@ -186,10 +204,12 @@ impl Engine {
         if let Some(network) = self.unwritten.take() {
             self.sync_network(&network);
         }
+        self.recount();
     }
 
     /// Makes tables and edges follow the network. A failure is reported, and tried again.
     pub(super) fn sync_network(&mut self, network: &Network) {
+        self.take_addresses(network);
         let begun = Instant::now();
         let outcome = tokio::task::block_in_place(|| self.datapath.sync_network(network));
         let problem = match outcome {
@@ -279,6 +299,11 @@ impl Engine {
 
     /// Writes what has changed, if enough is known to write anything.
     pub(super) fn write(&mut self) {
+        self.write_plan();
+        self.write_service_cidrs();
+    }
+
+    fn write_plan(&mut self) {
         let begun = Instant::now();
         let Some((changes, plan)) = self.plan() else { return };
         let written = self.datapath.apply(&plan);

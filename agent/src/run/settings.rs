@@ -5,9 +5,9 @@ use crate::health::{Requests, Settings};
 use crate::kernel::{self, DatapathOptions, EdgeOptions};
 use crate::net::{Glob, NetOptions};
 use crate::source::cluster::Endpoint;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bytemuck::Zeroable as _;
-use ferrogate_common::{Config, config_flags};
+use ferrogate_common::{Config, NetworkKey, config_flags};
 use ferrogate_control::Options;
 
 pub(super) fn datapath(args: &AgentArgs) -> DatapathOptions {
@@ -38,6 +38,11 @@ pub(super) fn config(args: &AgentArgs) -> Result<Config> {
     ] {
         flags |= if set { flag } else { 0 };
     }
+    ensure!(
+        args.cluster_cidr.len() <= NetworkKey::CLUSTER_ENTRIES as usize,
+        "--cluster-cidr takes {} networks at most",
+        NetworkKey::CLUSTER_ENTRIES
+    );
     Ok(Config {
         netns_cookie: kernel::netns_cookie()
             .context("cannot tell this network namespace by its cookie (Linux 5.14)")?,
@@ -52,7 +57,8 @@ pub(super) fn control(node: &str, args: &AgentArgs) -> Options {
     Options {
         node_name: node.to_owned(),
         external_ips: args.external_ips.clone(),
-        proxy_name: None,
+        proxy_name: args.service_proxy_name.clone(),
+        maglev_table_size: args.maglev_table_size,
     }
 }
 

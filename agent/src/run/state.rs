@@ -2,7 +2,8 @@
 
 use super::pending::Pending;
 use crate::source::{Change, Event, Health, ObjectName};
-use ferrogate_control::{Changes, HealthCheck, Index, Notice, Options, ServiceName};
+use ferrogate_control::{Changes, HealthCheck, Index, NodeNetwork, Notice, Options, ServiceName};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -99,6 +100,9 @@ pub(crate) struct State {
     services: Known,
     slices: Known,
     node: Known,
+    cidrs: Known,
+    /// Networks of each ServiceCIDR.
+    service_cidrs: BTreeMap<ObjectName, Vec<IpNet>>,
     health: Option<Health>,
     /// Whether the Node is there to stay, as it was last seen; `None`: there is none.
     node_stays: Option<bool>,
@@ -117,6 +121,8 @@ impl State {
             services: Known::default(),
             slices: Known::default(),
             node: Known::default(),
+            cidrs: Known::default(),
+            service_cidrs: BTreeMap::new(),
             health: None,
             node_stays: None,
             node_optional: false,
@@ -165,6 +171,20 @@ impl State {
                 }
                 object(change).into_iter().for_each(|node| self.take_node(node));
             }
+            Event::ServiceCidr(change) => {
+                if let Some(cidr) = object(change) {
+                    let texts = cidr
+                        .spec
+                        .as_ref()
+                        .and_then(|spec| spec.cidrs.as_deref())
+                        .unwrap_or_default();
+                    let networks = texts.iter().filter_map(|text| text.parse().ok()).collect();
+                    self.service_cidrs.insert(ObjectName::of(cidr), networks);
+                }
+                for gone in self.cidrs.track(change) {
+                    self.service_cidrs.remove(&gone);
+                }
+            }
             Event::Health(health) => self.health = Some(health.clone()),
         }
         let index = &self.index;
@@ -204,6 +224,12 @@ impl State {
         self.services.synced && self.slices.synced
     }
 
+    /// The networks that ClusterIPs are taken from, once they are listed.
+    pub(crate) fn service_cidrs(&self) -> Option<BTreeSet<IpNet>> {
+        let networks = self.service_cidrs.values().flatten().copied();
+        self.cidrs.synced.then(|| networks.collect())
+    }
+
     /// Whether the Node was looked for: its zone and addresses matter, but are not worth waiting for without end.
     pub(crate) fn knows_node(&self) -> bool {
         self.node.synced
@@ -229,7 +255,8 @@ impl State {
     pub(crate) fn unreadable_objects(&self) -> Vec<String> {
         let services = self.services.problems("Service");
         let slices = self.slices.problems("EndpointSlice");
-        services.chain(slices).chain(self.node.problems("Node")).collect()
+        let others = self.node.problems("Node").chain(self.cidrs.problems("ServiceCIDR"));
+        services.chain(slices).chain(others).collect()
     }
 
     /// What the source cannot read of the desired state as a whole: nobody knows which objects it is about.
@@ -250,6 +277,11 @@ impl State {
 
     pub(crate) fn node_addresses(&self) -> Option<&[IpAddr]> {
         self.node_addresses.as_deref()
+    }
+
+    /// The node's own addresses. Returns what the operator should be told.
+    pub(crate) fn set_node_network(&mut self, node: NodeNetwork) -> Vec<Notice> {
+        self.index.set_node_network(node)
     }
 
     /// Asks for a full comparison next time.

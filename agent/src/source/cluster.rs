@@ -1,6 +1,6 @@
-//! The API server as a source: watches of Services, EndpointSlices and this Node.
+//! The API server as a source: watches of Services, EndpointSlices, this Node and ServiceCIDRs.
 //!
-//! The three watches fail and recover each by itself. While the server is away the last known state holds, for ever.
+//! The watches fail and recover each by itself. While the server is away the last known state holds, for ever.
 
 mod client;
 mod health;
@@ -16,6 +16,7 @@ use anyhow::Result;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::watcher::{self, Config, Event as Watched};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
@@ -23,7 +24,7 @@ use std::fmt::Debug;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tracing::warn;
+use tracing::{info, warn};
 
 /// First and longest pause between attempts; a random part of it, so that a cluster's nodes don't come back all at once.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
@@ -34,6 +35,8 @@ const STREAM_STALLED: Duration = Duration::from_secs(15);
 /// The server ends a watch after this long, and it is resumed where it was. It may have nothing to say for longer, not even
 /// a bookmark: those come only when there is something newer.
 const WATCH_SECONDS: u32 = 150;
+/// What is not to be had, and is not needed, is asked for again after this long.
+const REFUSED: Duration = Duration::from_secs(60);
 /// Objects that no service proxy has a use for (the label is on the Service and on its slices).
 const NOT_HEADLESS: &str = "!service.kubernetes.io/headless";
 
@@ -57,6 +60,8 @@ pub async fn start(endpoint: &Endpoint, node_name: &str, events: Sender) -> Resu
     );
     spawn::<EndpointSlice>(Watch::Slices, proxied, Event::Slice, &pool, &monitor, &events);
     spawn::<Node>(Watch::Node, own_node, Event::Node, &pool, &monitor, &events);
+    let all = Config::default().timeout(WATCH_SECONDS);
+    spawn::<ServiceCIDR>(Watch::ServiceCidrs, all, Event::ServiceCidr, &pool, &monitor, &events);
     Ok(format!("cluster {}", pool.origin()))
 }
 
@@ -165,6 +170,16 @@ where
                 }
                 Some(Err(error)) if streaming && !listed && client::refuses_streaming(&error) => {
                     return Ok(Restart::Listing);
+                }
+                Some(Err(error)) if self.watch.is_optional() && client::is_refused(&error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        let reason = client::explain(&error);
+                        info!(
+                            watch = self.watch.name(),
+                            reason, "not to be had from this API server; --service-cidr helps"
+                        );
+                    }
+                    tokio::time::sleep(REFUSED).await;
                 }
                 Some(Err(error)) => {
                     failing = true;

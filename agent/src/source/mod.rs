@@ -5,6 +5,7 @@ pub mod manifests;
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use std::fmt;
 use std::time::Instant;
 use tokio::sync::mpsc;
@@ -57,6 +58,7 @@ pub enum Event {
     Service(Change<Service>),
     Slice(Change<EndpointSlice>),
     Node(Change<Node>),
+    ServiceCidr(Change<ServiceCIDR>),
     Health(Health),
 }
 

@@ -1,5 +1,6 @@
 //! Which texts are addresses that a table may hold.
 
+use ipnet::IpNet;
 use std::net::IpAddr;
 
 /// The address a field names. An IPv6 address that is a v4-mapped one is none: in the tables it would be an IPv4
@@ -9,6 +10,12 @@ pub(super) fn parse(text: &str) -> Option<IpAddr> {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => None,
         ip => Some(ip),
     }
+}
+
+/// The network that a field names, host bits cut off. As for addresses, an IPv6 one of v4-mapped addresses is none.
+pub(super) fn parse_network(text: &str) -> Option<IpNet> {
+    let net: IpNet = text.parse().ok()?;
+    parse(&net.addr().to_string()).map(|_| net.trunc())
 }
 
 /// Why an address can be nobody's endpoint and nobody's external address; none for ordinary ones.
@@ -54,6 +61,16 @@ mod tests {
             "fe80::1%eth0",
         ] {
             assert_eq!(parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_network_loses_its_host_bits_and_is_of_one_family() {
+        let read = |text| parse_network(text).map(|net| net.to_string());
+        assert_eq!(read("10.1.2.3/8").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(read("fd00::1/64").as_deref(), Some("fd00::/64"));
+        for text in ["10.0.0.1", "10.0.0.0/33", "", "::ffff:10.0.0.0/104", "all"] {
+            assert_eq!(read(text), None, "{text:?}");
         }
     }
 

@@ -5,12 +5,14 @@
 //! 1.36, `pkg/proxy/serviceport.go`, `endpointslicecache.go`).
 
 mod address;
+mod selection;
 mod service;
 mod slice;
 
-pub(crate) use service::{PortModel, ServiceModel, service};
+pub(crate) use selection::Selection;
+pub(crate) use service::{PortModel, ServiceModel, SourceRanges, service};
 pub use slice::set_api_defaults;
-pub(crate) use slice::{EndpointModel, NodeHint, SliceModel, Zones, slice};
+pub(crate) use slice::{EndpointModel, Names, NodeHint, SliceModel, slice};
 
 use ferrogate_common::Protocol;
 

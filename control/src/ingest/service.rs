@@ -1,10 +1,10 @@
 //! Services.
 
-use super::{HEADLESS, PROXY_NAME, address, port_number, protocol};
+use super::{HEADLESS, PROXY_NAME, Selection, address, port_number, protocol};
 use crate::index::Options;
 use crate::names::Family;
 use crate::notice::NoticeKind;
-use ferrogate_common::{Address, FrontendKind, Protocol, service_flags};
+use ferrogate_common::{Address, Algorithm, FrontendKind, Protocol, service_flags};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 use std::net::IpAddr;
@@ -21,6 +21,29 @@ pub(crate) struct ServiceModel {
     pub(crate) ports: Vec<PortModel>,
     /// Where a load balancer asks whether this node has endpoints; only with externalTrafficPolicy Local.
     pub(crate) health_check_node_port: Option<u16>,
+    pub(crate) source_ranges: SourceRanges,
+    pub(crate) selection: Selection,
+}
+
+/// loadBalancerSourceRanges: those of a family restrict its addresses only.
+#[derive(PartialEq, Eq, Debug, Default)]
+pub(crate) struct SourceRanges {
+    networks: Vec<IpNet>,
+    /// One of them says nothing that can be read: neither family is open to everybody.
+    invalid: bool,
+}
+
+impl SourceRanges {
+    /// Who may use the load balancer's addresses of a family; none: everybody.
+    pub(crate) fn of(&self, family: Family) -> Option<impl Iterator<Item = IpNet>> {
+        let own = self
+            .networks
+            .iter()
+            .filter(move |net| Family::of(&net.addr().into()) == family);
+        let restricted = self.invalid || own.clone().next().is_some();
+        let open = own.clone().any(|net| net.prefix_len() == 0);
+        (restricted && !open).then(|| own.copied())
+    }
 }
 
 /// One entry of `spec.ports`.
@@ -78,6 +101,8 @@ impl Reader<'_> {
             addresses: cluster_ips,
             ports: Vec::new(),
             health_check_node_port: None,
+            source_ranges: SourceRanges::default(),
+            selection: Selection::read(object, &mut self.notices),
         };
         self.load_balancer_addresses(object, spec, &mut model);
         self.external_ips(spec, &mut model);
@@ -85,6 +110,14 @@ impl Reader<'_> {
         self.policies(spec, &mut model);
         self.session_affinity(spec, &mut model);
         model.health_check_node_port = self.health_check_node_port(spec);
+        model.flags |= model.selection.algorithm.bits();
+        let by_client = matches!(
+            model.selection.algorithm,
+            Algorithm::SourceHash | Algorithm::LeastConnections
+        );
+        if by_client || model.flags >> service_flags::AFFINITY_SHIFT != 0 {
+            model.flags |= service_flags::NEEDS_CLIENT;
+        }
         Some(model)
     }
 
@@ -164,15 +197,14 @@ impl Reader<'_> {
         if spec.type_.as_deref() != Some("LoadBalancer") {
             return;
         }
+        self.source_ranges(spec, model);
         let status = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
         for entry in status.and_then(|status| status.ingress.as_deref()).unwrap_or_default() {
             // The provider wants traffic to pass through its own proxy (KEP-1860).
             if entry.ip_mode.as_deref() == Some("Proxy") {
                 continue;
             }
-            if let Some(ip) = self.load_balancer_address(entry, model)
-                && !self.is_source_restricted(spec, ip)
-            {
+            if let Some(ip) = self.load_balancer_address(entry, model) {
                 model.addresses.push((ip.into(), FrontendKind::LoadBalancer));
             }
         }
@@ -189,25 +221,17 @@ impl Reader<'_> {
         self.of_own_family("load balancer address", ip, model)
     }
 
-    /// Source ranges are not enforced, so an address that is restricted to some is not served at all rather than to
-    /// everybody. Ranges of one family restrict that family only.
-    fn is_source_restricted(&mut self, spec: &ServiceSpec, address: IpAddr) -> bool {
-        let ranges = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
-        let parsed: Option<Vec<IpNet>> = ranges.iter().map(|range| range.trim().parse().ok()).collect();
-        let restricted = match parsed {
-            None => true,
-            Some(parsed) => {
-                let mut own = parsed
-                    .iter()
-                    .filter(|net| net.addr().is_ipv4() == address.is_ipv4())
-                    .peekable();
-                own.peek().is_some() && !own.any(|net| net.prefix_len() == 0)
+    fn source_ranges(&mut self, spec: &ServiceSpec, model: &mut ServiceModel) {
+        for text in spec.load_balancer_source_ranges.as_deref().unwrap_or_default() {
+            match address::parse_network(text.trim()) {
+                Some(net) => model.source_ranges.networks.push(net),
+                None => {
+                    model.source_ranges.invalid = true;
+                    let value = text.clone();
+                    self.notices.push(NoticeKind::InvalidSourceRange { value });
+                }
             }
-        };
-        if restricted {
-            self.notices.push(NoticeKind::SourceRanges { address });
         }
-        restricted
     }
 
     fn external_ips(&mut self, spec: &ServiceSpec, model: &mut ServiceModel) {

@@ -36,8 +36,32 @@ pub(crate) struct EndpointModel {
     /// On this node.
     pub(crate) local: bool,
     pub(crate) node_hint: NodeHint,
-    /// Zones the endpoint is meant for, as [`Zones`] numbers them.
+    /// Zones the endpoint is meant for, as [`Names`] numbers them.
     pub(crate) zone_hints: Box<[u32]>,
+    /// Name of the pod, where it is one.
+    pub(crate) pod: Option<Box<str>>,
+    /// Node and zone that it is in, as [`Names`] numbers them.
+    pub(crate) node: Option<u32>,
+    pub(crate) zone: Option<u32>,
+}
+
+#[cfg(test)]
+impl EndpointModel {
+    /// A ready endpoint somewhere.
+    pub(crate) fn at(ip: std::net::IpAddr) -> Self {
+        Self {
+            address: ip.into(),
+            ready: true,
+            serving: true,
+            terminating: false,
+            local: false,
+            node_hint: NodeHint::Absent,
+            zone_hints: Box::default(),
+            pod: None,
+            node: None,
+            zone: None,
+        }
+    }
 }
 
 /// Whether an endpoint is meant for certain nodes, and ours is one.
@@ -48,13 +72,18 @@ pub(crate) enum NodeHint {
     Others,
 }
 
-/// Numbers for zone names: there are few zones, and many endpoints that name them.
+/// Numbers for the names of zones and nodes: there are few of them, and many endpoints that name them.
 #[derive(Default, Debug)]
-pub(crate) struct Zones {
+pub(crate) struct Names {
     numbers: HashMap<Box<str>, u32>,
 }
 
-impl Zones {
+impl Names {
+    /// The number of a name that something had.
+    pub(crate) fn find(&self, name: &str) -> Option<u32> {
+        self.numbers.get(name).copied()
+    }
+
     pub(crate) fn number(&mut self, name: &str) -> u32 {
         if let Some(&number) = self.numbers.get(name) {
             return number;
@@ -70,7 +99,7 @@ impl Zones {
 pub(crate) fn slice(
     object: &EndpointSlice,
     options: &Options,
-    zones: &mut Zones,
+    names: &mut Names,
 ) -> Option<(SliceModel, Vec<NoticeKind>)> {
     let labels = object.metadata.labels.as_ref()?;
     let service = labels.get(SERVICE_NAME).filter(|name| !name.is_empty())?;
@@ -84,7 +113,7 @@ pub(crate) fn slice(
     let mut reader = Reader {
         slice: object.metadata.name.as_deref().unwrap_or_default(),
         options,
-        zones,
+        names,
         notices: Vec::new(),
     };
     let family = reader.family(&object.address_type);
@@ -118,7 +147,7 @@ pub fn set_api_defaults(slice: &mut EndpointSlice) {
 struct Reader<'a> {
     slice: &'a str,
     options: &'a Options,
-    zones: &'a mut Zones,
+    names: &'a mut Names,
     notices: Vec<NoticeKind>,
 }
 
@@ -197,6 +226,9 @@ impl Reader<'_> {
             local: entry.node_name.as_ref() == Some(&self.options.node_name),
             node_hint: hints.map_or(NodeHint::Absent, |hints| self.node_hint(hints)),
             zone_hints: hints.map_or_else(Box::default, |hints| self.zone_hints(hints)),
+            pod: pod_name(entry).map(Into::into),
+            node: entry.node_name.as_deref().map(|name| self.names.number(name)),
+            zone: entry.zone.as_deref().map(|name| self.names.number(name)),
         })
     }
 
@@ -210,6 +242,11 @@ impl Reader<'_> {
 
     fn zone_hints(&mut self, hints: &EndpointHints) -> Box<[u32]> {
         let zones = hints.for_zones.as_deref().unwrap_or_default();
-        zones.iter().map(|zone| self.zones.number(&zone.name)).collect()
+        zones.iter().map(|zone| self.names.number(&zone.name)).collect()
     }
+}
+
+fn pod_name(entry: &Endpoint) -> Option<&str> {
+    let target = entry.target_ref.as_ref()?;
+    target.name.as_deref().filter(|_| target.kind.as_deref() == Some("Pod"))
 }

@@ -2,8 +2,9 @@
 //!
 //! A plan is made in rounds. The writes of one round, of all services together, are in this order:
 //!
-//! 1. new backends, then their generations; slots; flags; flips; the NodePort span, widened; new frontends
-//! 2. frontends that go; flips away of services that go; backends that go
+//! 1. new backends, then their generations; slots; new source ranges; flags; flips; the NodePort span, widened; new
+//!    frontends
+//! 2. frontends that go; flips away of services that go; source ranges and backends that go
 //! 3. a grace period, when 2. freed anything
 //!
 //! What was freed can be used by the next round. There is one only for ports that could not be finished: a frontend
@@ -14,6 +15,7 @@ mod plan;
 mod port;
 mod ranges;
 mod restore;
+mod shared;
 
 pub(crate) use plan::frontend_name;
 pub use plan::{Limits, Op, Plan, Refusal, RefusalReason};
@@ -22,7 +24,7 @@ pub use restore::Snapshot;
 use crate::desired::{Changes, DesiredPort, Endpoint};
 use crate::names::PortName;
 use crate::notice::{Notice, NoticeKind};
-use ferrogate_common::{FrontendKey, FrontendKind, SlotRange};
+use ferrogate_common::{FrontendKey, FrontendKind, NetworkKey, SlotRange};
 use port::Round;
 use ranges::Ranges;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -57,6 +59,13 @@ pub struct Planner {
     /// Remains of a plan that an earlier run did not finish.
     stray_frontends: Vec<FrontendKey>,
     stray_backends: Vec<u32>,
+    stray_networks: Vec<NetworkKey>,
+    /// Entries of `NETWORKS` that are services'.
+    networks: usize,
+    /// Keys of an address as such that many services share: all that want one. One of them owns it.
+    sharers: BTreeMap<FrontendKey, BTreeSet<PortName>>,
+    /// Such keys whose owner has given them up.
+    orphans: BTreeSet<FrontendKey>,
     /// An earlier run may have freed something and not waited.
     unsettled: bool,
 }
@@ -75,6 +84,9 @@ struct Programmed {
     /// Those of them that have the flag LOCAL_ONLY.
     local_only: BTreeSet<u32>,
     frontends: BTreeMap<FrontendKey, FrontendKind>,
+    networks: BTreeSet<NetworkKey>,
+    /// The keys in [`Planner::sharers`] that name this port.
+    shared: BTreeSet<FrontendKey>,
 }
 
 /// What is programmed for one service port, for status and metrics.
@@ -110,6 +122,10 @@ impl Planner {
             unclaimed: BTreeMap::new(),
             stray_frontends: Vec::new(),
             stray_backends: Vec::new(),
+            stray_networks: Vec::new(),
+            networks: 0,
+            sharers: BTreeMap::new(),
+            orphans: BTreeSet::new(),
             unsettled: false,
         }
     }
@@ -137,11 +153,14 @@ impl Planner {
                 }
             }
             let made_room = self.finish(std::mem::take(&mut round), &mut ops);
-            if unfinished.is_empty() || !(made_room || self.remove_bare(&unfinished, &mut ops)) {
+            let goes_on = !unfinished.is_empty() && (made_room || self.remove_bare(&unfinished, &mut ops));
+            self.hand_over(&mut round);
+            if !goes_on {
                 break;
             }
             open.extend(unfinished.iter().map(|(port, _)| *port));
         }
+        self.finish(round, &mut ops);
         self.narrow_node_ports(&mut ops);
         if !ops.is_empty() && std::mem::take(&mut self.unsettled) {
             ops.insert(0, Op::Grace);
@@ -208,6 +227,8 @@ impl Planner {
         let strays = std::mem::take(&mut self.stray_frontends);
         round.delete(strays);
         round.retire(std::mem::take(&mut self.stray_backends));
+        let strays = std::mem::take(&mut self.stray_networks);
+        round.delete_stray_networks(strays);
         if full {
             for (_, port) in std::mem::take(&mut self.unclaimed) {
                 self.dismantle(port, round);
@@ -225,9 +246,14 @@ impl Planner {
             self.node_port_span = span;
         }
         let freed = round.emit(widened, ops);
-        let made_room = !freed.is_empty();
+        let made_room = !freed.is_empty() || freed.networks > 0;
+        // Until now they had their place.
+        self.networks -= freed.networks;
         for key in freed.frontends {
             self.frontends.remove(&key);
+            if self.sharers.contains_key(&key) {
+                self.orphans.insert(key);
+            }
             self.count_node_port(&key, false);
         }
         for id in freed.services {

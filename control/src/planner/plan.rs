@@ -2,7 +2,7 @@
 
 use crate::names::PortName;
 use crate::notice::{Notice, holder_name};
-use ferrogate_common::{Address, Backend, Frontend, FrontendKey, Port, Protocol, SlotRange, maps};
+use ferrogate_common::{Address, Backend, Frontend, FrontendKey, NetworkKey, Port, Protocol, SlotRange, maps};
 
 /// One write. A reader between any two of them finds tables that hang together.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +50,13 @@ pub enum Op {
     DeleteFrontend {
         key: FrontendKey,
     },
+    /// A key of `NETWORKS` that is not there.
+    PutNetwork {
+        key: NetworkKey,
+    },
+    DeleteNetwork {
+        key: NetworkKey,
+    },
     /// Lowest and highest NodePort of any frontend, host order; 0 and 0: none. Never narrower than what is in
     /// `FRONTENDS`.
     SetNodePorts {
@@ -85,6 +92,8 @@ pub struct Limits {
     pub services: u32,
     pub slots: u32,
     pub backends: u32,
+    /// Of `NETWORKS`, what services may use: [`NetworkKey::CLUSTER_ENTRIES`] less than there are.
+    pub networks: u32,
 }
 
 impl Default for Limits {
@@ -94,6 +103,7 @@ impl Default for Limits {
             services: maps::SERVICES.entries,
             slots: maps::SLOTS.entries,
             backends: maps::BACKENDS.entries,
+            networks: maps::NETWORKS.entries - NetworkKey::CLUSTER_ENTRIES,
         }
     }
 }
@@ -117,6 +127,8 @@ pub enum RefusalReason {
     SlotsFull { limit: u32, wanted: u32 },
     #[error("FRONTENDS is full ({limit} entries): {} is not programmed", frontend_name(.key))]
     FrontendsFull { limit: u32, key: FrontendKey },
+    #[error("NETWORKS has no room for {wanted} more source ranges ({limit} entries): the ones before stay in force")]
+    NetworksFull { limit: u32, wanted: u32 },
     #[error("{endpoints} endpoints are more than the 65535 that one port can have: they are not programmed")]
     TooManyEndpoints { endpoints: usize },
     #[error("{} is taken by {}", frontend_name(.key), holder_name(.holder))]
@@ -131,7 +143,9 @@ pub enum RefusalReason {
 pub(crate) fn frontend_name(key: &FrontendKey) -> String {
     let port = key.port;
     let protocol = Protocol::from_number(key.protocol).map_or("?", Protocol::name);
-    if key.address == Address::UNSPECIFIED {
+    if key.protocol == 0 {
+        key.address.to_string()
+    } else if key.address == Address::UNSPECIFIED {
         format!("[*]:{port}/{protocol}")
     } else if key.address == Address::UNSPECIFIED_V4 {
         format!("*:{port}/{protocol}")

@@ -3,21 +3,27 @@
 use super::plan::{Op, RefusalReason};
 use super::{Planner, Programmed};
 use crate::desired::{DesiredPort, Endpoint};
-use crate::names::PortName;
-use ferrogate_common::{Backend, Frontend, FrontendKey, FrontendKind, SlotRange, backend_flags};
+use crate::names::{Family, PortName};
+use ferrogate_common::{
+    Address, Backend, Frontend, FrontendKey, FrontendKind, NetworkKey, SlotRange, V4_PREFIX, backend_flags,
+};
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 
 /// The writes of one round, by kind, and what can be used again after it.
 #[derive(Default)]
 pub(super) struct Round {
+    stray_networks: Vec<Op>,
     backends: Vec<Op>,
     publications: Vec<Op>,
     slots: Vec<Op>,
+    networks: Vec<Op>,
     flags: Vec<Op>,
     flips: Vec<Op>,
     puts: Vec<Op>,
     deletes: Vec<Op>,
     flips_away: Vec<Op>,
+    networks_gone: Vec<Op>,
     retirements: Vec<Op>,
     freed: Freed,
 }
@@ -29,6 +35,8 @@ pub(super) struct Freed {
     pub(super) services: Vec<u32>,
     pub(super) backends: Vec<u32>,
     pub(super) ranges: Vec<SlotRange>,
+    /// How many entries of `NETWORKS`: these need no grace period.
+    pub(super) networks: usize,
 }
 
 impl Freed {
@@ -48,22 +56,42 @@ impl Round {
         self.freed.backends.extend(ids);
     }
 
+    pub(super) fn delete_stray_networks(&mut self, keys: Vec<NetworkKey>) {
+        self.freed.networks += keys.len();
+        let deletes = keys.into_iter().map(|key| Op::DeleteNetwork { key });
+        self.stray_networks.extend(deletes);
+    }
+
+    fn delete_networks(&mut self, keys: impl Iterator<Item = NetworkKey>) {
+        let before = self.networks_gone.len();
+        self.networks_gone.extend(keys.map(|key| Op::DeleteNetwork { key }));
+        self.freed.networks += self.networks_gone.len() - before;
+    }
+
     /// Appends the writes in their order, with a grace period at the end when anything was freed.
     pub(super) fn emit(self, node_ports: Option<(u16, u16)>, ops: &mut Vec<Op>) -> Freed {
+        // First of all: nothing leads to them, and one of the new services may get the id that they are for.
+        ops.extend(self.stray_networks);
         ops.extend(self.backends);
         ops.extend(self.publications);
         ops.extend(self.slots);
+        ops.extend(self.networks);
         ops.extend(self.flags);
         ops.extend(self.flips);
         ops.extend(node_ports.map(|(min, max)| Op::SetNodePorts { min, max }));
         ops.extend(self.puts);
         ops.extend(self.deletes);
         ops.extend(self.flips_away);
+        ops.extend(self.networks_gone);
         ops.extend(self.retirements);
         if !self.freed.is_empty() {
             ops.push(Op::Grace);
         }
         self.freed
+    }
+
+    pub(super) fn put(&mut self, key: FrontendKey, value: Frontend) {
+        self.puts.push(Op::PutFrontend { key, value });
     }
 
     fn write_backend(&mut self, id: u32, endpoint: &Endpoint, flags: u16, service: u32, generation: u32) {
@@ -114,12 +142,16 @@ impl Planner {
                 return refused;
             }
         }
+        if let Err(reason) = self.source_ranges(desired, &mut port, round) {
+            refused.push(reason);
+        }
         if port.flags != Some(desired.flags) {
             port.flags = Some(desired.flags);
             let (id, flags) = (port.id, desired.flags);
             round.flags.push(Op::WriteServiceFlags { id, flags });
         }
         self.frontends(desired, &mut port, puts, round);
+        self.share(desired, &mut port);
         if !known {
             self.owners.insert(port.id, desired.name.clone());
         }
@@ -130,6 +162,7 @@ impl Planner {
     /// Takes a port's tables apart.
     pub(super) fn remove(&mut self, name: &PortName, round: &mut Round) {
         if let Some(port) = self.ports.remove(name) {
+            self.unshare(name, port.shared.iter().copied());
             self.dismantle(port, round);
         }
     }
@@ -138,6 +171,7 @@ impl Planner {
         round.delete(port.frontends.into_keys().collect());
         let (id, range) = (port.id, SlotRange::default());
         round.flips_away.push(Op::Flip { id, range });
+        round.delete_networks(port.networks.into_iter());
         round.retire(port.backends.into_values().collect());
         round.freed.ranges.extend(port.range.filter(|range| !range.is_empty()));
         round.freed.services.push(id);
@@ -157,6 +191,10 @@ impl Planner {
                 continue;
             }
             if let Some(id) = self.frontends.get(&key) {
+                if kind == FrontendKind::Vip {
+                    // Whoever has it, it says the same.
+                    continue;
+                }
                 let holder = self.owners.get(id).cloned();
                 refused.push(RefusalReason::FrontendTaken { key, holder });
             } else if room == 0 {
@@ -250,6 +288,33 @@ impl Planner {
         Ok(())
     }
 
+    /// The networks whose sources may use the load balancer's addresses. All or nothing; without room the old ones stay.
+    fn source_ranges(
+        &mut self,
+        desired: &DesiredPort,
+        port: &mut Programmed,
+        round: &mut Round,
+    ) -> Result<(), RefusalReason> {
+        let wanted: BTreeSet<NetworkKey> = desired
+            .source_ranges
+            .iter()
+            .map(|net| network_key(port.id, *net))
+            .collect();
+        let new: Vec<NetworkKey> = wanted.difference(&port.networks).copied().collect();
+        if self.networks + new.len() > self.limits.networks as usize {
+            return Err(RefusalReason::NetworksFull {
+                limit: self.limits.networks,
+                wanted: new.len() as u32,
+            });
+        }
+        let gone = port.networks.difference(&wanted).copied();
+        self.networks += new.len();
+        round.delete_networks(gone);
+        round.networks.extend(new.into_iter().map(|key| Op::PutNetwork { key }));
+        port.networks = wanted;
+        Ok(())
+    }
+
     fn allocate_backends(&mut self, count: usize) -> Result<Vec<u32>, RefusalReason> {
         let mut ids = Vec::with_capacity(count);
         for _ in 0..count {
@@ -292,10 +357,21 @@ impl Planner {
         round.delete(gone.map(|(key, _)| key).collect());
         for (key, kind) in puts {
             let value = Frontend::new(port.id, kind);
-            round.puts.push(Op::PutFrontend { key, value });
+            round.put(key, value);
             port.frontends.insert(key, kind);
             self.frontends.insert(key, port.id);
             self.count_node_port(&key, true);
         }
     }
+}
+
+/// The key of a network in a service's set.
+fn network_key(service: u32, net: IpNet) -> NetworkKey {
+    let address = Address::from(net.addr());
+    let mapped = if Family::of(&address) == Family::V4 {
+        V4_PREFIX
+    } else {
+        0
+    };
+    NetworkKey::new(service, address, mapped + u32::from(net.prefix_len()))
 }

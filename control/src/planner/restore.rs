@@ -3,7 +3,7 @@
 use super::ranges::Ranges;
 use super::{Limits, Planner, Programmed};
 use crate::desired::{DesiredPort, Endpoint};
-use ferrogate_common::{Backend, Frontend, FrontendKey, FrontendKind, Service, SlotRange, backend_flags};
+use ferrogate_common::{Backend, Frontend, FrontendKey, FrontendKind, NetworkKey, Service, SlotRange, backend_flags};
 use std::cmp::Reverse;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub slots: BTreeMap<u32, Vec<u32>>,
     /// Of `BACKENDS`, every element with a `generation` or `last_generation` other than 0.
     pub backends: BTreeMap<u32, Backend>,
+    /// Of `NETWORKS`, every key but those of [`NetworkKey::CLUSTER`].
+    pub networks: Vec<NetworkKey>,
     /// NodePort span of `CONFIG`.
     pub node_ports: (u16, u16),
 }
@@ -35,16 +37,19 @@ impl Planner {
         planner.unsettled = true;
         planner.node_port_span = snapshot.node_ports;
         let mut backends = planner.restore_backends(&snapshot);
+        let mut networks = planner.restore_networks(&snapshot);
         for (id, frontends) in planner.restore_frontends(&snapshot) {
             planner.service_ids.reserve(id, 1);
             let live = backends.remove(&id).unwrap_or_default();
-            let port = planner.restore_port(id, frontends, live, &snapshot);
+            let mut port = planner.restore_port(id, frontends, live, &snapshot);
+            port.networks = networks.remove(&id).unwrap_or_default();
             planner.unclaimed.insert(id, port);
         }
         planner
             .stray_backends
             .extend(backends.into_values().flatten().map(|(_, id)| id));
         planner.stray_backends.sort_unstable();
+        planner.stray_networks.extend(networks.into_values().flatten());
         planner
     }
 
@@ -61,7 +66,8 @@ impl Planner {
             .filter(|(_, port)| !self.ports.contains_key(&port.name))
         {
             let mut shared: BTreeMap<u32, usize> = BTreeMap::new();
-            for id in port.frontends.keys().filter_map(|key| self.frontends.get(key)) {
+            let own = port.frontends.iter().filter(|(_, kind)| **kind != FrontendKind::Vip);
+            for id in own.filter_map(|(key, _)| self.frontends.get(key)) {
                 *shared.entry(*id).or_default() += 1;
             }
             for (id, frontends) in shared {
@@ -106,6 +112,16 @@ impl Planner {
             }
         }
         live
+    }
+
+    /// Source ranges by service.
+    fn restore_networks(&mut self, snapshot: &Snapshot) -> BTreeMap<u32, BTreeSet<NetworkKey>> {
+        let mut networks: BTreeMap<u32, BTreeSet<NetworkKey>> = BTreeMap::new();
+        for key in &snapshot.networks {
+            networks.entry(key.set).or_default().insert(*key);
+        }
+        self.networks = networks.values().map(BTreeSet::len).sum();
+        networks
     }
 
     /// Frontends by service; those that make no sense become strays.
@@ -159,6 +175,8 @@ impl Planner {
             slots,
             backends,
             frontends,
+            networks: BTreeSet::new(),
+            shared: BTreeSet::new(),
         }
     }
 }

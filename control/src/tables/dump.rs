@@ -2,7 +2,9 @@
 
 use super::MemoryTables;
 use crate::planner::frontend_name;
-use ferrogate_common::{BackendSet, FrontendKind, SlotRange, backend_flags, service_flags};
+use ferrogate_common::{
+    Algorithm, BackendSet, FrontendKind, NetworkKey, SlotRange, V4_PREFIX, backend_flags, service_flags,
+};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -36,6 +38,9 @@ impl fmt::Display for MemoryTables {
                 range.base + range.len(),
                 policies(service.flags)
             )?;
+            for network in self.networks.iter().filter(|network| network.set == id) {
+                writeln!(f, "    source {}", network_name(network))?;
+            }
             for (name, set) in [("cluster", BackendSet::Cluster), ("local", BackendSet::Local)] {
                 let (base, length) = range.set(set);
                 for slot in base..base + length {
@@ -72,14 +77,26 @@ fn policies(flags: u32) -> String {
     for (flag, name) in [
         (service_flags::INTERNAL_LOCAL, " internal=Local"),
         (service_flags::EXTERNAL_LOCAL, " external=Local"),
+        (service_flags::NEEDS_CLIENT, " needs-client"),
+        (service_flags::SOURCE_RANGES, " guarded"),
+        (service_flags::NODE_ALLOWED, " node-allowed"),
     ] {
         if flags & flag != 0 {
             text.push_str(name);
         }
+    }
+    let algorithm = Algorithm::of(flags);
+    if algorithm != Algorithm::RoundRobin {
+        text.push_str(&format!(" {}", algorithm.name()));
     }
     let affinity = flags >> service_flags::AFFINITY_SHIFT;
     if affinity != 0 {
         text.push_str(&format!(" affinity={affinity}s"));
     }
     text
+}
+
+fn network_name(key: &NetworkKey) -> String {
+    let mapped = if key.address.is_v4() { V4_PREFIX } else { 0 };
+    format!("{}/{}", key.address, key.prefix().saturating_sub(mapped))
 }

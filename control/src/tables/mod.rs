@@ -3,7 +3,7 @@
 mod dump;
 
 use crate::planner::{Limits, Op, Snapshot};
-use ferrogate_common::{Backend, Frontend, FrontendKey, Service, SlotRange};
+use ferrogate_common::{Backend, Frontend, FrontendKey, NetworkKey, Service, SlotRange, service_flags};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `FRONTENDS`, `SERVICES`, `SLOTS`, `BACKENDS` and the NodePort span, as the kernel would have them. `Display`
@@ -15,6 +15,7 @@ pub struct MemoryTables {
     services: BTreeMap<u32, Service>,
     slots: BTreeMap<u32, u32>,
     backends: BTreeMap<u32, Backend>,
+    networks: BTreeSet<NetworkKey>,
     node_ports: (u16, u16),
     recent: Recent,
 }
@@ -65,6 +66,14 @@ pub enum Violation {
     },
     #[error("the ranges of services {first} and {second} overlap")]
     Overlap { first: u32, second: u32 },
+    #[error("network {key:?} is put, but is there")]
+    NetworkExists { key: NetworkKey },
+    #[error("network {key:?} is deleted, but is not there")]
+    NetworkMissing { key: NetworkKey },
+    #[error("NETWORKS is full ({size})")]
+    NetworksFull { size: u32 },
+    #[error("service {service} comes into use with source ranges of another before it")]
+    StaleNetworks { service: u32 },
     #[error("NodePort {port} is outside of the span {span:?}")]
     NodePortSpan { port: u16, span: (u16, u16) },
 }
@@ -78,6 +87,7 @@ impl MemoryTables {
             services: BTreeMap::new(),
             slots: BTreeMap::new(),
             backends: BTreeMap::new(),
+            networks: BTreeSet::new(),
             node_ports: (0, 0),
             recent: Recent::default(),
         }
@@ -100,6 +110,11 @@ impl MemoryTables {
     /// Backend ids by slot; elements that were ever written.
     pub fn slots(&self) -> &BTreeMap<u32, u32> {
         &self.slots
+    }
+
+    /// Members of the services' sets.
+    pub fn networks(&self) -> &BTreeSet<NetworkKey> {
+        &self.networks
     }
 
     /// Lowest and highest NodePort.
@@ -125,6 +140,7 @@ impl MemoryTables {
             slots: ranges.map(|range| (range.base, ids(range).collect())).collect(),
             services,
             backends: self.backends.clone(),
+            networks: self.networks.iter().copied().collect(),
             node_ports: self.node_ports,
         }
     }
@@ -161,6 +177,9 @@ impl MemoryTables {
             }
             Op::PutFrontend { key, value } => self.put_frontend(*key, *value)?,
             Op::DeleteFrontend { key } => self.delete_frontend(*key)?,
+            Op::PutNetwork { key } => self.put_network(*key)?,
+            Op::DeleteNetwork { key } if self.networks.remove(key) => {}
+            Op::DeleteNetwork { key } => return Err(Violation::NetworkMissing { key: *key }),
             Op::SetNodePorts { min, max } => self.node_ports = (*min, *max),
             Op::Grace => self.recent = Recent::default(),
         }
@@ -292,6 +311,18 @@ impl MemoryTables {
         Ok(self.services.entry(id).or_insert(unwritten))
     }
 
+    fn put_network(&mut self, key: NetworkKey) -> Result<(), Violation> {
+        if self.networks.contains(&key) {
+            return Err(Violation::NetworkExists { key });
+        }
+        if self.networks.len() >= self.limits.networks as usize {
+            let size = self.limits.networks;
+            return Err(Violation::NetworksFull { size });
+        }
+        self.networks.insert(key);
+        Ok(())
+    }
+
     fn put_frontend(&mut self, key: FrontendKey, value: Frontend) -> Result<(), Violation> {
         let index = value.service;
         if self.frontends.contains_key(&key) {
@@ -309,6 +340,14 @@ impl MemoryTables {
         if self.frontends.len() >= self.limits.frontends as usize {
             let size = self.limits.frontends;
             return Err(Violation::FrontendsFull { size });
+        }
+        let unused = !self.frontends.values().any(|other| other.service == index);
+        let unguarded = |service: &Service| service.flags & service_flags::SOURCE_RANGES == 0;
+        if unused
+            && self.services.get(&index).is_some_and(unguarded)
+            && self.networks.iter().any(|network| network.set == index)
+        {
+            return Err(Violation::StaleNetworks { service: index });
         }
         self.frontends.insert(key, value);
         Ok(())

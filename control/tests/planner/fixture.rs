@@ -4,6 +4,7 @@ use ferrogate_common::{Address, Backend, FrontendKey, FrontendKind, Port, Protoc
 use ferrogate_control::{
     Changes, DesiredPort, Endpoint, Family, Limits, MemoryTables, Notice, Op, Planner, PortName, Refusal, ServiceName,
 };
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 fn address(text: &str) -> Address {
@@ -54,6 +55,7 @@ pub(crate) fn port(service: &str, frontends: &[(FrontendKey, FrontendKind)], end
         created: None,
         frontends: frontends.iter().copied().collect(),
         flags: 0,
+        source_ranges: BTreeSet::new(),
         cluster: endpoints.iter().map(|ip| endpoint(ip)).collect(),
         local: Vec::new(),
     }

@@ -176,7 +176,7 @@ proptest! {
         let options = Options {
             node_name: "node-a".to_owned(),
             external_ips: vec!["203.0.113.0/24".parse().expect("a range")],
-            proxy_name: None,
+            ..Options::default()
         };
         let mut index = Index::new(options);
         let limits = Limits::default();

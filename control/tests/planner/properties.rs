@@ -2,14 +2,16 @@
 //! every finished plan leaves exactly what is desired.
 
 use crate::fixture::{endpoint, frontend, node_port};
-use ferrogate_common::{FrontendKey, FrontendKind, Protocol, SlotRange};
+use ferrogate_common::{FrontendKey, FrontendKind, Protocol, SlotRange, V4_PREFIX, service_flags};
 use ferrogate_control::{
     Changes, DesiredPort, Endpoint, Family, Limits, MemoryTables, Plan, Planner, PortName, ServiceName,
 };
-use proptest::collection::{btree_map, vec};
+use ipnet::IpNet;
+use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// Small enough that every table is full now and then.
 const TIGHT: Limits = Limits {
@@ -17,6 +19,7 @@ const TIGHT: Limits = Limits {
     services: 5,
     slots: 24,
     backends: 14,
+    networks: 6,
 };
 
 type Desired = BTreeMap<ServiceName, Vec<DesiredPort>>;
@@ -70,28 +73,60 @@ fn endpoints() -> impl Strategy<Value = Vec<Endpoint>> {
 
 fn ports(service: usize) -> impl Strategy<Value = Vec<DesiredPort>> {
     let one = move |number: u16| {
-        (frontends(), endpoints(), 0..4u32).prop_map(move |(frontends, cluster, flags)| DesiredPort {
-            name: PortName {
-                service: service_name(service),
-                port: number,
-                protocol: Protocol::Tcp,
-                family: Family::V4,
-            },
-            created: None,
-            frontends,
-            flags,
-            local: cluster
-                .iter()
-                .filter(|endpoint| flags != 0 && endpoint.local)
-                .copied()
-                .collect(),
-            cluster,
+        let parts = (frontends(), vips(), endpoints(), 0..4u32, source_ranges());
+        parts.prop_map(move |(mut frontends, vips, cluster, flags, source_ranges)| {
+            frontends.extend(vips);
+            desired_port(service, number, frontends, flags, source_ranges, cluster)
         })
     };
     prop_oneof![
         one(80).prop_map(|port| vec![port]),
         (one(80), one(443)).prop_map(|(a, b)| vec![a, b])
     ]
+}
+
+fn desired_port(
+    service: usize,
+    port: u16,
+    frontends: BTreeMap<FrontendKey, FrontendKind>,
+    flags: u32,
+    source_ranges: BTreeSet<IpNet>,
+    cluster: Vec<Endpoint>,
+) -> DesiredPort {
+    let guard = if source_ranges.is_empty() {
+        0
+    } else {
+        service_flags::SOURCE_RANGES
+    };
+    DesiredPort {
+        name: PortName {
+            service: service_name(service),
+            port,
+            protocol: Protocol::Tcp,
+            family: Family::V4,
+        },
+        created: None,
+        frontends,
+        flags: flags | guard,
+        source_ranges,
+        local: cluster
+            .iter()
+            .filter(|endpoint| flags != 0 && endpoint.local)
+            .copied()
+            .collect(),
+        cluster,
+    }
+}
+
+/// Addresses as such, which services share.
+fn vips() -> impl Strategy<Value = BTreeMap<FrontendKey, FrontendKind>> {
+    let key = |last: u8| FrontendKey::address_alone(frontend(&format!("203.0.113.{last}"), 0).address);
+    btree_map((1..3u8).prop_map(key), Just(FrontendKind::Vip), 0..3)
+}
+
+fn source_ranges() -> impl Strategy<Value = BTreeSet<IpNet>> {
+    let range = |n: u8| format!("192.0.{n}.0/24").parse().expect("a network");
+    btree_set((1..4u8).prop_map(range), 0..3)
 }
 
 fn services() -> impl Strategy<Value = Vec<Vec<DesiredPort>>> {
@@ -216,6 +251,12 @@ impl World {
             }
         }
         prop_assert_eq!(self.tables.frontends().len(), frontends);
+        let all = self.desired.values().flatten();
+        let wanted: BTreeSet<&PortName> = all.clone().map(|port| &port.name).collect();
+        let served = self.planner.ports().filter(|view| wanted.contains(view.name));
+        let used: BTreeSet<u32> = served.map(|view| view.id).collect();
+        let strays = self.tables.networks().iter().filter(|key| !used.contains(&key.set));
+        prop_assert_eq!(strays.count(), 0, "source ranges of no service");
         let live = self
             .tables
             .backends()
@@ -242,9 +283,24 @@ impl World {
                 "{key:?} of {}",
                 port.name
             );
-            ids.extend(value.map(|value| value.service));
+            if *kind == FrontendKind::Vip {
+                let owner = value.and_then(|value| self.planner.ports().find(|view| view.id == value.service));
+                let all = self.desired.values().flatten();
+                let sharer = all
+                    .into_iter()
+                    .find(|other| owner.is_some_and(|owner| *owner.name == other.name));
+                prop_assert!(sharer.is_some_and(|sharer| sharer.frontends.contains_key(key)));
+            } else {
+                ids.extend(value.map(|value| value.service));
+            }
         }
         prop_assert_eq!(ids.len(), 1, "one service id a port");
+        let set = *ids.first().unwrap_or(&0);
+        let own = self.tables.networks().iter().filter(|network| network.set == set);
+        let found: BTreeSet<(IpAddr, u32)> = own.map(|key| (key.address.ip(), key.prefix() - V4_PREFIX)).collect();
+        let ranges = port.source_ranges.iter();
+        let expected: BTreeSet<(IpAddr, u32)> = ranges.map(|net| (net.addr(), net.prefix_len().into())).collect();
+        prop_assert_eq!(found, expected);
         let service = self.tables.services()[ids.first().unwrap_or(&0)];
         prop_assert_eq!(service.flags, port.flags);
         let range = SlotRange::unpack(service.range);
@@ -280,6 +336,7 @@ impl World {
             created: None,
             frontends: frontends.map(|key| (key, FrontendKind::LoadBalancer)).collect(),
             flags: 0,
+            source_ranges: BTreeSet::new(),
             local: cluster[..(self.limits.slots as usize - usable).min(usable)].to_vec(),
             cluster,
         };
@@ -299,7 +356,7 @@ proptest! {
         steps in vec(step(), 1..16),
         tight in any::<bool>(),
     ) {
-        let roomy = Limits { frontends: 64, services: 64, slots: 1024, backends: 256 };
+        let roomy = Limits { frontends: 64, services: 64, slots: 1024, backends: 256, networks: 64 };
         let mut world = World::new(if tight { TIGHT } else { roomy });
         for step in steps {
             world.take(step)?;

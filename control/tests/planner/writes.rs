@@ -1,8 +1,11 @@
 //! What a plan holds, write by write.
 
 use crate::fixture::{Fixture, backend_of, endpoint, frontend, node_port, port, removed, update};
-use ferrogate_common::{Frontend, FrontendKind, SlotRange, backend_flags, service_flags};
+use ferrogate_common::{
+    Frontend, FrontendKey, FrontendKind, NetworkKey, SlotRange, V4_PREFIX, backend_flags, service_flags,
+};
 use ferrogate_control::{Changes, Endpoint, Limits, Op, RefusalReason};
+use ipnet::IpNet;
 
 #[test]
 fn a_new_port_is_written_from_its_backends_outwards() {
@@ -263,6 +266,7 @@ fn a_full_table_refuses_loudly_keeps_what_works_and_takes_the_rest_when_there_is
         services: 8,
         slots: 8,
         backends: 5,
+        networks: 8,
     });
     let with = |name: &str, address: &str, endpoints: &[&str]| {
         port(name, &[(frontend(address, 80), FrontendKind::ClusterIp)], endpoints)
@@ -306,6 +310,7 @@ fn every_table_says_that_it_is_full() {
         services: 9,
         slots: 9,
         backends: 9,
+        networks: 9,
     };
     for (limits, expected) in [
         (Limits { frontends: 1, ..roomy }, "FRONTENDS is full (1 entries)"),
@@ -385,4 +390,104 @@ fn an_endpoint_that_stays_in_the_local_set_alone_is_marked_in_place() {
     desired.cluster.insert(0, gone);
     let unmarked = [(1, near.port, backend_flags::LOCAL)];
     assert_eq!(mark(fixture.plan(&update(vec![desired]))), unmarked);
+}
+
+#[test]
+fn source_ranges_are_there_before_the_flag_and_go_after_it() {
+    let mut fixture = Fixture::new(Limits::default());
+    let mut desired = port(
+        "a",
+        &[(frontend("203.0.113.1", 80), FrontendKind::LoadBalancer)],
+        &["10.1.0.1"],
+    );
+    let open = desired.clone();
+    fixture.plan(&update(vec![open.clone()]));
+    let range = |text: &str| -> IpNet { text.parse().expect("a network") };
+    let key = |text: &str| {
+        let net = range(text);
+        NetworkKey::new(0, net.addr().into(), V4_PREFIX + u32::from(net.prefix_len()))
+    };
+    let [first, second, third] = ["192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/25"];
+    desired.flags = service_flags::SOURCE_RANGES;
+    desired.source_ranges = [range(first), range(second)].into();
+    let (id, flags) = (0, service_flags::SOURCE_RANGES);
+    assert_eq!(
+        fixture.plan(&update(vec![desired.clone()])),
+        [
+            Op::PutNetwork { key: key(first) },
+            Op::PutNetwork { key: key(second) },
+            Op::WriteServiceFlags { id, flags },
+        ]
+    );
+    desired.source_ranges = [range(second), range(third)].into();
+    assert_eq!(
+        fixture.plan(&update(vec![desired.clone()])),
+        [
+            Op::PutNetwork { key: key(third) },
+            Op::DeleteNetwork { key: key(first) }
+        ]
+    );
+    fixture.restart();
+    let full = |port| Changes {
+        full: true,
+        ..update(vec![port])
+    };
+    assert_eq!(fixture.plan(&full(desired)), []);
+    let ops = fixture.plan(&full(open));
+    let flags = 0;
+    let expected = [
+        Op::Grace,
+        Op::WriteServiceFlags { id, flags },
+        Op::DeleteNetwork { key: key(second) },
+        Op::DeleteNetwork { key: key(third) },
+    ];
+    assert_eq!(ops, expected);
+}
+
+#[test]
+fn source_ranges_without_room_are_refused_and_admit_nobody_new() {
+    let mut fixture = Fixture::new(Limits {
+        networks: 1,
+        ..Limits::default()
+    });
+    let mut desired = port("a", &[(frontend("203.0.113.1", 80), FrontendKind::LoadBalancer)], &[]);
+    desired.flags = service_flags::SOURCE_RANGES;
+    desired.source_ranges = ["192.0.2.0/24", "198.51.100.0/24"]
+        .map(|text| text.parse().expect("a network"))
+        .into();
+    fixture.plan(&update(vec![desired]));
+    assert!(matches!(
+        fixture.refused[0].reason,
+        RefusalReason::NetworksFull { limit: 1, wanted: 2 }
+    ));
+    assert!(fixture.tables.networks().is_empty());
+    assert_eq!(fixture.tables.services()[&0].flags, service_flags::SOURCE_RANGES);
+}
+
+#[test]
+fn services_share_an_address_as_such_and_the_next_one_takes_it_over() {
+    let mut fixture = Fixture::new(Limits::default());
+    let vip = FrontendKey::address_alone(frontend("203.0.113.1", 80).address);
+    let with = |name: &str, number| {
+        let own = (frontend("203.0.113.1", number), FrontendKind::LoadBalancer);
+        port(name, &[own, (vip, FrontendKind::Vip)], &[])
+    };
+    fixture.plan(&update(vec![with("a", 80), with("b", 81), with("c", 82)]));
+    assert_eq!((fixture.refused.len(), fixture.notices.len()), (0, 0));
+    assert_eq!(fixture.tables.frontends()[&vip].service, 0);
+    let ops = fixture.plan(&removed("a"));
+    let value = Frontend::new(1, FrontendKind::Vip);
+    assert_eq!(ops.last(), Some(&Op::PutFrontend { key: vip, value }));
+    fixture.restart();
+    let full = Changes {
+        full: true,
+        ..update(vec![with("b", 81), with("c", 82)])
+    };
+    assert_eq!(fixture.plan(&full), []);
+    // One that keeps its own address but not this one.
+    let own = [(frontend("203.0.113.1", 81), FrontendKind::LoadBalancer)];
+    fixture.plan(&update(vec![port("b", &own, &[])]));
+    assert_eq!(fixture.tables.frontends()[&vip].service, 2);
+    fixture.plan(&removed("c"));
+    assert!(!fixture.tables.frontends().contains_key(&vip));
 }

@@ -32,6 +32,8 @@ impl fmt::Display for HostTables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "CONFIG {:?}", self.config)?;
         writeln!(f, "NODE_ADDRESSES {:?}", self.node_addresses)?;
+        writeln!(f, "SERVICE_CIDRS {:?}", self.service_cidrs)?;
+        writeln!(f, "NETWORKS {:?}", self.networks)?;
         writeln!(f, "SOURCES {:?}", self.sources)?;
         for (ifindex, interface) in &self.interfaces {
             writeln!(f, "INTERFACES {ifindex}: {interface:?}")?;

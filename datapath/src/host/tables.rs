@@ -3,8 +3,9 @@
 use crate::env::{FlowTable, Insert, Tables};
 use bytemuck::Zeroable;
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Interface, Reason, Service, SnatFlow, SocketPair, SocketPairKey, Tuple,
+    Address, Affinity, AffinityKey, Backend, Config, Direction, Flow, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Interface, Network, NetworkKey, Reason, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey,
+    Tuple, flow_flags,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::vec;
@@ -40,6 +41,7 @@ pub enum Touched {
     Fragment(FragmentKey),
     Cursor(u32),
     Connections(u32),
+    Active(u32),
 }
 
 impl Touched {
@@ -61,7 +63,14 @@ pub struct HostTables {
     pub slots: Vec<u32>,
     pub backends: Vec<Backend>,
     pub cursors: Vec<u64>,
+    /// Connections by backend, two's complement.
+    pub active: Vec<u64>,
+    /// State of the random numbers.
+    pub random: u32,
     pub node_addresses: BTreeSet<Address>,
+    pub service_cidrs: ServiceCidrs,
+    /// An entry matches an address by its first [`NetworkKey::bits`].
+    pub networks: BTreeSet<NetworkKey>,
     pub sources: Vec<Address>,
     pub interfaces: BTreeMap<u32, Interface>,
     pub flows: BTreeMap<Tuple, Flow>,
@@ -96,7 +105,11 @@ impl HostTables {
             slots: vec![0; sizes.slots],
             backends: vec![Backend::zeroed(); sizes.backends],
             cursors: vec![0; sizes.services],
+            active: vec![0; sizes.backends],
+            random: 1,
             node_addresses: BTreeSet::new(),
+            service_cidrs: ServiceCidrs::zeroed(),
+            networks: BTreeSet::new(),
             sources: vec![Address::zeroed(); sizes.sources],
             interfaces: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -109,6 +122,13 @@ impl HostTables {
             connections: vec![0; sizes.services],
             full: false,
             touched: BTreeSet::new(),
+        }
+    }
+
+    fn add_active(&mut self, backend: u32, number: u64) {
+        if let Some(count) = self.active.get_mut(backend as usize) {
+            *count = count.wrapping_add(number);
+            self.touched.insert(Touched::Active(backend));
         }
     }
 
@@ -156,8 +176,29 @@ impl Tables for HostTables {
         self.node_addresses.contains(address)
     }
 
+    fn is_in_service_cidrs(&self, address: &Address) -> bool {
+        self.service_cidrs.contains(address)
+    }
+
+    fn is_in_networks(&self, set: u32, address: &Address) -> bool {
+        let of_set = self.networks.iter().filter(|key| key.set == set);
+        of_set
+            .into_iter()
+            .any(|key| Network::new(key.address, key.prefix()).contains(address))
+    }
+
     fn service(&self, id: u32) -> Option<Service> {
         self.services.get(id as usize).copied()
+    }
+
+    fn active(&self, backend: u32) -> u32 {
+        self.active
+            .get(backend as usize)
+            .map_or(0, |count| (*count as i64).max(0) as u32)
+    }
+
+    fn begin(&mut self, backend: u32) {
+        self.add_active(backend, 1);
     }
 
     fn next_cursor(&mut self, service: u32) -> u32 {
@@ -226,8 +267,13 @@ impl Tables for HostTables {
         let Some(flow) = self.flow_table_mut(table).get_mut(key) else {
             return false;
         };
+        let new = flags & !flow.flags & flow_flags::CLOSING;
+        let (backend, generation) = (flow.backend, flow.generation);
         flow.seen = seen;
         flow.flags |= flags;
+        if new != 0 && key.direction == Direction::Forward as u8 && self.generation(backend) == generation {
+            self.add_active(backend, u64::MAX);
+        }
         self.touched.insert(Touched::flow(table, *key));
         true
     }
@@ -303,8 +349,20 @@ macro_rules! delegate_tables {
             fn is_node_address(&self, address: &Address) -> bool {
                 self.tables.is_node_address(address)
             }
+            fn is_in_service_cidrs(&self, address: &Address) -> bool {
+                self.tables.is_in_service_cidrs(address)
+            }
+            fn is_in_networks(&self, set: u32, address: &Address) -> bool {
+                self.tables.is_in_networks(set, address)
+            }
             fn service(&self, id: u32) -> Option<Service> {
                 self.tables.service(id)
+            }
+            fn active(&self, backend: u32) -> u32 {
+                self.tables.active(backend)
+            }
+            fn begin(&mut self, backend: u32) {
+                self.tables.begin(backend);
             }
             fn next_cursor(&mut self, service: u32) -> u32 {
                 self.tables.next_cursor(service)
@@ -365,6 +423,17 @@ macro_rules! delegate_tables {
             }
             fn count_connection(&mut self, service: u32) {
                 self.tables.count_connection(service);
+            }
+        }
+
+        impl $crate::env::Random for $type {
+            fn random(&mut self) -> u32 {
+                // Xorshift (Marsaglia 2003).
+                let state = &mut self.tables.random;
+                *state ^= *state << 13;
+                *state ^= *state >> 17;
+                *state ^= *state << 5;
+                *state
             }
         }
 

@@ -2,7 +2,9 @@
 //! properties that hold for every packet. What comes out is read by another implementation (`etherparse`).
 
 mod affinity;
+mod algorithms;
 mod flows;
+mod networks;
 mod paths;
 mod policies;
 mod properties;

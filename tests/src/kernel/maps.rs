@@ -3,11 +3,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
-    Address, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Interface, NodeAddress, Service,
-    SnatFlow, Tuple,
+    Address, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Interface, NetworkKey,
+    NodeAddress, Service, ServiceCidrs, SnatFlow, Tuple,
 };
 use ferrogate_datapath::FlowTable;
 use ferrogate_datapath::host::{HostTables, Touched};
@@ -103,6 +104,31 @@ impl<T: Pod> List<T> {
     }
 }
 
+/// `NETWORKS`.
+struct Trie {
+    map: LpmTrie<MapData, [u32; 5], u32>,
+}
+
+impl Trie {
+    fn take(ebpf: &mut Ebpf, name: &str) -> Result<Self> {
+        let map = LpmTrie::try_from(take(ebpf, name)?)?;
+        Ok(Self { map })
+    }
+
+    /// Makes the trie hold `entries` and nothing else.
+    fn replace<'a>(&mut self, entries: impl Iterator<Item = &'a NetworkKey>) -> Result<()> {
+        let held = self.map.keys().collect::<Result<Vec<_>, _>>()?;
+        for key in held {
+            self.map.remove(&key)?;
+        }
+        for key in entries {
+            let [a, b, c, d] = key.address.words();
+            self.map.insert(&Key::new(key.bits, [key.set, a, b, c, d]), 0, 0)?;
+        }
+        Ok(())
+    }
+}
+
 /// Per-CPU counters.
 struct Counters {
     map: PerCpuArray<MapData, u64>,
@@ -142,8 +168,11 @@ pub struct KernelTables {
     services: List<Service>,
     slots: List<u32>,
     backends: List<Backend>,
+    active: List<u64>,
     cursors: List<u64>,
     node_addresses: Table<Address, NodeAddress>,
+    service_cidrs: List<ServiceCidrs>,
+    networks: Trie,
     sources: List<Address>,
     interfaces: Table<u32, Interface>,
     flows: Table<Tuple, Flow>,
@@ -163,8 +192,11 @@ impl KernelTables {
             services: List::take(ebpf, "SERVICES")?,
             slots: List::take(ebpf, "SLOTS")?,
             backends: List::take(ebpf, "BACKENDS")?,
+            active: List::take(ebpf, "ACTIVE")?,
             cursors: List::take(ebpf, "CURSORS")?,
             node_addresses: Table::take(ebpf, "NODE_ADDRESSES")?,
+            service_cidrs: List::take(ebpf, "SERVICE_CIDRS")?,
+            networks: Trie::take(ebpf, "NETWORKS")?,
             sources: List::take(ebpf, "SOURCES")?,
             interfaces: Table::take(ebpf, "INTERFACES")?,
             flows: Table::take(ebpf, "FLOWS")?,
@@ -182,11 +214,14 @@ impl KernelTables {
         let node_address = NodeAddress::zeroed();
         self.node_addresses
             .replace(tables.node_addresses.iter().map(|address| (address, node_address)))?;
+        self.service_cidrs.set(0, &tables.service_cidrs)?;
+        self.networks.replace(tables.networks.iter())?;
         self.sources.replace(&tables.sources)?;
         self.interfaces
             .replace(tables.interfaces.iter().map(|(key, value)| (key, *value)))?;
         self.frontends
             .replace(tables.frontends.iter().map(|(key, value)| (key, *value)))?;
+        self.active.replace(&tables.active)?;
         self.cursors.replace(&tables.cursors)?;
         self.flows
             .replace(tables.flows.iter().map(|(key, value)| (key, *value)))?;
@@ -256,6 +291,7 @@ impl KernelTables {
             Touched::Snat(key) => format!("{:?}", self.snat_flows.get(key)?),
             Touched::Fragment(key) => format!("{:?}", self.fragments.get(key)?),
             Touched::Cursor(service) => format!("{}", self.cursors.get(*service)?),
+            Touched::Active(backend) => format!("{}", self.active.get(*backend)?),
             Touched::Connections(service) => format!("{}", self.connections.get(*service)?),
         })
     }
@@ -268,6 +304,7 @@ impl KernelTables {
             Touched::Snat(key) => self.snat_flows.get(key)? == tables.snat_flows.get(key).copied(),
             Touched::Fragment(key) => self.fragments.get(key)? == tables.fragments.get(key).copied(),
             Touched::Cursor(service) => self.cursors.get(*service)? == tables.cursors[*service as usize],
+            Touched::Active(backend) => self.active.get(*backend)? == tables.active[*backend as usize],
             Touched::Connections(service) => self.connections.get(*service)? == tables.connections[*service as usize],
         })
     }
@@ -279,6 +316,7 @@ impl KernelTables {
             half_open: self.half_open.dump()?,
             snat_flows: self.snat_flows.dump()?,
             fragments: self.fragments.dump()?,
+            active: self.active.dump()?,
             cursors: self.cursors.dump()?,
             reasons: self.reasons.dump()?,
             connections: self.connections.dump()?,

@@ -88,6 +88,7 @@ impl Object {
                 (maps::CONNECTIONS, sizes.services as u32),
                 (maps::SLOTS, sizes.slots as u32),
                 (maps::BACKENDS, sizes.backends as u32),
+                (maps::ACTIVE, sizes.backends as u32),
                 (maps::SOURCES, sizes.sources as u32),
                 (maps::FRONTENDS, 4096),
                 (maps::FLOWS, FLOW_ENTRIES),

@@ -2,6 +2,7 @@
 use std::net::IpAddr;
 
 use fastrand::Rng;
+use ferrogate_common::{Address, V4_PREFIX};
 
 use super::network::Place;
 
@@ -25,6 +26,21 @@ const OUTSIDE: [Pair; 3] = [
     ["198.51.100.7", "2001:db8:aaaa::7"],
     ["8.0.0.7", "2001:db8:86dd::7"],
     ["8.0.0.8", "2001:db8:86dd::8"],
+];
+
+/// Networks with some of all these in them.
+const NETWORKS: [[(&str, u8); 2]; 4] = [
+    [("198.51.100.0", 24), ("2001:db8:aaaa::", 48)],
+    [("8.0.0.6", 31), ("2001:db8:86dd::6", 127)],
+    [("10.244.0.0", 16), ("2001:db8:244::", 44)],
+    [("192.0.2.10", 32), ("2001:db8:0:1::10", 128)],
+];
+
+/// Networks with some frontends in them.
+const SERVICE_CIDRS: [[(&str, u8); 2]; 3] = [
+    [("10.96.0.0", 16), ("2001:db8:96::", 108)],
+    [("198.18.0.2", 32), ("2001:db8:18::2", 128)],
+    [("192.0.2.0", 24), ("2001:db8:0:1::", 64)],
 ];
 
 /// Backends on this node.
@@ -56,6 +72,16 @@ impl Pool {
         one(rng, &NODE, v4)
     }
 
+    /// A network that clients may be in, and the length of its prefix in an [`Address`].
+    pub fn network(rng: &mut Rng, v4: bool) -> (Address, u32) {
+        network(rng, &NETWORKS, v4)
+    }
+
+    /// A network that frontends may be in.
+    pub fn service_cidr(rng: &mut Rng, v4: bool) -> (Address, u32) {
+        network(rng, &SERVICE_CIDRS, v4)
+    }
+
     /// All addresses on which NodePorts answer.
     pub fn nodes() -> impl Iterator<Item = IpAddr> {
         NODE.iter().flatten().map(|text| parsed(text))
@@ -85,4 +111,10 @@ fn one(rng: &mut Rng, list: &[Pair], v4: bool) -> IpAddr {
 
 fn parsed(text: &str) -> IpAddr {
     text.parse().expect("a constant of this file")
+}
+
+fn network(rng: &mut Rng, list: &[[(&str, u8); 2]], v4: bool) -> (Address, u32) {
+    let (address, length) = list[rng.usize(..list.len())][usize::from(!v4)];
+    let ip: IpAddr = address.parse().expect("an address");
+    (ip.into(), u32::from(length) + if v4 { V4_PREFIX } else { 0 })
 }

@@ -1,7 +1,8 @@
 //! Table states, and what happens to them between packets.
+use bytemuck::Zeroable as _;
 use ferrogate_common::{
-    Address, Backend, Config, Flow, Frontend, FrontendKey, FrontendKind, Port, Protocol, Service, SlotRange, SnatFlow,
-    Tuple, backend_flags, config_flags, service_flags,
+    Address, Algorithm, Backend, Config, Flow, Frontend, FrontendKey, FrontendKind, Network, NetworkKey, Port,
+    Protocol, Service, SlotRange, SnatFlow, Tuple, backend_flags, config_flags, service_flags,
 };
 use ferrogate_datapath::FlowTable;
 use ferrogate_datapath::host::{HostTables, Sizes};
@@ -57,6 +58,7 @@ impl Generator {
                 tables.interfaces.insert(self.network.ifindex(*place), interface);
             }
         }
+        self.add_networks(&mut tables);
         for id in 0..SERVICES {
             let v4 = id % 2 == 0;
             for slot in 0..SLOTS {
@@ -68,6 +70,10 @@ impl Generator {
                 tables.backends[id * BACKENDS + slot] = self.backend(id, v4);
             }
             tables.services[id] = self.service(id);
+            for active in &mut tables.active[id * BACKENDS..(id + 1) * BACKENDS] {
+                // Now and then below 0.
+                *active = self.rng.u64(..4).wrapping_sub(self.rng.u64(..2));
+            }
             tables.cursors[id] = self.rng.u64(..) >> self.rng.u8(..64);
             self.add_frontends(&mut tables, id, v4);
         }
@@ -80,6 +86,7 @@ impl Generator {
             config_flags::EXTERNAL_CLUSTER_IP,
             config_flags::SNAT_ALWAYS,
             config_flags::NODE_EDGE_OFF,
+            config_flags::CLUSTER_CIDRS,
         ] {
             if self.rng.u8(..3) == 0 {
                 flags |= flag;
@@ -93,7 +100,30 @@ impl Generator {
             snat_port_base: 24_000,
             // Small ranges run out.
             snat_port_count: self.rng.choice([4096, 4096, 16, 4, 0]).unwrap_or(4096),
-            ..bytemuck::Zeroable::zeroed()
+            ..Config::zeroed()
+        }
+    }
+
+    /// Source ranges of services that ask for them or not, ServiceCIDRs, and networks of the cluster.
+    fn add_networks(&mut self, tables: &mut HostTables) {
+        for id in 0..SERVICES {
+            for _ in 0..self.rng.usize(..3) {
+                let (address, prefix) = Pool::network(&mut self.rng, id % 2 == 0);
+                tables.networks.insert(NetworkKey::new(id as u32, address, prefix));
+            }
+        }
+        for network in &mut tables.service_cidrs.networks {
+            if self.rng.bool() {
+                let v4 = self.rng.bool();
+                let (address, prefix) = Pool::service_cidr(&mut self.rng, v4);
+                *network = Network::new(address, prefix);
+            }
+        }
+        for v4 in [true, false] {
+            let (address, prefix) = Pool::network(&mut self.rng, v4);
+            tables
+                .networks
+                .insert(NetworkKey::new(NetworkKey::CLUSTER, address, prefix));
         }
     }
 
@@ -117,16 +147,26 @@ impl Generator {
 
     fn service(&mut self, id: usize) -> Service {
         let mut flags = 0;
-        for flag in [service_flags::INTERNAL_LOCAL, service_flags::EXTERNAL_LOCAL] {
+        for flag in [
+            service_flags::INTERNAL_LOCAL,
+            service_flags::EXTERNAL_LOCAL,
+            service_flags::SOURCE_RANGES,
+        ] {
             if self.rng.u8(..4) == 0 {
                 flags |= flag;
             }
         }
-        let cluster = self.rng.choice([0, 1, 2, 3, 4]).unwrap_or(1);
+        let algorithm = self.rng.choice(Algorithm::ALL).unwrap_or_default();
+        flags |= algorithm.bits();
+        let (mut cluster, mut local) = (self.rng.u16(..6), self.rng.u16(..3));
+        if algorithm == Algorithm::Random {
+            // The host cannot know the kernel's random numbers, so there is nothing to choose from.
+            (cluster, local) = (cluster.min(1), local.min(1));
+        }
         let range = SlotRange {
             base: (id * SLOTS) as u32,
             cluster,
-            local: self.rng.u16(..3),
+            local,
         };
         Service {
             range: range.pack(),
@@ -144,7 +184,13 @@ impl Generator {
         };
         let cluster_ip = Pool::frontend(&mut self.rng, v4).into();
         if self.rng.bool() {
-            let alone = Frontend::new(id as u32, FrontendKind::Address);
+            let kinds = [
+                FrontendKind::Address,
+                FrontendKind::Address,
+                FrontendKind::Vip,
+                FrontendKind::Foreign,
+            ];
+            let alone = Frontend::new(id as u32, self.rng.choice(kinds).unwrap_or(FrontendKind::Address));
             tables.frontends.insert(FrontendKey::address_alone(cluster_ip), alone);
         }
         for kind in [

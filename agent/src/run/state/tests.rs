@@ -3,6 +3,7 @@ use ferrogate_common::FrontendKey;
 use ferrogate_control::{Limits, MemoryTables, Planner};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use serde_json::json;
 
 fn service(name: &str, address: &str) -> Service {
@@ -301,4 +302,32 @@ fn a_machine_without_a_cluster_needs_no_node() {
     }
     state.take(&Event::Node(Change::Applied(node(json!({}), true))));
     assert!(!state.node_is_eligible(), "one that is there counts");
+}
+
+#[test]
+fn service_cidrs_are_known_once_they_are_listed_and_follow_their_objects() {
+    let cidr = |name: &str, networks: &[&str]| -> Box<ServiceCIDR> {
+        let object = json!({"metadata": {"name": name}, "spec": {"cidrs": networks}});
+        Box::new(serde_json::from_value(object).expect("a ServiceCIDR"))
+    };
+    let found = |rig: &Rig| -> Option<Vec<String>> {
+        let known = rig.state.service_cidrs()?;
+        Some(known.iter().map(ToString::to_string).collect())
+    };
+    let mut rig = Rig::new();
+    let first = cidr("kubernetes", &["10.96.0.0/16", "fd00:96::/112"]);
+    rig.take(vec![
+        Event::ServiceCidr(Change::Restart),
+        Event::ServiceCidr(Change::Listed(first)),
+    ]);
+    assert_eq!(found(&rig), None);
+    rig.take(vec![Event::ServiceCidr(Change::Complete)]);
+    assert_eq!(found(&rig).expect("listed"), ["10.96.0.0/16", "fd00:96::/112"]);
+    rig.take(vec![Event::ServiceCidr(Change::Applied(cidr(
+        "more",
+        &["10.97.0.0/16", "x"],
+    )))]);
+    assert_eq!(found(&rig).expect("listed").len(), 3);
+    rig.take(vec![Event::ServiceCidr(Change::Deleted(name("kubernetes")))]);
+    assert_eq!(found(&rig).expect("listed"), ["10.97.0.0/16"]);
 }

@@ -128,12 +128,19 @@ pub(super) fn refuses_streaming(error: &watcher::Error) -> bool {
     status(error).is_some_and(|status| matches!(status.code, 400 | 422 | 500))
 }
 
+/// Whether the server does not have or does not give what was asked for.
+pub(super) fn is_refused(error: &watcher::Error) -> bool {
+    status(error).is_some_and(|status| matches!(status.code, 403 | 404))
+}
+
 /// The error in one line.
 pub(super) fn explain(error: &watcher::Error) -> String {
     if let Some(status) = status(error) {
         let hint = match status.code {
             401 => "; is the token or certificate valid?",
-            403 => "; grant list and watch on services, endpointslices.discovery.k8s.io and nodes",
+            403 => {
+                "; grant list and watch on services, endpointslices.discovery.k8s.io, nodes and servicecidrs.networking.k8s.io"
+            }
             _ => "",
         };
         return format!("{} {}{hint}", status.code, status.message);

@@ -1,4 +1,4 @@
-//! One word about three watches.
+//! One word about all watches.
 
 use super::super::{Closed, Event, Health, Sender};
 use super::client;
@@ -14,14 +14,21 @@ pub(super) enum Watch {
     Services,
     Slices,
     Node,
+    ServiceCidrs,
 }
 
 impl Watch {
-    fn name(self) -> &'static str {
+    /// Whether its objects are worth having, but everything else works without: older API servers have none.
+    pub(super) fn is_optional(self) -> bool {
+        self == Self::ServiceCidrs
+    }
+
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Services => "services",
             Self::Slices => "endpointslices",
             Self::Node => "node",
+            Self::ServiceCidrs => "servicecidrs",
         }
     }
 }

@@ -70,6 +70,7 @@ fn describe(event: &Event) -> String {
         Event::Service(event) => change("service", event),
         Event::Slice(event) => change("slice", event),
         Event::Node(event) => change("node", event),
+        Event::ServiceCidr(event) => change("servicecidr", event),
         Event::Health(Health::Good) => "good".to_owned(),
         Event::Health(Health::Away(why)) => format!("away {why}"),
         Event::Health(Health::Partial(problems)) => format!("partial {}", problems.join(" | ")),
