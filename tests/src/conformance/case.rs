@@ -33,6 +33,7 @@ const FILES: &[(&str, &str)] = &[
     ("host-network", include_str!("cases/host-network.yaml")),
     ("health-check", include_str!("cases/health-check.yaml")),
     ("names", include_str!("cases/names.yaml")),
+    ("sctp", include_str!("cases/sctp.yaml")),
     ("ownership", include_str!("cases/ownership.yaml")),
 ];
 

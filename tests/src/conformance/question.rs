@@ -10,7 +10,7 @@ use super::case::{Case, Probe, See, Side, Word, name_of};
 use super::cluster::Cluster;
 use super::objects::standing;
 use super::target::{Kind, Target};
-use crate::rig::{Family, addresses};
+use crate::rig::{Family, Layout, addresses};
 use crate::wire::Protocol;
 use crate::wire::ask::{Ask, Reach};
 
@@ -19,6 +19,9 @@ const UNUSED: u16 = 200;
 const DNS_PORT: u16 = 53;
 const OWN_NODE_PORT: &str = "a node's process reaches its own NodePort through the socket edge only";
 const OWN_HOST_NETWORK: &str = "a node's process reaches its own host network through the socket edge only";
+
+const NO_HAIRPIN_MODE: &str = "kube-proxy needs hairpin mode on the bridge port of a pod that asks itself";
+const SAME_BRIDGE: &str = "kube-proxy needs bridge-nf-call-iptables=1 for backends on the same bridge";
 
 /// What is known of a Service: fields stay as they were when the Service loses them, so that what is gone can be asked for.
 #[derive(Clone, Debug, Default)]
@@ -225,28 +228,58 @@ impl Builder<'_> {
         })
     }
 
-    /// What ours cannot do without its socket edge: packets that a node's process sends to its own node pass no interface.
     fn limit(&self) -> Option<&'static str> {
+        match self.cluster.side {
+            Side::KubeProxy => self.rivals_limit(),
+            Side::Ours if self.cluster.socket_edge => None,
+            Side::Ours => self.limit_without_sockets(),
+        }
+    }
+
+    /// Pods that answer, as the probe says.
+    fn pods(&self) -> &[String] {
+        match &self.probe.see {
+            See::All(pods) | See::One { one: pods } | See::Some { some: pods } => pods,
+            See::Word(_) | See::Status(_) => &[],
+        }
+    }
+
+    /// What kube-proxy cannot do where pods are on a bridge.
+    fn rivals_limit(&self) -> Option<&'static str> {
+        let layout = self.cluster.rig.options.layout;
+        let client = self.cluster.pods.get(self.client)?;
+        if layout == Layout::Routed || matches!(self.target.kind, Kind::Pod(_) | Kind::Node(_) | Kind::Name(_)) {
+            return None;
+        }
+        let names = || self.pods().iter().map(|pod| name_of(pod));
+        let neighbour = |pod: &str| {
+            let pod = self.cluster.pods.get(pod);
+            pod.is_some_and(|pod| pod.node == client.node && !pod.host)
+        };
+        if names().any(|pod| pod == self.client) {
+            Some(NO_HAIRPIN_MODE)
+        } else if layout == (Layout::Bridge { netfilter: false }) && names().any(neighbour) {
+            Some(SAME_BRIDGE)
+        } else {
+            None
+        }
+    }
+
+    /// What ours cannot do without its socket edge: packets that a node's process sends to its own node pass no interface.
+    fn limit_without_sockets(&self) -> Option<&'static str> {
         let node = match self.client {
             "n1" => 1,
             "n2" => 2,
             _ => return None,
         };
-        if self.cluster.side == Side::KubeProxy || self.cluster.socket_edge {
-            return None;
-        }
         let on_this_host = |pod: &String| {
             let pod = self.cluster.pods.get(name_of(pod));
             pod.is_some_and(|pod| pod.host && pod.node == node)
         };
-        let (See::All(pods) | See::One { one: pods } | See::Some { some: pods }) = &self.probe.see else {
-            return (self.target.kind == Kind::NodePort(node) || self.target.kind == Kind::Localhost)
-                .then_some(OWN_NODE_PORT);
-        };
         match &self.target.kind {
             Kind::NodePort(entry) if *entry == node => Some(OWN_NODE_PORT),
             Kind::Localhost => Some(OWN_NODE_PORT),
-            Kind::ClusterIp | Kind::Vip(_) | Kind::External(_) if pods.iter().any(on_this_host) => {
+            Kind::ClusterIp | Kind::Vip(_) | Kind::External(_) if self.pods().iter().any(on_this_host) => {
                 Some(OWN_HOST_NETWORK)
             }
             _ => None,

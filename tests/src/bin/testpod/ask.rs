@@ -117,7 +117,7 @@ fn reached(reach: &Reach) -> Told {
         }
         if let Some(mut failure) = attempt.failure.take() {
             if let Some(local) = attempt.local {
-                failure.text = format!("{} at {local}", failure.text);
+                failure.text = format!("{}, from {local}", failure.text);
             }
             return Told::Reached {
                 seen: all,
