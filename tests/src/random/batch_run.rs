@@ -59,7 +59,7 @@ pub(super) fn profile(batch: u64) -> Profile {
         },
         snat_always: batch & 2 != 0,
         external_cluster_ip: batch & 2 != 0,
-        cluster_cidr: false,
+        cluster_cidr: (batch & 1 != 0) != (batch & 2 != 0),
     }
 }
 

@@ -3,6 +3,7 @@ use fastrand::Rng;
 
 use super::generate::{
     add_endpoint, add_port, add_slice, chance, cluster_ip, condition, families, hint, ingress, kind, one_of,
+    source_ranges,
 };
 use super::pool::TARGET_PORTS;
 use super::spec::{Attachment, EXTRA_ADDRESSES, Kind, Lane, Service, Slice};
@@ -71,7 +72,7 @@ fn service(rng: &mut Rng, lane: &mut Lane, index: usize) -> String {
         .iter()
         .any(|other| other.external_ips.iter().any(|(at, _)| *at == WANDERING));
     let service = &mut lane.services[index];
-    match rng.u32(0..13) {
+    match rng.u32(0..14) {
         0 => {
             service.kind = kind(rng);
             format!("becomes {:?}", service.kind)
@@ -131,6 +132,10 @@ fn service(rng: &mut Rng, lane: &mut Lane, index: usize) -> String {
         11 => {
             service.lb_node_ports ^= true;
             format!("node ports of a load balancer: {}", service.lb_node_ports)
+        }
+        12 => {
+            service.source_ranges = source_ranges(rng);
+            format!("loadBalancerSourceRanges {:?}", service.source_ranges)
         }
         _ => label(rng, service),
     }

@@ -310,7 +310,11 @@ impl Scene<'_> {
                 let internal = self.profile.cluster_cidr && matches!(walk.client, Client::Pod(_));
                 let keeps = !self.profile.snat_always || local_set || internal || backend == Backend::Host(entry);
                 if !is_local || !keeps {
-                    return (Some(Source::Node(entry)), None);
+                    let unnamed = !is_local && backend.node() == Some(entry);
+                    return (
+                        Some(Source::Node(entry)),
+                        unnamed.then_some(Rule::BackendWithoutNodeName),
+                    );
                 }
                 let rule = if walk.is_cluster_ip() {
                     Rule::OutsideKeepsAddressLocally

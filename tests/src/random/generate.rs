@@ -61,7 +61,7 @@ pub(super) fn service(rng: &mut Rng, lane: u8, index: usize) -> Service {
         ingress: Vec::new(),
         lb_node_ports: chance(rng, 75),
         external_ips: Vec::new(),
-        source_ranges: Vec::new(),
+        source_ranges: source_ranges(rng),
         foreign: chance(rng, 3),
         headless_label: false,
         slices: Vec::new(),
@@ -81,6 +81,34 @@ pub(super) fn service(rng: &mut Rng, lane: u8, index: usize) -> Service {
         }
     }
     service
+}
+
+/// Networks of every kind of client, of both families, some of them as only the API server would let pass.
+const SOURCE_RANGES: [&str; 11] = [
+    "172.31.0.0/24",
+    "172.31.0.100/32",
+    "172.31.0.11/32",
+    "10.244.1.0/24",
+    " 10.244.0.0/16 ",
+    "fd00:31::/64",
+    "fd00:31::64/128",
+    "fd00:244:2::/64",
+    "192.0.2.0/24",
+    "0.0.0.0/0",
+    "::/0",
+];
+
+pub(super) fn source_ranges(rng: &mut Rng) -> Vec<&'static str> {
+    let mut ranges = Vec::new();
+    if chance(rng, 25) {
+        for _ in 0..rng.usize(1..4) {
+            let range = one_of(rng, &SOURCE_RANGES);
+            if !ranges.contains(&range) {
+                ranges.push(range);
+            }
+        }
+    }
+    ranges
 }
 
 /// One more port, if there is room for it. Only a port that is alone may have no name.

@@ -73,7 +73,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "FAILED: seed {} at step {} (--seed {} --sequences 1 --steps {} repeats it); {:?}, zones of n1 and n2 {:?}",
+            "FAILED: seed {} at step {} (`cargo xtask conformance --random 1 --seed {} --steps {}` repeats it); {:?}, zones of n1 and n2 {:?}",
             self.seed, self.step, self.seed, self.step, self.profile, self.zones
         )?;
         let alone = if self.alone {

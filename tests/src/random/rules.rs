@@ -10,6 +10,7 @@ pub enum Rule {
     OutsideKeepsAddressLocally,
     HairpinAtTheSocket,
     HairpinWithoutNodeName,
+    BackendWithoutNodeName,
     HeadlessLabel,
     RelabelledSlice,
     BypassedReplies,
@@ -46,6 +47,10 @@ impl fmt::Display for Rule {
             Rule::HairpinWithoutNodeName => {
                 "kube-proxy masquerades a pod that asks itself only if the slice names its node (nftables set \
                  hairpin-connections), or another Service's does; ours knows it by its address"
+            }
+            Rule::BackendWithoutNodeName => {
+                "a backend whose slice names no node counts as remote with ours, which masquerades towards it, also for another \
+                 node's pod at a NodePort of policy Local; kube-proxy does not"
             }
             Rule::HeadlessLabel => {
                 "ours skips a Service labelled service.kubernetes.io/headless, as kube-proxy did until it split its watches; \

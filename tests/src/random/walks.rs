@@ -11,12 +11,10 @@ use crate::batch::SocketKind;
 use crate::rig::Family;
 use crate::wire::Protocol;
 
-/// Walks of the Services that changed, and of the others, in each lane.
+/// Walks in each lane: of the Services that changed, of the others, and to addresses that are nobody's now.
 const CHANGED: usize = 20;
 const OTHERS: usize = 6;
-
-/// How many in a hundred of the walks to what is nobody's address stay in the choice.
-const CLOSED: u32 = 12;
+const CLOSED: usize = 4;
 
 /// A random choice, most of it about the Services named.
 pub(super) fn choose(rng: &mut Rng, scene: &Scene<'_>, changed: &BTreeSet<usize>) -> Vec<Walk> {
@@ -29,14 +27,14 @@ pub(super) fn choose(rng: &mut Rng, scene: &Scene<'_>, changed: &BTreeSet<usize>
         };
         list(rng, scene.lane, service, all);
     }
-    for walks in [&mut near, &mut far] {
-        walks.retain(|walk| scene.is_open(walk) || chance(rng, CLOSED));
+    let (mut near, mut closed): (Vec<_>, Vec<_>) = near.into_iter().partition(|walk| scene.is_open(walk));
+    far.retain(|walk| scene.is_open(walk));
+    for (walks, count) in [(&mut near, CHANGED), (&mut far, OTHERS), (&mut closed, CLOSED)] {
+        rng.shuffle(walks);
+        walks.truncate(count);
     }
-    rng.shuffle(&mut near);
-    rng.shuffle(&mut far);
-    near.truncate(CHANGED);
-    far.truncate(OTHERS);
     near.extend(far);
+    near.extend(closed);
     near
 }
 
