@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod config;
 pub mod health;
 pub mod kernel;
 pub mod logging;

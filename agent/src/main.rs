@@ -1,11 +1,10 @@
 //! The `ferrogate` command: the agent of a node, and the questions that can be asked of it.
 
-use clap::Parser;
-use ferrogate_agent::cli::{self, Cli};
+use ferrogate_agent::{cli, config};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match cli::run(Cli::parse()) {
+    match config::parse_command_line(std::env::args_os().collect()).and_then(cli::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ferrogate: {error:#}");

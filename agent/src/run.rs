@@ -50,12 +50,16 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     let (sender, events) = source::queue();
     let requests = Requests::default();
     let health = Health::new(settings::health(args), requests.clone());
-    let origin = match &args.manifests {
-        Some(dir) => manifests::start(dir, sender)?,
-        None => cluster::start(&settings::endpoint(args, requests), &node, sender).await?,
+    let (origin, reporter) = match &args.manifests {
+        Some(dir) => (manifests::start(dir, sender)?, None),
+        None => {
+            let (origin, reporter) = cluster::start(&settings::endpoint(args, requests), &node, sender).await?;
+            (origin, Some(reporter))
+        }
     };
     let shared = Arc::new(Shared::new(&node, origin.clone(), args));
     let mut engine = tokio::task::block_in_place(|| Engine::open(args, Arc::clone(&shared), Arc::clone(&health)))?;
+    engine.report_to(reporter);
     let mut network = Watcher::start(settings::network(args)).context("cannot follow the node's interfaces")?;
     engine.sync_network(&network.next().await.context("cannot read the node's interfaces")?);
     engine.attach_sockets(&sockets)?;

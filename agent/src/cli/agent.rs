@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use std::path::PathBuf;
 use std::time::Duration;
+use tracing::warn;
 
 /// On or off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -56,6 +57,10 @@ pub enum SnatMode {
 /// Every option can also be given in the environment, under the name shown.
 #[derive(Args, Clone, Debug)]
 pub struct AgentArgs {
+    /// A file of kind KubeProxyConfiguration, as kube-proxy has it; other options go before it
+    #[arg(long, value_name = "FILE", env = "FERROGATE_CONFIG", help_heading = "Source")]
+    pub config: Option<PathBuf>,
+
     /// Kubeconfig to reach the API server with [default: the pod's service account]
     #[arg(long, value_name = "FILE", env = "FERROGATE_KUBECONFIG", help_heading = "Source")]
     pub kubeconfig: Option<PathBuf>,
@@ -394,6 +399,16 @@ impl AgentArgs {
 /// Runs until SIGTERM or SIGINT.
 pub(super) fn run(args: &AgentArgs) -> Result<()> {
     logging::init(&args.log_level, args.log_format)?;
+    if let Some(file) = &args.config {
+        let ignored = crate::config::read(file)?.ignored;
+        if !ignored.is_empty() {
+            warn!(
+                file = %file.display(),
+                fields = ignored.join(", "),
+                "these fields of the configuration mean nothing to this agent"
+            );
+        }
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -11,6 +11,7 @@ use crate::health::{Health, Written};
 use crate::kernel::{self, Cgroup, Datapath, find_cgroup};
 use crate::net::{Network, Role};
 use crate::source::Event;
+use crate::source::cluster::Events;
 use anyhow::{Context, Result};
 use ferrogate_control::{Changes, Plan, Planner};
 use ipnet::IpNet;
@@ -74,6 +75,8 @@ pub(super) struct Engine {
     node_edge: bool,
     /// NodePorts are not on every address.
     few_addresses: bool,
+    /// Publishes what an operator must know; none where there is no cluster.
+    reporter: Option<Events>,
 }
 
 impl Engine {
@@ -123,8 +126,14 @@ impl Engine {
             pod_edge: args.pod_edge.is_on(),
             uplink_edge: args.uplink_edge.is_on(),
             node_edge: args.node_edge.is_on(),
+            reporter: None,
             few_addresses: !args.node_port_addresses.is_empty(),
         })
+    }
+
+    /// Has what an operator must know published as Events.
+    pub(super) fn report_to(&mut self, reporter: Option<Events>) {
+        self.reporter = reporter;
     }
 
     /// Attaches the socket edge, or falls back to the others where there is no cgroup2.
@@ -168,6 +177,9 @@ impl Engine {
         let mut model = self.shared.lock();
         for notice in model.state.take(event) {
             warn!("{notice}");
+            if let Some(reporter) = &self.reporter {
+                reporter.tell(&notice);
+            }
         }
         model.update_phase();
         self.health.heard(event);

@@ -3,10 +3,12 @@
 //! The watches fail and recover each by itself. While the server is away the last known state holds, for ever.
 
 mod client;
+mod events;
 mod health;
 mod object;
 
 pub use client::Endpoint;
+pub use events::Events;
 
 use self::client::Pool;
 use self::health::{Monitor, Watch};
@@ -40,10 +42,10 @@ const REFUSED: Duration = Duration::from_secs(60);
 /// Objects that no service proxy has a use for (the label is on the Service and on its slices).
 const NOT_HEADLESS: &str = "!service.kubernetes.io/headless";
 
-/// Starts the watches on the current runtime. Returns what to call this source in `status`.
+/// Starts the watches on the current runtime. Returns what to call this source in `status`, and a way to publish Events there.
 ///
 /// Fails when the kubeconfig or the service account cannot be read; a server that does not answer is no failure.
-pub async fn start(endpoint: &Endpoint, node_name: &str, events: Sender) -> Result<String> {
+pub async fn start(endpoint: &Endpoint, node_name: &str, events: Sender) -> Result<(String, Events)> {
     let pool = Arc::new(Pool::new(endpoint).await?);
     let monitor = Arc::new(Monitor::new(events.clone(), pool.origin()));
     let proxied = Config::default().timeout(WATCH_SECONDS).labels(NOT_HEADLESS);
@@ -62,7 +64,8 @@ pub async fn start(endpoint: &Endpoint, node_name: &str, events: Sender) -> Resu
     spawn::<Node>(Watch::Node, own_node, Event::Node, &pool, &monitor, &events);
     let all = Config::default().timeout(WATCH_SECONDS);
     spawn::<ServiceCIDR>(Watch::ServiceCidrs, all, Event::ServiceCidr, &pool, &monitor, &events);
-    Ok(format!("cluster {}", pool.origin()))
+    let origin = format!("cluster {}", pool.origin());
+    Ok((origin, Events::start(pool, node_name)))
 }
 
 fn spawn<K>(

@@ -125,7 +125,7 @@ async fn follow(dir: &TempDir, servers: &[SocketAddr]) -> Receiver {
         servers,
         requests: Requests::default(),
     };
-    let origin = start(&endpoint, "one", sender).await.expect("start");
+    let (origin, _) = start(&endpoint, "one", sender).await.expect("start");
     assert!(origin.starts_with("cluster http://127.0.0.1:"), "{origin}");
     receiver
 }

@@ -1,0 +1,124 @@
+//! Events on Services: what an operator must know of one, where `kubectl describe service` shows it.
+
+use super::client::Pool;
+use ferrogate_control::{Notice, NoticeKind};
+use k8s_openapi::api::core::v1::{ObjectReference, Service};
+use kube::Api;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+/// Notices waiting to be published. What is more is in the log alone.
+const QUEUE: usize = 256;
+
+/// The longest text of an Event, bytes.
+const LONGEST: usize = 1024;
+
+/// Publishes notices as Events of type Warning. Several of one kind become a series of one Event.
+#[derive(Clone, Debug)]
+pub struct Events(mpsc::Sender<Notice>);
+
+impl Events {
+    /// Starts publishing on the current runtime, in the name of this node.
+    pub(super) fn start(pool: Arc<Pool>, node: &str) -> Self {
+        let (sender, mut notices) = mpsc::channel::<Notice>(QUEUE);
+        let reporter = Reporter {
+            controller: "ferrogate".to_owned(),
+            instance: Some(node.to_owned()),
+        };
+        tokio::spawn(async move {
+            let refused = AtomicBool::new(false);
+            let (client, mut turn) = pool.current();
+            let mut recorder = Recorder::new(client, reporter.clone());
+            while let Some(notice) = notices.recv().await {
+                let (client, now) = pool.current();
+                if now != turn {
+                    turn = now;
+                    recorder = Recorder::new(client.clone(), reporter.clone());
+                }
+                match publish(&recorder, client, &notice).await {
+                    Ok(()) => {}
+                    Err(error) if refused.swap(true, Ordering::Relaxed) => {
+                        debug!(%error, service = %notice.service, "an Event cannot be published");
+                    }
+                    Err(error) => warn!(
+                        %error,
+                        service = %notice.service,
+                        "an Event cannot be published; grant create and patch on events.events.k8s.io, and get on services"
+                    ),
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// Has a notice published, if it is one for the Service's owner and not too many are waiting.
+    pub fn tell(&self, notice: &Notice) {
+        if is_for_owner(&notice.kind) && self.0.try_send(notice.clone()).is_err() {
+            debug!(%notice, "too many Events are waiting: this one is left out");
+        }
+    }
+}
+
+/// Whether the Service's owner can do something about it. A load balancer that has a name and no address is as it should be.
+fn is_for_owner(kind: &NoticeKind) -> bool {
+    !matches!(kind, NoticeKind::Unnamed | NoticeKind::HostnameOnly { .. })
+}
+
+async fn publish(recorder: &Recorder, client: kube::Client, notice: &Notice) -> kube::Result<()> {
+    let (namespace, name) = (&*notice.service.namespace, &*notice.service.name);
+    // Of a Service that is gone nobody wants to know; and without the uid `kubectl describe` does not find the Event.
+    let services: Api<Service> = Api::namespaced(client, namespace);
+    let Some(service) = services.get_metadata_opt(name).await? else {
+        return Ok(());
+    };
+    let reference = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Service".to_owned()),
+        namespace: Some(namespace.to_owned()),
+        name: Some(name.to_owned()),
+        uid: service.metadata.uid,
+        ..ObjectReference::default()
+    };
+    let mut note = notice.kind.to_string();
+    note.truncate(note.floor_char_boundary(LONGEST));
+    let event = Event {
+        type_: EventType::Warning,
+        reason: reason(&notice.kind),
+        note: Some(note),
+        action: "Program".to_owned(),
+        secondary: None,
+    };
+    recorder.publish(&event, &reference).await
+}
+
+/// The kind's own name: `ExternalIpRefused`.
+fn reason(kind: &NoticeKind) -> String {
+    let text = format!("{kind:?}");
+    text.split(|c: char| !c.is_alphanumeric())
+        .next()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn the_reason_is_the_name_of_what_the_notice_is_about() {
+        let address = Ipv4Addr::new(192, 0, 2, 1).into();
+        assert_eq!(reason(&NoticeKind::ExternalIpRefused { address }), "ExternalIpRefused");
+        assert_eq!(reason(&NoticeKind::NoClusterIp), "NoClusterIp");
+    }
+
+    #[test]
+    fn a_load_balancer_with_a_name_alone_is_no_event() {
+        let hostname = "lb.example.com".to_owned();
+        assert!(!is_for_owner(&NoticeKind::HostnameOnly { hostname }));
+        assert!(is_for_owner(&NoticeKind::NoClusterIp));
+    }
+}
