@@ -117,6 +117,7 @@ fn translate(text: &str) -> Result<Translated> {
     fields.map_all()?;
     let mut ignored = Vec::new();
     name_set("", &Value::Mapping(fields.fields), &mut ignored);
+    ignored.sort();
     Ok(Translated {
         options: fields.options,
         ignored,
