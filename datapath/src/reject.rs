@@ -224,10 +224,12 @@ fn resize<E: Env>(env: &mut E, headers: &Headers, payload: usize) -> Option<()> 
     env.resize((env.opaque(end as u32) & 0x3ff) as usize)
 }
 
-/// Who speaks: the Service for "nobody here", the router that we are for what happens on the way.
+/// Who speaks: the Service for "nobody here", the router that we are for what happens on the way. To a process of this node
+/// always the Service: the stack takes nothing from outside that claims to be the node's own.
 #[inline(always)]
 fn answering_address<E: Env>(env: &E, headers: &Headers, refusal: u32) -> Address {
     if refusal != UNREACHABLE
+        && !env.is_from_this_node()
         && let Some(interface) = env.interface(env.ifindex())
         && let Some(address) = env.source(if headers.is_v6() {
             interface.source6
