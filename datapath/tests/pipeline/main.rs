@@ -4,6 +4,7 @@
 mod affinity;
 mod algorithms;
 mod flows;
+mod fragments;
 mod networks;
 mod paths;
 mod policies;

@@ -58,7 +58,7 @@ struct Written {
     then: Vec<Step>,
 }
 
-/// See [`Written`].
+/// As it is written: `Written`.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub name: String,
