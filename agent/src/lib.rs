@@ -10,5 +10,7 @@ pub mod net;
 pub mod output;
 mod pinned;
 pub mod run;
+pub mod scope;
 pub mod source;
+pub mod stuck;
 mod views;

@@ -13,7 +13,9 @@ use self::provider::Knowledge;
 use crate::admin::Server;
 use crate::cli::AgentArgs;
 use crate::health::{Health, Requests};
+use crate::kernel::Scopes;
 use crate::net::Watcher;
+use crate::scope::Follower;
 use crate::source::{self, Receiver, cluster, manifests};
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -53,7 +55,8 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     let (origin, reporter) = match &args.manifests {
         Some(dir) => (manifests::start(dir, sender)?, None),
         None => {
-            let (origin, reporter) = cluster::start(&settings::endpoint(args, requests), &node, sender).await?;
+            let endpoint = settings::endpoint(args, requests);
+            let (origin, reporter) = cluster::start(&endpoint, &node, sockets.follow_pods(), sender).await?;
             (origin, Some(reporter))
         }
     };
@@ -62,12 +65,13 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     engine.report_to(reporter);
     let mut network = Watcher::start(settings::network(args)).context("cannot follow the node's interfaces")?;
     engine.sync_network(&network.next().await.context("cannot read the node's interfaces")?);
+    let mut scopes = engine.follow_scopes(&sockets, args)?;
     engine.attach_sockets(&sockets)?;
     let knowledge = Arc::new(Knowledge::open(&args.state_dir, shared, Arc::clone(&health))?);
     health.serve(knowledge.clone());
     let answers = tokio::spawn(server.serve(knowledge));
     info!(source = origin, took = ?begun.elapsed(), "running");
-    follow(&mut engine, &mut network, events, &mut signals, &health).await;
+    follow(&mut engine, &mut network, &mut scopes, events, &mut signals, &health).await;
     // Takes the socket's file away with it.
     answers.abort();
     if let Err(error) = answers.await
@@ -83,6 +87,7 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
 async fn follow(
     engine: &mut Engine,
     network: &mut Watcher,
+    scopes: &mut Option<Follower>,
     mut events: Receiver,
     signals: &mut Signals,
     health: &Health,
@@ -108,6 +113,11 @@ async fn follow(
                 if let Some(addresses) = engine.new_node_addresses() {
                     network.set_node_addresses(addresses);
                 }
+                if let Some(scopes) = scopes
+                    && let Some(wanted) = engine.new_pod_scopes()
+                {
+                    scopes.set_pods(wanted);
+                }
             }
             found = network.next() => match found {
                 Ok(found) => {
@@ -121,6 +131,7 @@ async fn follow(
                     }
                 }
             },
+            scopes = next_scopes(scopes) => engine.set_scopes(scopes),
             _ = reconcile.tick() => {
                 health.set_busy(true);
                 engine.reconcile();
@@ -132,6 +143,13 @@ async fn follow(
         }
         tokio::task::block_in_place(|| engine.write());
         health.set_busy(false);
+    }
+}
+
+async fn next_scopes(follower: &mut Option<Follower>) -> Scopes {
+    match follower {
+        Some(follower) => follower.next().await,
+        None => std::future::pending().await,
     }
 }
 

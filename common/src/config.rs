@@ -18,7 +18,18 @@ pub struct Config {
     pub snat_port_count: u16,
     /// Always 0, which the verifier does not know: added to constants that it would otherwise follow one by one.
     pub zero: u32,
+    /// Indexes into `SOURCES` of the node's own address in each family, 0 where it has none: by it affinity and hashing know
+    /// this node's processes at the socket edge.
+    pub node_source4: u16,
+    pub node_source6: u16,
+    /// Bit n, from 1 on: `CGROUPS` has a cgroup that may be at level n of the hierarchy (the root is at 0). Bit 0: of the
+    /// processes that are not in the node's own network namespace, the socket edge serves only those below a cgroup that
+    /// `CGROUPS` lists as served.
+    pub cgroup_levels: u32,
 }
+
+/// Levels of the cgroup hierarchy that [`Config::cgroup_levels`] can speak of: 1 to this - 1.
+pub const CGROUP_LEVELS: u32 = 9;
 
 /// Bits of [`Config::flags`].
 pub mod config_flags {
@@ -30,6 +41,8 @@ pub mod config_flags {
     pub const NODE_EDGE_OFF: u32 = 1 << 2;
     /// The pod edge is on: every pod's packets pass it.
     pub const POD_EDGE: u32 = 1 << 3;
+    /// `--socket-edge node`: the socket edge serves the processes of the node's own network namespace only.
+    pub const SOCKETS_OF_NODE: u32 = 1 << 4;
     /// `--cluster-cidr`: the set [`crate::NetworkKey::CLUSTER`] has networks in it.
     pub const CLUSTER_CIDRS: u32 = 1 << 8;
 }

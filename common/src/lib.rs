@@ -26,7 +26,7 @@ mod socket;
 pub use address::{Address, Port, Protocol};
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, backend_flags};
-pub use config::{Config, config_flags};
+pub use config::{CGROUP_LEVELS, Config, config_flags};
 pub use flow::{Direction, Flow, SnatFlow, Tuple, flow_flags};
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use frontend::{Frontend, FrontendKey, FrontendKind};
@@ -35,7 +35,7 @@ pub use interface::{Interface, NodeAddress, interface_flags};
 pub use network::{Network, NetworkKey, ServiceCidrs, V4_PREFIX};
 pub use reason::Reason;
 pub use service::{Algorithm, BackendSet, Service, SlotRange, service_flags};
-pub use socket::{SocketPair, SocketPairKey, SocketState};
+pub use socket::{SocketPair, SocketPairKey, SocketState, UdpSocket, cgroup_scope};
 
 /// Version of everything in this crate that both sides must agree on.
 pub const ABI_VERSION: u32 = 1;

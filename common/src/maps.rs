@@ -43,6 +43,8 @@ maps! {
     SECOND = 8, "hook -> the program that takes what the hook's first one leaves: errors, fragments, refusals";
     SOCKETS = 0, "socket-local storage: frontends a socket uses and their backends";
     SOCKET_PAIRS = 65_536, "the same for sockets that use more than two frontends (LRU)";
+    UDP_SOCKETS = 65_536, "connected UDP socket that the socket edge translated -> its backend (LRU)";
+    CGROUPS = 4_096, "cgroups whose processes the socket edge serves, or leaves alone";
     REASONS = 64, "per-CPU packet counters, one a verdict reason";
     CONNECTIONS = 65_536, "per-CPU counters of new connections, one a service";
 }

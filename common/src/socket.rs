@@ -17,6 +17,18 @@ pub struct SocketPair {
     pub generation: u32,
 }
 
+impl SocketPair {
+    /// None.
+    pub const EMPTY: Self = Self {
+        frontend: Address::UNSPECIFIED,
+        backend: Address::UNSPECIFIED,
+        frontend_port: Port::ZERO,
+        backend_port: Port::ZERO,
+        id: 0,
+        generation: 0,
+    };
+}
+
 /// Socket-local storage: the last two pairs of a socket. A connected socket has one, most unconnected ones as well
 /// (a resolver's name servers); what is more goes to `SOCKET_PAIRS`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
@@ -38,4 +50,27 @@ pub struct SocketPairKey {
     pub direction: u8,
     pub protocol: u8,
     pub reserved: u32,
+}
+
+/// Value of `UDP_SOCKETS`, whose key is a socket's cookie: which backend a UDP socket was connected to. Once the backend's
+/// generation is another one, the socket is stuck.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct UdpSocket {
+    /// Cookie of the socket's network namespace.
+    pub netns: u64,
+    /// Index into `BACKENDS`.
+    pub backend: u32,
+    /// The backend's generation then.
+    pub generation: u32,
+}
+
+/// Values of `CGROUPS`, whose key is a cgroup's id: what holds for all processes below it.
+pub mod cgroup_scope {
+    /// The socket edge serves them.
+    pub const SERVED: u32 = 1;
+    /// It leaves them to the other edges.
+    pub const OFF: u32 = 2;
+    /// It leaves nothing of theirs to the pod edge, which never sees their packets.
+    pub const ONLY: u32 = 3;
 }

@@ -6,7 +6,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
 use ferrogate_common::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Interface, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple, maps,
+    Interface, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple, UdpSocket,
+    maps,
 };
 
 #[map]
@@ -53,6 +54,10 @@ pub(crate) static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 #[map]
 pub(crate) static SOCKET_PAIRS: LruHashMap<SocketPairKey, SocketPair> =
     LruHashMap::with_max_entries(maps::SOCKET_PAIRS.entries, 0);
+#[map]
+pub(crate) static UDP_SOCKETS: LruHashMap<u64, UdpSocket> = LruHashMap::with_max_entries(maps::UDP_SOCKETS.entries, 0);
+#[map]
+pub(crate) static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(maps::CGROUPS.entries, 0);
 #[map]
 pub(crate) static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::REASONS.entries, 0);
 #[map]

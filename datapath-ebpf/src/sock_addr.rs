@@ -1,12 +1,14 @@
 //! The cgroup socket-address hooks.
 
-use crate::maps::{SOCKET_PAIRS, SOCKETS};
+use crate::maps::{CGROUPS, SOCKET_PAIRS, SOCKETS, UDP_SOCKETS};
 use crate::tables::{config, tables_are_maps};
 use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval,
+};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use ferrogate_common::{Address, AffinityKey, Direction, Port, SocketPair, SocketPairKey, SocketState};
+use ferrogate_common::{Address, Direction, Port, SocketPair, SocketPairKey, SocketState, UdpSocket};
 use ferrogate_datapath::{SocketCall, SocketMemory, SocketVerdict, connect, restore_peer, sendmsg};
 
 const ECONNREFUSED: i32 = 111;
@@ -39,10 +41,15 @@ impl<const V6: bool> Call<'_, V6> {
     }
 
     #[inline(always)]
+    fn cookie(&self) -> u64 {
+        // SAFETY: a live context.
+        unsafe { bpf_get_socket_cookie(self.raw().cast()) }
+    }
+
+    #[inline(always)]
     fn key(&self, address: &Address, port: Port, direction: Direction) -> SocketPairKey {
         SocketPairKey {
-            // SAFETY: a live context.
-            cookie: unsafe { bpf_get_socket_cookie(self.raw().cast()) },
+            cookie: self.cookie(),
             address: *address,
             port,
             direction: direction as u8,
@@ -100,9 +107,9 @@ impl<const V6: bool> SocketCall for Call<'_, V6> {
     }
 
     #[inline(always)]
-    fn client(&self) -> Address {
+    fn netns(&self) -> u64 {
         // SAFETY: a live context.
-        AffinityKey::of_netns(unsafe { bpf_get_netns_cookie(self.raw().cast()) })
+        unsafe { bpf_get_netns_cookie(self.raw().cast()) }
     }
 
     #[inline(always)]
@@ -115,9 +122,11 @@ impl<const V6: bool> SocketCall for Call<'_, V6> {
     }
 
     #[inline(always)]
-    fn is_node_process(&self) -> bool {
-        // SAFETY: a live context.
-        unsafe { bpf_get_netns_cookie(self.raw().cast()) == config().netns_cookie }
+    fn cgroup_scope(&self, level: u32) -> u32 {
+        // SAFETY: no pointers.
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+        // SAFETY: copied at once.
+        unsafe { CGROUPS.get(id) }.copied().unwrap_or(0)
     }
 }
 
@@ -165,6 +174,30 @@ impl<const V6: bool> SocketMemory for Call<'_, V6> {
         let reply = self.key(&pair.backend, pair.backend_port, Direction::Reply);
         SOCKET_PAIRS.insert(reply, pair, BPF_ANY.into()).is_ok()
             && SOCKET_PAIRS.insert(forward, pair, BPF_ANY.into()).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_more(&mut self, pair: &SocketPair) {
+        // Gone already is as good.
+        let _ = SOCKET_PAIRS.remove(self.key(&pair.backend, pair.backend_port, Direction::Reply));
+        let _ = SOCKET_PAIRS.remove(self.key(&pair.frontend, pair.frontend_port, Direction::Forward));
+    }
+
+    #[inline(always)]
+    fn note_connected(&mut self, pair: &SocketPair) {
+        let socket = UdpSocket {
+            netns: self.netns(),
+            backend: pair.id,
+            generation: pair.generation,
+        };
+        // What does not fit is not told when its backend ends.
+        let _ = UDP_SOCKETS.insert(self.cookie(), socket, BPF_ANY.into());
+    }
+
+    #[inline(always)]
+    fn forget_connected(&mut self) {
+        // Not there is as good.
+        let _ = UDP_SOCKETS.remove(self.cookie());
     }
 }
 

@@ -89,6 +89,14 @@ pub(crate) fn allowed_set(frontend: &Frontend, service: &Service, internal: bool
     if local { BackendSet::Local } else { BackendSet::Cluster }
 }
 
+/// The address by which affinity and hashing know this node's processes at the socket edge: the one that their packets have
+/// on their way out of the node.
+#[inline(always)]
+pub(crate) fn node_client<T: Tables>(tables: &T, v4: bool) -> Option<Address> {
+    let config = tables.config();
+    tables.source(if v4 { config.node_source4 } else { config.node_source6 })
+}
+
 /// Who wants a connection.
 pub(crate) struct Client<'a> {
     /// Its address, or what stands for it at the socket edge.

@@ -1,10 +1,11 @@
 //! The socket edge: a process's call is given a backend's address before there is a packet.
 
-use crate::env::{Clock, Random, Tables};
+use crate::env::{Clock, Opaque, Random, Tables};
 use crate::select;
+use bytemuck::Zeroable;
 use ferrogate_common::{
-    Address, Backend, BackendSet, Frontend, FrontendKind, Port, Protocol, Reason, Service, SocketPair, config_flags,
-    service_flags,
+    Address, AffinityKey, Backend, BackendSet, CGROUP_LEVELS, Frontend, FrontendKind, Port, Protocol, Reason, Service,
+    SocketPair, cgroup_scope, config_flags, service_flags,
 };
 
 /// The address a call is about.
@@ -15,12 +16,12 @@ pub trait SocketCall {
     fn set(&mut self, address: &Address, port: Port);
     /// IP protocol number of the socket.
     fn protocol(&self) -> u8;
-    /// Stands for the caller's address, which isn't known yet ([`ferrogate_common::AffinityKey::of_netns`]).
-    fn client(&self) -> Address;
+    /// Cookie of the socket's network namespace.
+    fn netns(&self) -> u64;
     /// Whether the socket has a local port already.
     fn is_bound(&self) -> bool;
-    /// Whether the caller is in the node's own network namespace, and its loopback so the node's.
-    fn is_node_process(&self) -> bool;
+    /// What `CGROUPS` says of the caller's cgroup at this level of the hierarchy: one of [`cgroup_scope`], 0: nothing.
+    fn cgroup_scope(&self, level: u32) -> u32;
 }
 
 /// What a socket remembers.
@@ -34,12 +35,17 @@ pub trait SocketMemory {
     /// The same by backend.
     fn more_by_backend(&self, address: &Address, port: Port) -> Option<SocketPair>;
     fn put_more(&mut self, pair: &SocketPair) -> bool;
+    fn remove_more(&mut self, pair: &SocketPair);
+    /// Notes in `UDP_SOCKETS` which backend a connected UDP socket has.
+    fn note_connected(&mut self, pair: &SocketPair);
+    /// Takes that back.
+    fn forget_connected(&mut self);
 }
 
 /// All a socket hook needs.
-pub trait SocketEnv: SocketCall + SocketMemory + Tables + Clock + Random {}
+pub trait SocketEnv: SocketCall + SocketMemory + Tables + Clock + Opaque + Random {}
 
-impl<T: SocketCall + SocketMemory + Tables + Clock + Random> SocketEnv for T {}
+impl<T: SocketCall + SocketMemory + Tables + Clock + Opaque + Random> SocketEnv for T {}
 
 /// What the hook answers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,26 +56,49 @@ pub enum SocketVerdict {
     Refuse(Reason),
 }
 
+/// Which call it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum CallKind {
+    Connect,
+    Sendmsg,
+}
+
 /// `connect()`: the socket's peer becomes a backend, for good.
-///
-/// A pod's TCP socket that is bound to a port already is left to the pod edge: connected to two Services that share a
-/// backend, one port would be one and the same connection twice, which the kernel refuses.
 #[inline(always)]
 pub fn connect<E: SocketEnv>(env: &mut E) -> SocketVerdict {
-    let left_to_pod_edge = env.protocol() == Protocol::Tcp as u8
-        && env.is_bound()
-        && env.config().flags & config_flags::POD_EDGE != 0
-        && !env.is_node_process();
-    if left_to_pod_edge {
-        return SocketVerdict::Proceed(Reason::NotService);
-    }
-    counted(env, |env, address, port| match choose(env, address, port) {
-        Ok(pair) => {
-            env.set_pair(0, &pair);
-            Ok(pair)
+    counted(env, |env, address, port| {
+        match choose(env, CallKind::Connect, address, port) {
+            Ok(pair) => {
+                if env.set_pair(0, &pair) && env.protocol() == Protocol::Udp as u8 {
+                    env.note_connected(&pair);
+                }
+                Ok(pair)
+            }
+            Err(verdict) => {
+                forget_peer(env, address, port);
+                Err(verdict)
+            }
         }
-        Err(verdict) => Err(verdict),
     })
+}
+
+/// A socket that was translated before and now goes straight to `address`: that peer is what it seems to be.
+#[inline(always)]
+fn forget_peer<E: SocketEnv>(env: &mut E, address: &Address, port: Port) {
+    // Most sockets have no storage: nothing of theirs was ever translated.
+    if env.pair(0).is_none() {
+        return;
+    }
+    for index in 0..2 {
+        let held = env.pair(index).unwrap_or(SocketPair::EMPTY);
+        if held.generation != 0 && held.backend == *address && held.backend_port.be() == port.be() {
+            env.set_pair(index, &SocketPair::EMPTY);
+        }
+    }
+    if let Some(held) = env.more_by_backend(address, port) {
+        env.remove_more(&held);
+    }
+    env.forget_connected();
 }
 
 /// `sendmsg()` with an address, on a UDP socket: keeps the backend that this socket has for this frontend while it is
@@ -80,7 +109,7 @@ pub fn sendmsg<E: SocketEnv>(env: &mut E) -> SocketVerdict {
         let mut free = 2;
         for index in 0..2 {
             let Some(pair) = env.pair(index) else {
-                free = index;
+                free = index as u32;
                 break;
             };
             let current = pair.generation != 0 && env.generation(pair.id) == pair.generation;
@@ -88,17 +117,18 @@ pub fn sendmsg<E: SocketEnv>(env: &mut E) -> SocketVerdict {
                 return Ok(pair);
             }
             if !current && free == 2 {
-                free = index;
+                free = index as u32;
             }
         }
+        let free = env.opaque(free);
         if free == 2
             && let Some(pair) = env.more_by_frontend(address, port)
             && env.generation(pair.id) == pair.generation
         {
             return Ok(pair);
         }
-        let pair = choose(env, address, port)?;
-        if free == 2 || !env.set_pair(free, &pair) {
+        let pair = choose(env, CallKind::Sendmsg, address, port)?;
+        if free == 2 || !env.set_pair(free as usize, &pair) {
             env.put_more(&pair);
         }
         Ok(pair)
@@ -149,25 +179,77 @@ fn counted<E: SocketEnv>(
     verdict
 }
 
+/// Who translates a caller's connections: the socket edge, and what it cannot do well the pod edge; the socket edge alone;
+/// other edges, or nobody. Numbers, so that the verifier can forget which.
+const HERE: u32 = 0;
+const ONLY_HERE: u32 = 1;
+const ELSEWHERE: u32 = 2;
+
+/// What an address is, to a caller of the right protocol. Numbers for the same reason.
+const NOT_OURS: u32 = 0;
+/// A ClusterIP, but not with this port.
+const NO_SUCH_PORT: u32 = 1;
+const FRONTEND: u32 = 2;
+
+/// Looks the address of a call up; a frontend is written to `frontend`.
+///
+/// A function of its own, so that the verifier walks what follows once, and not for each way through here.
+#[inline(never)]
+fn find<E: SocketEnv>(env: &E, kind: CallKind, address: &Address, port: Port, frontend: &mut Frontend) -> u32 {
+    let protocol = env.protocol();
+    // Sockets for ping are here too.
+    if protocol != Protocol::Tcp as u8 && protocol != Protocol::Udp as u8 {
+        return NOT_OURS;
+    }
+    let node_loopback = is_loopback(address) && env.netns() == env.config().netns_cookie;
+    if let Some(found) = select::frontend(env, address, port, protocol, node_loopback) {
+        *frontend = found;
+        return FRONTEND;
+    }
+    // ping and traceroute connect() UDP sockets to ports of no meaning, to learn their own address. What is sent there is
+    // refused by the packet edges.
+    let harmless = kind == CallKind::Connect && protocol == Protocol::Udp as u8;
+    // An address of a ServiceCIDR that no Service has: the packet edges drop what is sent there.
+    if harmless || select::without_frontend(env, address) != Reason::NoSuchPort {
+        return NOT_OURS;
+    }
+    NO_SUCH_PORT
+}
+
 /// A backend for a new connection.
 #[inline(always)]
-fn choose<E: SocketEnv>(env: &mut E, address: &Address, port: Port) -> Result<SocketPair, SocketVerdict> {
+fn choose<E: SocketEnv>(
+    env: &mut E,
+    kind: CallKind,
+    address: &Address,
+    port: Port,
+) -> Result<SocketPair, SocketVerdict> {
     let not_ours = SocketVerdict::Proceed(Reason::NotService);
-    let node_loopback = is_loopback(address) && env.is_node_process();
-    let Some(frontend) = select::frontend(env, address, port, env.protocol(), node_loopback) else {
-        return Err(match select::without_frontend(env, address) {
-            Reason::NoSuchPort => SocketVerdict::Refuse(Reason::NoSuchPort),
-            // An address of a ServiceCIDR that no Service has: the packet edges drop what is sent there.
-            _ => not_ours,
-        });
-    };
+    let mut frontend = Frontend::zeroed();
+    let found = env.opaque(find(env, kind, address, port, &mut frontend));
+    if found == NOT_OURS {
+        return Err(not_ours);
+    }
+    let scope = env.opaque(scope(env));
+    if scope == ELSEWHERE {
+        return Err(not_ours);
+    }
+    if found == NO_SUCH_PORT {
+        return Err(SocketVerdict::Refuse(Reason::NoSuchPort));
+    }
+    let config = env.config();
+    let of_node = env.netns() == config.netns_cookie;
     let service = env.service(frontend.service).ok_or(not_ours)?;
-    if is_source_restricted(env, &frontend, &service) {
+    if is_source_restricted(&frontend, &service, of_node) {
+        return Err(not_ours);
+    }
+    let pod_edge = config.flags & config_flags::POD_EDGE != 0 && !of_node && scope == HERE;
+    if pod_edge && is_better_left(env, kind, &service) {
         return Err(not_ours);
     }
     let set: BackendSet = select::allowed_set(&frontend, &service, true);
     let asking = select::Client {
-        address: &env.client(),
+        address: &client(env, of_node, address.is_v4()),
         tuple: None,
     };
     let (id, backend): (u32, Backend) = match select::backend(env, frontend.service, &service, set, &asking) {
@@ -190,10 +272,55 @@ fn choose<E: SocketEnv>(env: &mut E, address: &Address, port: Port) -> Result<So
 /// Whether a load balancer's address with loadBalancerSourceRanges is to judge this caller by its packets, at the edges that see
 /// the address they come from. The node's own address has been judged by the agent.
 #[inline(always)]
-fn is_source_restricted<E: SocketEnv>(env: &E, frontend: &Frontend, service: &Service) -> bool {
+fn is_source_restricted(frontend: &Frontend, service: &Service, of_node: bool) -> bool {
     frontend.is(FrontendKind::LoadBalancer)
         && service.flags & service_flags::SOURCE_RANGES != 0
-        && !(service.flags & service_flags::NODE_ALLOWED != 0 && env.is_node_process())
+        && !(service.flags & service_flags::NODE_ALLOWED != 0 && of_node)
+}
+
+/// Whether a pod's connection is left to the pod edge:
+///
+/// - a TCP socket that is bound to a port already: connected to two Services that share a backend, one port would be one
+///   and the same connection twice, which the kernel refuses
+/// - a Service that needs the client's address, which is not known yet here
+#[inline(always)]
+fn is_better_left<E: SocketEnv>(env: &E, kind: CallKind, service: &Service) -> bool {
+    let bound = kind == CallKind::Connect && env.protocol() == Protocol::Tcp as u8 && env.is_bound();
+    bound || service.flags & service_flags::NEEDS_CLIENT != 0
+}
+
+/// Stands for the client: of a process of the node the node's own address, of a pod its network namespace.
+#[inline(always)]
+fn client<E: SocketEnv>(env: &E, of_node: bool, v4: bool) -> Address {
+    let node = if of_node { select::node_client(env, v4) } else { None };
+    match node {
+        Some(address) => address,
+        None => AffinityKey::of_netns(env.netns()),
+    }
+}
+
+/// Who translates this caller's connections.
+#[inline(never)]
+fn scope<E: SocketEnv>(env: &E) -> u32 {
+    let config = env.config();
+    let of_node = env.netns() == config.netns_cookie;
+    let levels = config.cgroup_levels;
+    let mut served = of_node || levels & 1 == 0;
+    if levels > 1 {
+        for level in 1..CGROUP_LEVELS {
+            if levels & (1 << level) == 0 {
+                continue;
+            }
+            match env.cgroup_scope(level) {
+                cgroup_scope::OFF => return ELSEWHERE,
+                cgroup_scope::ONLY => return ONLY_HERE,
+                cgroup_scope::SERVED => served = true,
+                _ => {}
+            }
+        }
+    }
+    let too_far = !of_node && config.flags & config_flags::SOCKETS_OF_NODE != 0;
+    if served && !too_far { HERE } else { ELSEWHERE }
 }
 
 #[inline(always)]

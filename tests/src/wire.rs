@@ -192,7 +192,7 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailureKind {
-    /// ECONNREFUSED or ECONNRESET.
+    /// ECONNREFUSED, ECONNRESET or ECONNABORTED; EDESTADDRREQ, which a socket that was aborted says after that.
     Refused,
     /// Nothing came within the time allowed.
     Silence,
@@ -234,6 +234,15 @@ pub struct TickReport {
     pub ticks: u64,
     /// The longest wait for one answer, in milliseconds.
     pub longest_ms: u64,
+    pub failure: Option<Failure>,
+}
+
+/// What a `testpod await-error` prints: a connected UDP socket that waits for a datagram that never comes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwaitReport {
+    /// From the last answer to the error, in milliseconds.
+    pub waited_ms: u64,
+    /// How the wait ended; none if a datagram came after all.
     pub failure: Option<Failure>,
 }
 

@@ -34,10 +34,10 @@ const BUDGETS: [Budget; 21] = [
     budget("uplink_ingress_l3_second", 290_000, 32_000),
     budget("uplink_egress_l3_second", 140_000, 32_000),
     budget("uplink_xdp", 75_000, 15_500),
-    budget("connect4", 3_600, 4_700),
-    budget("connect6", 4_200, 4_600),
-    budget("sendmsg4", 13_500, 5_100),
-    budget("sendmsg6", 17_800, 5_500),
+    budget("connect4", 6_000, 7_000),
+    budget("connect6", 6_000, 7_000),
+    budget("sendmsg4", 6_000, 6_500),
+    budget("sendmsg6", 6_000, 6_500),
     budget("recvmsg4", 160, 780),
     budget("recvmsg6", 200, 960),
     budget("getpeername4", 160, 780),
@@ -55,6 +55,7 @@ fn every_program_passes_the_verifier_within_its_budget() -> Result<()> {
             "FRAGMENTS",
             "AFFINITY",
             "SOCKET_PAIRS",
+            "UDP_SOCKETS",
         ] {
             loader.map_max_entries(map, 1024);
         }

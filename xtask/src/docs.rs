@@ -18,7 +18,16 @@ pub(crate) struct Args {
 }
 
 /// The subcommands of `ferrogate` whose help is printed; the first is `ferrogate` itself.
-const COMMANDS: &[&str] = &["", "agent", "status", "services", "flows", "metrics", "cleanup"];
+const COMMANDS: &[&str] = &[
+    "",
+    "agent",
+    "status",
+    "services",
+    "flows",
+    "metrics",
+    "cleanup",
+    "sock-destroy-helper",
+];
 
 pub(crate) fn docs(args: &Args) -> Result<()> {
     // The agent, whose help is asked for, embeds the object.

@@ -27,9 +27,11 @@ impl Switch {
 /// Which processes the socket edge serves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum SocketEdge {
-    /// Every process of this node, in pods or not
+    /// The node's own processes and those in pods: below the kubelet's cgroup where there is one, else every process
     #[value(alias = "on")]
     All,
+    /// Those in the node's own network namespace; pods are left to the pod edge
+    Node,
     /// None: the pod and node edges translate their packets
     Off,
 }
@@ -166,6 +168,29 @@ pub struct AgentArgs {
         help_heading = "Edges"
     )]
     pub socket_edge: SocketEdge,
+
+    /// Destroy connected UDP sockets whose backend has ended, so that their processes are told at once
+    ///
+    /// Only sockets that the socket edge had translated. A helper does it that the agent starts: it enters network namespaces,
+    /// for which it needs CAP_SYS_ADMIN and the host's process namespace. Without these the agent goes on without it.
+    #[arg(
+        long,
+        value_name = "on|off",
+        env = "FERROGATE_SOCK_DESTROY",
+        default_value = "on",
+        hide_possible_values = true,
+        help_heading = "Edges"
+    )]
+    pub sock_destroy: Switch,
+
+    /// Unix socket of a helper that runs apart (`ferrogate sock-destroy-helper --socket PATH`) [default: the agent starts one]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "FERROGATE_SOCK_DESTROY_HELPER",
+        help_heading = "Edges"
+    )]
+    pub sock_destroy_helper: Option<PathBuf>,
 
     /// Translate at the interfaces of pods
     #[arg(

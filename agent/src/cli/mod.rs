@@ -7,6 +7,7 @@ mod metrics;
 pub mod parse;
 mod query;
 mod services;
+mod sock_destroy;
 mod status;
 
 pub use agent::{AgentArgs, SnatMode, SocketEdge, Switch, XdpMode};
@@ -46,6 +47,8 @@ pub enum Command {
     Metrics(metrics::MetricsArgs),
     /// Take every trace of Ferrogate off this node: programs, maps, settings
     Cleanup(cleanup::CleanupArgs),
+    /// Destroy sockets for the agent, in any network namespace: the one part that needs CAP_SYS_ADMIN for it
+    SockDestroyHelper(sock_destroy::HelperArgs),
 }
 
 /// Runs the command. An error is meant for a person: what failed, where, and what to do.
@@ -57,5 +60,6 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Flows(args) => flows::run(&args),
         Command::Metrics(args) => metrics::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+        Command::SockDestroyHelper(args) => sock_destroy::run(&args),
     }
 }

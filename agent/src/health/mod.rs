@@ -184,7 +184,7 @@ impl Health {
         match event {
             Event::Service(change) => self.metrics.service_changes.inc_by(objects(change)),
             Event::Slice(change) => self.metrics.endpoint_changes.inc_by(objects(change)),
-            Event::Node(_) | Event::ServiceCidr(_) | Event::Health(_) => 0,
+            Event::Node(_) | Event::Pod(_) | Event::ServiceCidr(_) | Event::Health(_) => 0,
         };
     }
 

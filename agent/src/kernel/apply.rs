@@ -129,7 +129,8 @@ impl Tables {
         self.frontends.delete_all(&keys).during(|| writing(maps::FRONTENDS))
     }
 
-    /// Sets what the programs are told of the node, but for the span of NodePorts, which belongs to the plans, and the flag of
+    /// Sets what the programs are told of the node, but for what has writers of its own: the span of NodePorts (the plans),
+    /// the node's addresses (the network), the levels of cgroups, and the flag of
     /// [`Tables::set_cluster_networks`].
     pub fn set_config(&self, config: Config) -> Result<()> {
         self.update_config(|held| {
@@ -137,6 +138,9 @@ impl Tables {
                 node_port_min: held.node_port_min,
                 node_port_max: held.node_port_max,
                 flags: config.flags | (held.flags & config_flags::CLUSTER_CIDRS),
+                node_source4: held.node_source4,
+                node_source6: held.node_source6,
+                cgroup_levels: held.cgroup_levels,
                 ..config
             };
         })

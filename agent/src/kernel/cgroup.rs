@@ -1,6 +1,7 @@
 //! Finding the root of the cgroup2 hierarchy, where the socket edge is attached so that it sees every process.
 
 use super::error::{Error, Result};
+use ferrogate_common::CGROUP_LEVELS;
 use rustix::fs::statfs;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -39,8 +40,7 @@ pub fn find_cgroup(given: Option<&Path>) -> Result<Cgroup> {
         let mounts = fs::read_to_string(mounts).unwrap_or_default();
         for mount in cgroup2_mounts(&mounts) {
             let path = Path::new(prefix).join(mount.strip_prefix("/").unwrap_or(&mount));
-            let inode = fs::metadata(&path).map(|metadata| metadata.ino());
-            if is_cgroup2(&path) && inode.is_ok_and(|inode| inode == ROOT_INODE) {
+            if is_root(&path) {
                 return Ok(Cgroup::Found(path));
             }
             seen.push(path.display().to_string());
@@ -54,6 +54,26 @@ pub fn find_cgroup(given: Option<&Path>) -> Result<Cgroup> {
             seen.join(", ")
         )
     }))
+}
+
+/// The number by which the kernel knows a cgroup: the inode number of its directory. `None` where there is none.
+pub fn cgroup_id(path: &Path) -> Option<u64> {
+    fs::metadata(path).ok().map(|metadata| metadata.ino())
+}
+
+/// The level of a cgroup in the hierarchy as a bit (the root is at level 0); all levels from 1 on where the root cannot be
+/// seen from here, as in a cgroup namespace.
+pub fn cgroup_levels(path: &Path) -> u32 {
+    let all = (1 << CGROUP_LEVELS) - 2;
+    let Ok(path) = fs::canonicalize(path) else { return all };
+    match path.ancestors().position(is_root) {
+        Some(level) => (1 << level.min(31)) & all,
+        None => all,
+    }
+}
+
+fn is_root(path: &Path) -> bool {
+    cgroup_id(path) == Some(ROOT_INODE) && is_cgroup2(path)
 }
 
 fn is_cgroup2(path: &Path) -> bool {
@@ -99,5 +119,21 @@ mod tests {
     fn a_directory_that_is_not_of_cgroup2_is_refused() {
         let error = find_cgroup(Some(Path::new("/proc"))).expect_err("not a cgroup");
         assert!(error.to_string().contains("/proc"));
+    }
+
+    #[test]
+    fn a_cgroup_s_level_counts_from_the_root_and_is_any_where_that_cannot_be_seen() {
+        assert_eq!(cgroup_levels(Path::new("/proc")), 0x1fe, "not a cgroup");
+        let Ok(Cgroup::Found(root)) = find_cgroup(None) else {
+            panic!("no cgroup2 hierarchy is mounted");
+        };
+        assert_eq!(cgroup_levels(&root), 0, "the root needs no look-up");
+        let below = fs::read_dir(&root)
+            .expect("root")
+            .flatten()
+            .find(|entry| entry.path().is_dir());
+        if let Some(entry) = below {
+            assert_eq!(cgroup_levels(&entry.path()), 1 << 1);
+        }
     }
 }

@@ -69,6 +69,8 @@ pub(super) struct Desired {
     /// Those that are in use now, by index.
     sources: BTreeMap<u32, Address>,
     node_addresses: BTreeSet<Address>,
+    /// Indexes of the node's own address, IPv4 and IPv6; 0 where there is none.
+    node: [u16; 2],
 }
 
 /// Derives the tables' contents; `xdp` are the interfaces with our XDP program. Pure but for the indexes given out.
@@ -80,20 +82,23 @@ pub(super) fn desired(network: &Network, xdp: &BTreeSet<u32>, sources: &mut Sour
     };
     let links: Vec<&Link> = network.interfaces.iter().filter(relevant).collect();
     let facing: Vec<[Option<Address>; 2]> = links.iter().map(|link| facing_addresses(link, network)).collect();
-    let in_use: BTreeSet<Address> = facing.iter().flatten().flatten().copied().collect();
+    let own = [network.primary4, network.primary6].map(|address| address.map(Address::from));
+    let in_use: BTreeSet<Address> = facing.iter().flatten().chain(&own).flatten().copied().collect();
     let mut desired = Desired {
         node_addresses: network.node_port_addresses.iter().copied().map(Address::from).collect(),
         ..Desired::default()
     };
+    let mut index = |address: Option<Address>, desired: &mut Desired| {
+        let Some(address) = address else { return 0 };
+        let index = sources.index(address, &in_use);
+        if index != 0 {
+            desired.sources.insert(u32::from(index), address);
+        }
+        index
+    };
+    desired.node = own.map(|address| index(address, &mut desired));
     for (link, facing) in links.iter().zip(&facing) {
-        let mut index = |address: Option<Address>| {
-            let address = address?;
-            let index = sources.index(address, &in_use);
-            (index != 0)
-                .then(|| desired.sources.insert(u32::from(index), address))
-                .map(|_| index)
-        };
-        let (source4, source6) = (index(facing[0]).unwrap_or(0), index(facing[1]).unwrap_or(0));
+        let (source4, source6) = (index(facing[0], &mut desired), index(facing[1], &mut desired));
         let interface = Interface {
             layer3: layer3_device(link, network).ifindex,
             source4,
@@ -157,6 +162,7 @@ pub(super) fn write(tables: &Tables, desired: &Desired) -> Result<()> {
             tables.sources.put(index, address).during(|| writing(maps::SOURCES))?;
         }
     }
+    tables.update_config(|config| [config.node_source4, config.node_source6] = desired.node)?;
     let mut held = BTreeMap::new();
     tables
         .interfaces

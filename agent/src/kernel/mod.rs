@@ -14,17 +14,21 @@ mod networks;
 mod ports;
 mod programs;
 mod read;
+mod scope;
 mod state;
+mod stuck;
 mod sys;
 mod tables;
 
-pub use cgroup::{Cgroup, find_cgroup};
+pub use cgroup::{Cgroup, cgroup_id, cgroup_levels, find_cgroup};
 pub use cleanup::{CleanupReport, cleanup};
 pub use edges::{Attachment, EdgeOptions, XdpMode};
 pub use error::{Error, Result};
 pub use programs::{PacketLog, ProgramReport, object};
 pub use read::{FlowEntry, FlowRow, FlowTable, Usage, boot_seconds};
+pub use scope::Scopes;
 pub use state::{DEFAULT_STATE_DIR, StateDir};
+pub use stuck::StuckSocket;
 pub use sys::netns_cookie;
 pub use tables::Tables;
 

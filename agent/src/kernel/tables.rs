@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use ferrogate_common::maps::{self, MapSpec};
 use ferrogate_common::{
     ABI_VERSION, Address, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Interface,
-    NetworkKey, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple,
+    NetworkKey, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple, UdpSocket,
 };
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -30,6 +30,8 @@ pub struct Tables {
     pub(super) flows: Map<Tuple, Flow>,
     pub(super) half_open: Map<Tuple, Flow>,
     pub(super) snat_flows: Map<Tuple, SnatFlow>,
+    pub(super) udp_sockets: Map<u64, UdpSocket>,
+    pub(super) cgroups: Map<u64, u32>,
     pub(super) reasons: Map<u32, u64>,
     pub(super) connections: Map<u32, u64>,
     pub(super) grace: Grace,
@@ -65,6 +67,8 @@ impl Tables {
             flows: map(state, maps::FLOWS, 1)?,
             half_open: map(state, maps::HALF_OPEN, 1)?,
             snat_flows: map(state, maps::SNAT_FLOWS, 1)?,
+            udp_sockets: map(state, maps::UDP_SOCKETS, 1)?,
+            cgroups: map(state, maps::CGROUPS, 1)?,
             reasons: map(state, maps::REASONS, cpus)?,
             connections: map(state, maps::CONNECTIONS, cpus)?,
             grace: Grace::new().during(|| "no way to wait for a grace period".to_owned())?,
@@ -152,6 +156,8 @@ pub(super) fn check_pins(state: &StateDir) -> Result<()> {
         checked::<u32, u32>(state, maps::SECOND),
         checked::<u32, SocketState>(state, maps::SOCKETS),
         checked::<SocketPairKey, SocketPair>(state, maps::SOCKET_PAIRS),
+        checked::<u64, UdpSocket>(state, maps::UDP_SOCKETS),
+        checked::<u64, u32>(state, maps::CGROUPS),
         checked::<u32, u64>(state, maps::REASONS),
         checked::<u32, u64>(state, maps::CONNECTIONS),
     ];

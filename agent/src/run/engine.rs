@@ -2,18 +2,20 @@
 
 mod addresses;
 mod counts;
+mod scopes;
 
 use super::model::{Applied, Shared};
 use super::{RETRY, settings};
 use crate::admin::{EdgeStatus, InterfaceStatus};
 use crate::cli::{AgentArgs, SocketEdge};
 use crate::health::{Health, Written};
-use crate::kernel::{self, Cgroup, Datapath, find_cgroup};
+use crate::kernel::{self, Cgroup, Datapath, Scopes, find_cgroup};
 use crate::net::{Network, Role};
 use crate::source::Event;
 use crate::source::cluster::Events;
+use crate::stuck::Reaper;
 use anyhow::{Context, Result};
-use ferrogate_control::{Changes, Plan, Planner};
+use ferrogate_control::{Changes, Op, Plan, Planner};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -35,6 +37,11 @@ pub(super) enum Sockets {
 }
 
 impl Sockets {
+    /// Whether the pods of this node are of interest.
+    pub(super) fn follow_pods(&self) -> bool {
+        matches!(self, Self::Below(_))
+    }
+
     /// Fails when `--cgroup` is not a cgroup2 directory.
     pub(super) fn find(args: &AgentArgs) -> Result<Self> {
         if args.socket_edge == SocketEdge::Off {
@@ -70,6 +77,10 @@ pub(super) struct Engine {
     asks_for_service_cidrs: bool,
     written_service_cidrs: Option<BTreeSet<IpNet>>,
     recounted: Instant,
+    /// The same of whom the socket edge serves.
+    unwritten_scopes: Option<Scopes>,
+    /// Tells connected UDP sockets that their backend has ended.
+    reaper: Option<Reaper>,
     pod_edge: bool,
     uplink_edge: bool,
     node_edge: bool,
@@ -123,6 +134,8 @@ impl Engine {
             asks_for_service_cidrs: args.manifests.is_none(),
             written_service_cidrs: None,
             recounted: begun,
+            unwritten_scopes: None,
+            reaper: None,
             pod_edge: args.pod_edge.is_on(),
             uplink_edge: args.uplink_edge.is_on(),
             node_edge: args.node_edge.is_on(),
@@ -217,6 +230,9 @@ impl Engine {
             self.sync_network(&network);
         }
         self.recount();
+        if let Some(scopes) = self.unwritten_scopes.clone() {
+            self.set_scopes(scopes);
+        }
     }
 
     /// Makes tables and edges follow the network. A failure is reported, and tried again.
@@ -319,6 +335,11 @@ impl Engine {
         let begun = Instant::now();
         let Some((changes, plan)) = self.plan() else { return };
         let written = self.datapath.apply(&plan);
+        if let Some(reaper) = &self.reaper
+            && plan.ops.iter().any(|op| matches!(op, Op::RetireBackend { .. }))
+        {
+            reaper.wake();
+        }
         let arrived = self.oldest.take().unwrap_or(begun);
         let mut model = self.shared.lock();
         model.refused = plan.refused.iter().map(ToString::to_string).collect();

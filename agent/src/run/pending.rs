@@ -62,7 +62,7 @@ impl Pending {
                 self.triggers.remove(name);
                 self.slices.insert(name.clone());
             }
-            Event::Slice(_) | Event::Node(_) | Event::ServiceCidr(_) | Event::Health(_) => {}
+            Event::Slice(_) | Event::Node(_) | Event::Pod(_) | Event::ServiceCidr(_) | Event::Health(_) => {}
         }
     }
 

@@ -1,6 +1,6 @@
 //! Options into what the layers below are told.
 
-use crate::cli::{AgentArgs, SnatMode, XdpMode};
+use crate::cli::{AgentArgs, SnatMode, SocketEdge, XdpMode};
 use crate::health::{Requests, Settings};
 use crate::kernel::{self, DatapathOptions, EdgeOptions};
 use crate::net::{Glob, NetOptions};
@@ -35,6 +35,7 @@ pub(super) fn config(args: &AgentArgs) -> Result<Config> {
         (args.snat == SnatMode::Always, config_flags::SNAT_ALWAYS),
         (!args.node_edge.is_on(), config_flags::NODE_EDGE_OFF),
         (args.pod_edge.is_on(), config_flags::POD_EDGE),
+        (args.socket_edge == SocketEdge::Node, config_flags::SOCKETS_OF_NODE),
     ] {
         flags |= if set { flag } else { 0 };
     }

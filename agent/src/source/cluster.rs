@@ -1,4 +1,4 @@
-//! The API server as a source: watches of Services, EndpointSlices, this Node and ServiceCIDRs.
+//! The API server as a source: watches of Services, EndpointSlices, this Node, its Pods, and ServiceCIDRs.
 //!
 //! The watches fail and recover each by itself. While the server is away the last known state holds, for ever.
 
@@ -16,7 +16,7 @@ use self::object::Received;
 use super::{Change, Closed, Event, ObjectName, Sender};
 use anyhow::Result;
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::runtime::watcher::{self, Config, Event as Watched};
@@ -42,10 +42,11 @@ const REFUSED: Duration = Duration::from_secs(60);
 /// Objects that no service proxy has a use for (the label is on the Service and on its slices).
 const NOT_HEADLESS: &str = "!service.kubernetes.io/headless";
 
-/// Starts the watches on the current runtime. Returns what to call this source in `status`, and a way to publish Events there.
+/// Starts the watches on the current runtime, that of Pods if they are of interest. Returns what to call this source in `status`,
+/// and a way to publish Events there.
 ///
 /// Fails when the kubeconfig or the service account cannot be read; a server that does not answer is no failure.
-pub async fn start(endpoint: &Endpoint, node_name: &str, events: Sender) -> Result<(String, Events)> {
+pub async fn start(endpoint: &Endpoint, node_name: &str, pods: bool, events: Sender) -> Result<(String, Events)> {
     let pool = Arc::new(Pool::new(endpoint).await?);
     let monitor = Arc::new(Monitor::new(events.clone(), pool.origin()));
     let proxied = Config::default().timeout(WATCH_SECONDS).labels(NOT_HEADLESS);
@@ -64,6 +65,12 @@ pub async fn start(endpoint: &Endpoint, node_name: &str, events: Sender) -> Resu
     spawn::<Node>(Watch::Node, own_node, Event::Node, &pool, &monitor, &events);
     let all = Config::default().timeout(WATCH_SECONDS);
     spawn::<ServiceCIDR>(Watch::ServiceCidrs, all, Event::ServiceCidr, &pool, &monitor, &events);
+    if pods {
+        let own_pods = Config::default()
+            .timeout(WATCH_SECONDS)
+            .fields(&format!("spec.nodeName={node_name}"));
+        spawn::<Pod>(Watch::Pods, own_pods, Event::Pod, &pool, &monitor, &events);
+    }
     let origin = format!("cluster {}", pool.origin());
     Ok((origin, Events::start(pool, node_name)))
 }

@@ -1,4 +1,4 @@
-//! A directory of manifests as a source: Services, EndpointSlices and Nodes in YAML or JSON files, watched for changes.
+//! A directory of manifests as a source: Services, EndpointSlices, Nodes and Pods in YAML or JSON files, watched for changes.
 //!
 //! A file that cannot be read is reported, and what it last held goes on being used; so a half-written or mistyped file
 //! never takes a service away. Deleting the file does.
@@ -87,6 +87,7 @@ impl Follower {
             Event::Service(Change::Restart),
             Event::Slice(Change::Restart),
             Event::Node(Change::Restart),
+            Event::Pod(Change::Restart),
         ] {
             self.events.blocking_send(restart)?;
         }
@@ -95,6 +96,7 @@ impl Follower {
         }
         for end in [
             Event::Node(Change::Complete),
+            Event::Pod(Change::Complete),
             Event::Slice(Change::Complete),
             Event::Service(Change::Complete),
         ] {

@@ -3,7 +3,7 @@
 pub mod cluster;
 pub mod manifests;
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use std::fmt;
@@ -59,6 +59,8 @@ pub enum Event {
     Slice(Change<EndpointSlice>),
     Node(Change<Node>),
     ServiceCidr(Change<ServiceCIDR>),
+    /// Of this node; a source may say nothing of any.
+    Pod(Change<Pod>),
     Health(Health),
 }
 

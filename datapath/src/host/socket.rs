@@ -8,8 +8,8 @@ use crate::{connect, restore_peer, sendmsg};
 use bytemuck::Zeroable;
 use core::net::SocketAddr;
 use ferrogate_common::{
-    Address, AffinityKey, Backend, Config, Direction, Flow, Frontend, FrontendKey, Interface, Port, Protocol, Reason,
-    Service, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple,
+    Address, Backend, Config, Direction, Flow, Frontend, FrontendKey, Interface, Port, Protocol, Reason, Service,
+    SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple,
 };
 
 /// A process's socket.
@@ -17,26 +17,29 @@ use ferrogate_common::{
 pub struct HostSocket {
     pub cookie: u64,
     pub protocol: Protocol,
-    /// In the node's own network namespace.
-    pub node_process: bool,
     /// It has a local port already.
     pub bound: bool,
     /// Cookie of its network namespace.
     pub netns: u64,
+    /// What `CGROUPS` says of its process's cgroups, by their level.
+    pub scopes: [u32; 4],
     /// Its storage, once there is one.
     pub state: Option<SocketState>,
+    /// Backend and generation that `UDP_SOCKETS` has for it.
+    pub connected: Option<(u32, u32)>,
 }
 
 impl HostSocket {
-    /// A new socket.
-    pub fn new(cookie: u64, protocol: Protocol, node_process: bool) -> Self {
+    /// A new socket in the network namespace with this cookie.
+    pub fn new(cookie: u64, protocol: Protocol, netns: u64) -> Self {
         Self {
             cookie,
             protocol,
-            node_process,
             bound: false,
-            netns: if node_process { 1 } else { 2 },
+            netns,
+            scopes: [0; 4],
             state: None,
+            connected: None,
         }
     }
 }
@@ -129,16 +132,16 @@ impl SocketCall for SocketSimulator<'_> {
         self.socket.protocol as u8
     }
 
-    fn client(&self) -> Address {
-        AffinityKey::of_netns(self.socket.netns)
+    fn netns(&self) -> u64 {
+        self.socket.netns
     }
 
     fn is_bound(&self) -> bool {
         self.socket.bound
     }
 
-    fn is_node_process(&self) -> bool {
-        self.socket.node_process
+    fn cgroup_scope(&self, level: u32) -> u32 {
+        self.socket.scopes.get(level as usize).copied().unwrap_or(0)
     }
 }
 
@@ -168,5 +171,20 @@ impl SocketMemory for SocketSimulator<'_> {
         self.tables.socket_pairs.insert(reply, *pair);
         self.tables.socket_pairs.insert(forward, *pair);
         true
+    }
+
+    fn remove_more(&mut self, pair: &SocketPair) {
+        let forward = self.key(&pair.frontend, pair.frontend_port, Direction::Forward);
+        let reply = self.key(&pair.backend, pair.backend_port, Direction::Reply);
+        self.tables.socket_pairs.remove(&forward);
+        self.tables.socket_pairs.remove(&reply);
+    }
+
+    fn note_connected(&mut self, pair: &SocketPair) {
+        self.socket.connected = Some((pair.id, pair.generation));
+    }
+
+    fn forget_connected(&mut self) {
+        self.socket.connected = None;
     }
 }

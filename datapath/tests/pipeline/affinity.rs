@@ -1,7 +1,7 @@
 //! sessionAffinity ClientIP.
 
-use crate::support::{FAMILIES, Offer, POD, UPLINK, Who, at, cluster_ip, node, segment, send};
-use ferrogate_common::{FrontendKind, Protocol, TICK_SHIFT, backend_flags, service_flags};
+use crate::support::{FAMILIES, NODE_NETNS, Offer, POD, POD_NETNS, UPLINK, Who, at, cluster_ip, node, segment, send};
+use ferrogate_common::{FrontendKind, Protocol, TICK_SHIFT, backend_flags, config_flags, service_flags};
 use ferrogate_datapath::host::{HostSocket, Program, Simulator, SocketSimulator, tcp};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ fn with_affinity(v4: bool) -> Simulator {
     let mut node = node();
     let backends = [8080, 8081, 8082].map(|port| at(Who::LocalPod, v4, port));
     let by_cluster_ip = Offer {
-        flags: TIMEOUT_SECONDS << service_flags::AFFINITY_SHIFT,
+        flags: TIMEOUT_SECONDS << service_flags::AFFINITY_SHIFT | service_flags::NEEDS_CLIENT,
         ..cluster_ip(SERVICE, Protocol::Tcp, at(Who::Vip, v4, 80), &backends)
     };
     by_cluster_ip.put(&mut node);
@@ -112,19 +112,19 @@ fn a_backend_that_is_gone_is_replaced_and_the_new_one_kept() {
     }
 }
 
+/// A new connection at the socket edge.
+fn call(node: &mut Simulator, netns: u64, to: SocketAddr) -> SocketAddr {
+    let mut socket = HostSocket::new(7, Protocol::Tcp, netns);
+    SocketSimulator::new(&mut node.tables, &mut socket).connect(to).1
+}
+
 #[test]
-fn at_the_socket_edge_a_pod_is_its_network_namespace() {
+fn without_a_pod_edge_a_pod_is_its_network_namespace() {
     for v4 in FAMILIES {
         let node = &mut with_affinity(v4);
         let vip = at(Who::Vip, v4, 80);
-        let of = |node: &mut Simulator, netns| -> BTreeSet<SocketAddr> {
-            let call = |_| {
-                let mut socket = HostSocket::new(7, Protocol::Tcp, false);
-                socket.netns = netns;
-                SocketSimulator::new(&mut node.tables, &mut socket).connect(vip).1
-            };
-            (0..20).map(call).collect()
-        };
+        let of =
+            |node: &mut Simulator, netns| -> BTreeSet<SocketAddr> { (0..20).map(|_| call(node, netns, vip)).collect() };
         let (one, other) = (of(node, 11), of(node, 12));
         assert_eq!((one.len(), other.len()), (1, 1));
         assert_ne!(one, other);
@@ -153,5 +153,29 @@ fn affinity_to_an_endpoint_of_the_local_set_alone_does_not_bind_clients_of_the_c
         let second = connect(node, Who::Pod, vip, 40_001);
         assert_ne!(second, first);
         assert_eq!(connect(node, Who::Pod, vip, 40_002), second);
+    }
+}
+
+#[test]
+fn with_a_pod_edge_a_pod_is_left_to_it_and_so_has_one_backend() {
+    for v4 in FAMILIES {
+        let node = &mut with_affinity(v4);
+        node.tables.config.flags = config_flags::POD_EDGE;
+        for to in [at(Who::Vip, v4, 80), at(Who::Node, v4, 30_080)] {
+            assert_eq!(call(node, POD_NETNS, to), to);
+        }
+    }
+}
+
+#[test]
+fn a_process_of_the_node_has_one_backend_whichever_edge_it_meets() {
+    for v4 in FAMILIES {
+        let node = &mut with_affinity(v4);
+        node.tables.config.flags = config_flags::POD_EDGE;
+        let vip = at(Who::Vip, v4, 80);
+        let first = call(node, NODE_NETNS, at(Who::Node, v4, 30_080));
+        let syn = segment(Protocol::Tcp, at(Who::Node, v4, 41_000), vip, tcp::SYN);
+        let sent = send(node, Program::UplinkEgress, UPLINK, &syn);
+        assert_eq!(sent.seen().destination, first);
     }
 }

@@ -1,6 +1,6 @@
 //! How a backend is chosen: the algorithms of a service's flags.
 
-use crate::support::{FAMILIES, Offer, UPLINK, Who, at, cluster_ip, node, segment, send};
+use crate::support::{FAMILIES, NODE_NETNS, Offer, UPLINK, Who, at, cluster_ip, node, segment, send};
 use ferrogate_common::{Algorithm, FrontendKind, Protocol, Reason};
 use ferrogate_datapath::host::{HostSocket, Program, Simulator, SocketSimulator, tcp};
 use std::collections::BTreeMap;
@@ -121,7 +121,7 @@ fn sockets_get_a_backend_by_every_algorithm() {
         let node = &mut with(algorithm, true, 4);
         let mut counts: BTreeMap<SocketAddr, u32> = BTreeMap::new();
         for cookie in 0..400 {
-            let mut socket = HostSocket::new(cookie, Protocol::Tcp, true);
+            let mut socket = HostSocket::new(cookie, Protocol::Tcp, NODE_NETNS);
             let (_, peer) = SocketSimulator::new(&mut node.tables, &mut socket).connect(at(Who::Vip, true, 80));
             *counts.entry(peer).or_default() += 1;
         }

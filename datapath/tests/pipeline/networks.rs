@@ -1,6 +1,8 @@
 //! What is decided by the networks that addresses are in: source ranges, ServiceCIDRs, the cluster's own networks.
 
-use crate::support::{FAMILIES, Offer, POD, UPLINK, Who, at, cluster_ip, ip, node, segment, send};
+use crate::support::{
+    FAMILIES, NODE_NETNS, Offer, POD, POD_NETNS, UPLINK, Who, at, cluster_ip, ip, node, segment, send,
+};
 use ferrogate_common::{Address, Frontend};
 use ferrogate_common::{FrontendKey, FrontendKind, Network, NetworkKey, Protocol, Reason, config_flags, service_flags};
 use ferrogate_datapath::Verdict;
@@ -117,10 +119,11 @@ fn the_socket_edge_judges_the_node_by_its_own_address_and_leaves_pods_to_the_pac
             (0, false, left),
         ] {
             let node = &mut guarded(v4, flags, &[Who::Node]);
-            let mut socket = HostSocket::new(7, Protocol::Tcp, of_node);
+            let netns = if of_node { NODE_NETNS } else { POD_NETNS };
+            let mut socket = HostSocket::new(7, Protocol::Tcp, netns);
             let (verdict, _) = SocketSimulator::new(&mut node.tables, &mut socket).connect(at(Who::Vip, v4, 80));
             assert_eq!(verdict, expected);
-            let mut socket = HostSocket::new(8, Protocol::Tcp, of_node);
+            let mut socket = HostSocket::new(8, Protocol::Tcp, netns);
             let (verdict, _) = SocketSimulator::new(&mut node.tables, &mut socket).connect(at(Who::OtherVip, v4, 80));
             assert_eq!(verdict, translated, "the ClusterIP is open");
         }
@@ -208,7 +211,7 @@ fn an_address_that_is_only_known_as_a_load_balancer_s_refuses_nothing() {
         send(node, Program::PodIngress, POD, &syn).verdict,
         Verdict::Pass(Reason::NotService)
     );
-    let mut socket = HostSocket::new(7, Protocol::Tcp, false);
+    let mut socket = HostSocket::new(7, Protocol::Tcp, POD_NETNS);
     let (verdict, _) = SocketSimulator::new(&mut node.tables, &mut socket).connect(at(Who::Vip, true, 81));
     assert_eq!(verdict, ferrogate_datapath::SocketVerdict::Proceed(Reason::NotService));
 }

@@ -1,7 +1,7 @@
 //! The socket edge.
 
-use crate::support::{FAMILIES, Offer, Who, at, cluster_ip, node};
-use ferrogate_common::{FrontendKind, Protocol, Reason, config_flags};
+use crate::support::{FAMILIES, NODE_NETNS, Offer, POD_NETNS, Who, at, cluster_ip, node};
+use ferrogate_common::{Frontend, FrontendKey, FrontendKind, Protocol, Reason, cgroup_scope, config_flags};
 use ferrogate_datapath::SocketVerdict;
 use ferrogate_datapath::host::{HostSocket, Simulator, SocketSimulator};
 use std::collections::BTreeMap;
@@ -17,11 +17,15 @@ fn with_services(protocol: Protocol, v4: bool, count: u32) -> Simulator {
         let backends = [0, 1, 2].map(|n| at(Who::LocalPod, v4, 8000 + id as u16 * 10 + n));
         cluster_ip(id, protocol, at(Who::Vip, v4, 80 + id as u16), &backends).put(&mut node);
     }
+    let alone = FrontendKey::address_alone(at(Who::Vip, v4, 80).ip().into());
+    node.tables
+        .frontends
+        .insert(alone, Frontend::new(0, FrontendKind::Address));
     node
 }
 
 fn socket(protocol: Protocol) -> HostSocket {
-    HostSocket::new(7, protocol, false)
+    HostSocket::new(7, protocol, POD_NETNS)
 }
 
 #[test]
@@ -116,33 +120,166 @@ fn a_node_port_on_loopback_is_for_processes_of_the_node() {
             ..cluster_ip(1, Protocol::Tcp, at(Who::Node, v4, 30_080), &backend)
         }
         .put(node);
-        for (process, expected) in [(true, (PROCEED, backend[0])), (false, (NOT_OURS, loopback))] {
-            let mut socket = HostSocket::new(1, Protocol::Tcp, process);
+        for (netns, expected) in [(NODE_NETNS, (PROCEED, backend[0])), (POD_NETNS, (NOT_OURS, loopback))] {
+            let mut socket = HostSocket::new(1, Protocol::Tcp, netns);
             let mut call = SocketSimulator::new(&mut node.tables, &mut socket);
-            assert_eq!(call.connect(loopback), expected, "node process {process}");
+            assert_eq!(call.connect(loopback), expected, "namespace {netns}");
         }
     }
 }
 
 #[test]
 fn a_bound_tcp_socket_of_a_pod_is_left_to_the_pod_edge_where_there_is_one() {
-    /// Pod edge on, bound, process of the node, protocol; whether the call is translated.
-    const CASES: [(bool, bool, bool, Protocol, bool); 5] = [
-        (true, true, false, Protocol::Tcp, false),
-        (false, true, false, Protocol::Tcp, true),
-        (true, false, false, Protocol::Tcp, true),
-        (true, true, true, Protocol::Tcp, true),
-        (true, true, false, Protocol::Udp, true),
+    /// Pod edge on, bound, network namespace, protocol; whether the call is translated.
+    const CASES: [(bool, bool, u64, Protocol, bool); 5] = [
+        (true, true, POD_NETNS, Protocol::Tcp, false),
+        (false, true, POD_NETNS, Protocol::Tcp, true),
+        (true, false, POD_NETNS, Protocol::Tcp, true),
+        (true, true, NODE_NETNS, Protocol::Tcp, true),
+        (true, true, POD_NETNS, Protocol::Udp, true),
     ];
     for v4 in FAMILIES {
-        for (pod_edge, bound, node_process, protocol, translated) in CASES {
+        for (pod_edge, bound, netns, protocol, translated) in CASES {
             let node = &mut with_services(protocol, v4, 1);
             node.tables.config.flags = if pod_edge { config_flags::POD_EDGE } else { 0 };
-            let mut socket = HostSocket::new(1, protocol, node_process);
+            let mut socket = HostSocket::new(1, protocol, netns);
             socket.bound = bound;
             let vip = at(Who::Vip, v4, 80);
             let (_, peer) = SocketSimulator::new(&mut node.tables, &mut socket).connect(vip);
-            assert_eq!(peer != vip, translated, "{pod_edge} {bound} {node_process} {protocol}");
+            assert_eq!(peer != vip, translated, "{pod_edge} {bound} {netns} {protocol}");
         }
+    }
+}
+
+/// Nothing, or one scope at one level of the hierarchy.
+fn scopes(level: usize, scope: u32) -> [u32; 4] {
+    let mut scopes = [0; 4];
+    scopes[level] = scope;
+    scopes
+}
+
+#[test]
+fn the_socket_edge_serves_those_whom_it_is_for() {
+    use cgroup_scope::{OFF, ONLY, SERVED};
+    let everywhere = u32::MAX;
+    /// Flags, levels with listed cgroups, network namespace, what is listed of the caller's cgroups; whether it is served.
+    type Case = (u32, u32, u64, [u32; 4], bool);
+    let cases: [Case; 13] = [
+        (0, 0, POD_NETNS, [0; 4], true),
+        // Only below listed cgroups, and the node's own processes.
+        (0, 1 | 1 << 1, POD_NETNS, [0; 4], false),
+        (0, 1 | 1 << 1, POD_NETNS, scopes(1, SERVED), true),
+        (0, 1 | 1 << 1, NODE_NETNS, [0; 4], true),
+        // A cgroup at a level that nobody asks about.
+        (0, 1 | 1 << 2, POD_NETNS, scopes(1, SERVED), false),
+        (0, everywhere, POD_NETNS, scopes(3, SERVED), true),
+        // Opted out: also below a cgroup that is served, and in the node's own network namespace.
+        (0, 1 << 3, POD_NETNS, scopes(3, OFF), false),
+        (0, 1 << 3, POD_NETNS, [0; 4], true),
+        (0, 1 << 3, NODE_NETNS, scopes(3, OFF), false),
+        (0, everywhere, POD_NETNS, [0, SERVED, 0, OFF], false),
+        // --socket-edge node.
+        (config_flags::SOCKETS_OF_NODE, 0, POD_NETNS, [0; 4], false),
+        (config_flags::SOCKETS_OF_NODE, 0, NODE_NETNS, [0; 4], true),
+        (config_flags::SOCKETS_OF_NODE, 1 << 2, POD_NETNS, scopes(2, ONLY), true),
+    ];
+    for v4 in FAMILIES {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for (flags, levels, netns, scopes, served) in cases {
+                let node = &mut with_services(protocol, v4, 1);
+                node.tables.config.flags = flags;
+                node.tables.config.cgroup_levels = levels;
+                let mut socket = HostSocket::new(1, protocol, netns);
+                socket.scopes = scopes;
+                let vip = at(Who::Vip, v4, 80);
+                let mut call = SocketSimulator::new(&mut node.tables, &mut socket);
+                let (_, peer) = call.connect(vip);
+                assert_eq!(peer != vip, served, "{flags} {levels:#x} {netns} {scopes:?}");
+                let (_, peer) = call.sendmsg(vip);
+                assert_eq!(peer != vip, served, "{flags} {levels:#x} {netns} {scopes:?}");
+                // Nor is it refused what a ClusterIP does not have.
+                let unknown = at(Who::Vip, v4, 81);
+                let refused = call.sendmsg(unknown).0 == SocketVerdict::Refuse(Reason::NoSuchPort);
+                assert_eq!(refused, served, "{flags} {levels:#x} {netns} {scopes:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pod_that_only_the_socket_edge_serves_leaves_nothing_to_the_pod_edge() {
+    for v4 in FAMILIES {
+        let node = &mut with_services(Protocol::Tcp, v4, 1);
+        node.tables.config.flags = config_flags::POD_EDGE;
+        node.tables.config.cgroup_levels = 1 << 2;
+        let vip = at(Who::Vip, v4, 80);
+        for (scope, translated) in [(0, false), (cgroup_scope::ONLY, true)] {
+            let mut socket = socket(Protocol::Tcp);
+            socket.bound = true;
+            socket.scopes = scopes(2, scope);
+            let (_, peer) = SocketSimulator::new(&mut node.tables, &mut socket).connect(vip);
+            assert_eq!(peer != vip, translated, "scope {scope}");
+        }
+    }
+}
+
+#[test]
+fn a_port_that_the_cluster_ip_does_not_have_refuses_all_but_a_probe_for_the_way() {
+    for v4 in FAMILIES {
+        let unknown = at(Who::Vip, v4, 1025);
+        let refused = SocketVerdict::Refuse(Reason::NoSuchPort);
+        let node = &mut with_services(Protocol::Tcp, v4, 1);
+        let connect = |node: &mut Simulator, protocol| {
+            let mut socket = socket(protocol);
+            SocketSimulator::new(&mut node.tables, &mut socket).connect(unknown).0
+        };
+        assert_eq!(connect(node, Protocol::Tcp), refused);
+        assert_eq!(
+            connect(node, Protocol::Udp),
+            NOT_OURS,
+            "ping asks for its own address so"
+        );
+        assert_eq!(connect(node, Protocol::Sctp), NOT_OURS);
+        let mut socket = socket(Protocol::Udp);
+        let mut call = SocketSimulator::new(&mut node.tables, &mut socket);
+        assert_eq!(call.sendmsg(unknown).0, refused);
+    }
+}
+
+#[test]
+fn a_socket_that_goes_straight_to_an_endpoint_later_is_told_its_real_peer() {
+    for v4 in FAMILIES {
+        let node = &mut with_services(Protocol::Udp, v4, 5);
+        let mut socket = socket(Protocol::Udp);
+        let mut backends = Vec::new();
+        for id in 0..5 {
+            let frontend = at(Who::Vip, v4, 80 + id);
+            backends.push(SocketSimulator::new(&mut node.tables, &mut socket).sendmsg(frontend).1);
+        }
+        for backend in backends {
+            let mut call = SocketSimulator::new(&mut node.tables, &mut socket);
+            assert_ne!(call.peer_of(backend), backend, "by way of its Service so far");
+            assert_eq!(call.connect(backend), (NOT_OURS, backend));
+            assert_eq!(call.peer_of(backend), backend);
+        }
+    }
+}
+
+#[test]
+fn a_connected_udp_socket_is_noted_until_it_goes_elsewhere() {
+    for v4 in FAMILIES {
+        let node = &mut with_services(Protocol::Udp, v4, 1);
+        let mut socket = socket(Protocol::Udp);
+        let mut call = SocketSimulator::new(&mut node.tables, &mut socket);
+        let (_, backend) = call.connect(at(Who::Vip, v4, 80));
+        let noted = socket.connected.expect("noted");
+        let held = node.tables.backends[noted.0 as usize];
+        assert_eq!((held.port.get(), held.generation), (backend.port(), noted.1));
+        SocketSimulator::new(&mut node.tables, &mut socket).connect(at(Who::Outside, v4, 80));
+        assert_eq!(socket.connected, None);
+        let mut tcp = HostSocket::new(8, Protocol::Tcp, POD_NETNS);
+        let node = &mut with_services(Protocol::Tcp, v4, 1);
+        SocketSimulator::new(&mut node.tables, &mut tcp).connect(at(Who::Vip, v4, 80));
+        assert_eq!(tcp.connected, None, "TCP stays with its backend");
     }
 }

@@ -14,6 +14,10 @@ pub(crate) const UPLINK: u32 = 1;
 pub(crate) const POD: u32 = 2;
 pub(crate) const NARROW: u32 = 3;
 
+/// Cookies of network namespaces: the node's own, and a pod's.
+pub(crate) const NODE_NETNS: u64 = 1;
+pub(crate) const POD_NETNS: u64 = 2;
+
 /// MTU of [`NARROW`].
 pub(crate) const NARROW_MTU: u16 = 1300;
 
@@ -70,6 +74,9 @@ pub(crate) fn at(who: Who, v4: bool, port: u16) -> SocketAddr {
 /// A node without services.
 pub(crate) fn node() -> Simulator {
     let mut node = Simulator::default();
+    node.tables.config.netns_cookie = NODE_NETNS;
+    node.tables.config.node_source4 = 1;
+    node.tables.config.node_source6 = 2;
     node.tables.config.node_port_min = 30_000;
     node.tables.config.node_port_max = 32_767;
     node.tables.config.snat_port_base = *SNAT_PORTS.start();

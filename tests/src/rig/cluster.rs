@@ -13,7 +13,7 @@ use super::far_end;
 use super::follower::Follower;
 use super::layout::{self, Layout};
 use super::lease::Lease;
-use super::machine::{Node, machine, node, tail};
+use super::machine::{Node, machine, macvlan_pod, node, tail};
 use super::manifests::Manifests;
 use super::netns::Netns;
 use super::objects::{self, NAMESPACE, ServiceSpec};
@@ -172,6 +172,14 @@ impl Rig {
     /// Another machine on the LAN, outside the cluster: host number `host` (see [`addresses::lan`]).
     pub fn add_machine(&self, name: &str, host: u8) -> Result<Place> {
         machine(&self.lease, &self.lan, name, host, self.options.proxy.uses_xdp())
+    }
+
+    /// A pod on macvlan, which its node has no device for: host number `host` of the LAN, its cgroup below that of the node.
+    pub fn add_macvlan(&self, name: &str, node: u8, host: u8, cgroup: &str) -> Result<Place> {
+        let others: Vec<_> = self.nodes.iter().filter(|other| other.index != node).collect();
+        let netns = macvlan_pod(&self.lease, self.node(node), &others, name, host)?;
+        let cgroup = self.lease.cgroup(&format!("n{node}/{cgroup}"))?;
+        Ok(Place::new(netns, cgroup, binaries::workspace("testpod")?))
     }
 
     /// The control plane, where there is one.

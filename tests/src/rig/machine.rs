@@ -84,6 +84,26 @@ pub(crate) fn node(lease: &Lease, lan_netns: &Netns, options: &Options, index: u
     })
 }
 
+/// A pod for which its node has no device: its only link is a macvlan on the node's own `eth0`, with host number `host` on
+/// the LAN. Pods of the other nodes are reached by way of those; what is on its own node is not.
+pub(crate) fn macvlan_pod(lease: &Lease, node: &Node, others: &[&Node], name: &str, host: u8) -> Result<Netns> {
+    let netns = Netns::create(lease.name(&format!("p-{name}")))?;
+    let address = lan(host);
+    node.place.netns.ip_batch(&format!(
+        "link add {name}0 link eth0 netns {} type macvlan mode bridge\n",
+        netns.name()
+    ))?;
+    let mut lines = format!(
+        "link set {name}0 up\naddr add {}/24 dev {name}0\naddr add {}/64 dev {name}0 nodad\n",
+        address.v4, address.v6
+    );
+    for other in others {
+        layout::pod_routes(&mut lines, other.index)?;
+    }
+    netns.ip_batch(&lines)?;
+    Ok(netns)
+}
+
 /// The last lines of a log.
 pub(crate) fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();

@@ -15,6 +15,7 @@ use crate::binaries;
 pub enum SocketEdge {
     #[default]
     All,
+    Node,
     Off,
 }
 
@@ -22,6 +23,7 @@ impl SocketEdge {
     pub fn name(self) -> &'static str {
         match self {
             SocketEdge::All => "all",
+            SocketEdge::Node => "node",
             SocketEdge::Off => "off",
         }
     }

@@ -199,19 +199,21 @@ fn kube_proxy(cell: &Cell, layout: Layout) -> Expectation {
 /// The client's address is kept wherever the replies come back through the edge that translated the request.
 fn ferrogate(cell: &Cell, options: &FerrogateOptions) -> Expectation {
     // No socket call of SCTP comes past the socket edge.
-    let sockets = options.socket_edge == SocketEdge::All && cell.protocol != Protocol::Sctp;
+    let by_call = cell.protocol != Protocol::Sctp;
+    let pods = options.socket_edge == SocketEdge::All && by_call;
+    let node = options.socket_edge != SocketEdge::Off && by_call;
     Expectation::Answer(match (cell.client, cell.target) {
         (Client::Outside, Target::ClusterIp) if !options.external_cluster_ip => return Expectation::Nothing,
         (Client::Outside, Target::ClusterIp) => Source::Either(1),
-        (Client::Node, Target::NodePort(1)) if !sockets => {
+        (Client::Node, Target::NodePort(1)) if !node => {
             return Expectation::Limit("a node's process reaches its own NodePort through the socket edge only");
         }
-        (Client::Node, Target::ClusterIp) if !sockets && cell.backend == Backend::HostLocal => {
+        (Client::Node, Target::ClusterIp) if !node && cell.backend == Backend::HostLocal => {
             return Expectation::Limit("a node's process reaches its own host network through the socket edge only");
         }
         (Client::Node, Target::ClusterIp | Target::NodePort(1)) => Source::Node(1),
         // Translated into its own address before a packet exists: the pod talks to itself over lo.
-        (Client::Pod, Target::ClusterIp | Target::NodePort(1)) if cell.backend != Backend::Itself || sockets => {
+        (Client::Pod, Target::ClusterIp | Target::NodePort(1)) if cell.backend != Backend::Itself || pods => {
             Source::Client
         }
         (Client::Pod, Target::ClusterIp | Target::NodePort(1)) => Source::Node(1),

@@ -59,6 +59,7 @@ pub enum ProxyName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EdgeName {
     All,
+    Node,
     Off,
 }
 
@@ -111,6 +112,7 @@ fn proxies(arguments: &Arguments, name: ProxyName) -> Vec<Proxy> {
         ProxyName::Ferrogate => {
             let edges = arguments.socket_edge.iter().map(|edge| match edge {
                 EdgeName::All => SocketEdge::All,
+                EdgeName::Node => SocketEdge::Node,
                 EdgeName::Off => SocketEdge::Off,
             });
             let options = |socket_edge| FerrogateOptions {

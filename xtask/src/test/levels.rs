@@ -87,9 +87,11 @@ pub(crate) const LEVELS: &[Level] = &[
         crates: false,
         runs: &[
             Run::libtest("rig"),
+            Run::libtest("sockets"),
             Run::walks(&["--source", "manifests"]),
             Run::walks(&["--firewall", "--layout", "routed,bridge"]),
             Run::walks(&["--xdp", "--layout", "routed,vxlan", "--socket-edge", "all"]),
+            Run::walks(&["--socket-edge", "node", "--layout", "routed", "--filter", "ClusterIP"]),
             Run::walks(&["--external-cluster-ip", "--layout", "routed", "--filter", "outside"]),
         ],
         minutes: 45,

@@ -53,7 +53,7 @@ fn lists_are_split_at_commas_and_options_may_be_repeated() {
 fn a_bad_value_is_named_with_its_option_and_what_is_accepted() {
     for (words, expected) in [
         (&["--snat-ports=1-2"][..], "1024"),
-        (&["--socket-edge=some"], "all, off"),
+        (&["--socket-edge=some"], "all, node, off"),
         (&["--external-ips=10.0.0.0/99"], "CIDR"),
         (&["--manifests=/x", "--kubeconfig=/y"], "cannot be used with"),
         (&["--map-entries=NO=1"], "no map"),

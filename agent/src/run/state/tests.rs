@@ -331,3 +331,49 @@ fn service_cidrs_are_known_once_they_are_listed_and_follow_their_objects() {
     rig.take(vec![Event::ServiceCidr(Change::Deleted(name("kubernetes")))]);
     assert_eq!(found(&rig).expect("listed"), ["10.97.0.0/16"]);
 }
+
+#[test]
+fn what_pods_ask_of_the_socket_edge_is_told_once_all_are_known_and_at_each_change() {
+    let pod = |name: &str, node: &str, value: Option<&str>| {
+        let object = json!({
+            "metadata": {"name": name, "namespace": "default", "uid": format!("u-{name}"),
+                "annotations": value.map(|value| json!({"ferrogate.dev/socket-edge": value}))},
+            "spec": {"nodeName": node, "containers": []},
+        });
+        Box::new(serde_json::from_value::<Pod>(object).expect("a Pod"))
+    };
+    let mut state = Rig::new().state;
+    let mut take = |change| {
+        state.take(&Event::Pod(change));
+        state.new_pod_scopes()
+    };
+    let wanted = |pods: &[(&str, PodScope)]| -> Option<Wanted> {
+        Some(pods.iter().map(|(uid, scope)| ((*uid).to_owned(), *scope)).collect())
+    };
+    assert_eq!(take(Change::Restart), None);
+    assert_eq!(
+        take(Change::Listed(pod("a", "node-1", Some("off")))),
+        None,
+        "not all are known"
+    );
+    assert_eq!(take(Change::Listed(pod("b", "node-2", Some("off")))), None);
+    assert_eq!(take(Change::Complete), wanted(&[("u-a", PodScope::Off)]));
+    assert_eq!(
+        take(Change::Applied(pod("c", "node-1", None))),
+        None,
+        "it asks for nothing"
+    );
+    let both = [("u-a", PodScope::Off), ("u-c", PodScope::Only)];
+    assert_eq!(take(Change::Applied(pod("c", "node-1", Some("only")))), wanted(&both));
+    assert_eq!(
+        take(Change::Applied(pod("c", "node-1", Some("maybe")))),
+        wanted(&both[..1])
+    );
+    assert_eq!(take(Change::Deleted(name("a"))), wanted(&[]));
+    let problems = state.unreadable_objects();
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem.contains("default/c") && problem.contains("maybe"))
+    );
+}

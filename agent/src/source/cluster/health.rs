@@ -15,6 +15,7 @@ pub(super) enum Watch {
     Slices,
     Node,
     ServiceCidrs,
+    Pods,
 }
 
 impl Watch {
@@ -29,6 +30,7 @@ impl Watch {
             Self::Slices => "endpointslices",
             Self::Node => "node",
             Self::ServiceCidrs => "servicecidrs",
+            Self::Pods => "pods",
         }
     }
 }
@@ -66,6 +68,9 @@ impl Monitor {
             reason,
             "the API server does not answer this watch; the last known state is served until it does"
         );
+        if watch == Watch::Pods {
+            return Ok(());
+        }
         self.report().await
     }
 
@@ -90,7 +95,8 @@ impl Monitor {
     async fn report(&self) -> Result<(), Closed> {
         let health = {
             let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-            match failing.first_key_value() {
+            // Services do not depend on what is known of pods, which the agent may not even be allowed to see.
+            match failing.iter().find(|(watch, _)| **watch != Watch::Pods) {
                 Some((watch, (_, reason))) => Health::Away(format!("{}: {reason}", watch.name())),
                 None => Health::Good,
             }

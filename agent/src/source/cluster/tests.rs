@@ -43,6 +43,7 @@ fn reply(path: &str, streams: Streams) -> (u16, Vec<Value>, bool) {
     let (kind, version) = match path {
         path if path.contains("/services") => ("Service", "v1"),
         path if path.contains("/endpointslices") => ("EndpointSlice", "discovery.k8s.io/v1"),
+        path if path.contains("/pods") => ("Pod", "v1"),
         _ => ("Node", "v1"),
     };
     let mut object = json!({
@@ -125,7 +126,7 @@ async fn follow(dir: &TempDir, servers: &[SocketAddr]) -> Receiver {
         servers,
         requests: Requests::default(),
     };
-    let (origin, _) = start(&endpoint, "one", sender).await.expect("start");
+    let (origin, _) = start(&endpoint, "one", true, sender).await.expect("start");
     assert!(origin.starts_with("cluster http://127.0.0.1:"), "{origin}");
     receiver
 }
@@ -147,7 +148,7 @@ async fn until(events: &mut Receiver, last: &str) -> Vec<String> {
             Event::Service(Change::Unreadable(name, _)) => said.push(format!("unreadable {name}")),
             Event::Health(Health::Away(_)) => said.push("away".to_owned()),
             Event::Health(_) => said.push("good".to_owned()),
-            Event::Slice(_) | Event::Node(_) | Event::ServiceCidr(_) => {}
+            Event::Slice(_) | Event::Node(_) | Event::Pod(_) | Event::ServiceCidr(_) => {}
         }
     }
     said

@@ -153,7 +153,7 @@ impl File {
                 self.broken = None;
                 for kind in content.ignored {
                     notices.push(format!(
-                        "{kind} in manifests is ignored: only Service, EndpointSlice and Node count"
+                        "{kind} in manifests is ignored: only Service, EndpointSlice, Node and Pod count"
                     ));
                 }
                 let objects: Vec<_> = content

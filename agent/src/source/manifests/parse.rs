@@ -1,7 +1,7 @@
 //! Files into objects.
 
 use super::super::{Change, Event, ObjectName};
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
@@ -14,6 +14,7 @@ pub(super) enum Object {
     Service(Box<Service>),
     Slice(Box<EndpointSlice>),
     Node(Box<Node>),
+    Pod(Box<Pod>),
 }
 
 /// What an object is called.
@@ -22,6 +23,7 @@ pub(super) enum Key {
     Service(ObjectName),
     Slice(ObjectName),
     Node(ObjectName),
+    Pod(ObjectName),
 }
 
 impl Object {
@@ -30,6 +32,7 @@ impl Object {
             Self::Service(object) => Key::Service(ObjectName::of(object.as_ref())),
             Self::Slice(object) => Key::Slice(ObjectName::of(object.as_ref())),
             Self::Node(object) => Key::Node(ObjectName::of(object.as_ref())),
+            Self::Pod(object) => Key::Pod(ObjectName::of(object.as_ref())),
         }
     }
 
@@ -38,6 +41,7 @@ impl Object {
             Self::Service(object) => Event::Service(Change::Listed(object)),
             Self::Slice(object) => Event::Slice(Change::Listed(object)),
             Self::Node(object) => Event::Node(Change::Listed(object)),
+            Self::Pod(object) => Event::Pod(Change::Listed(object)),
         }
     }
 
@@ -46,6 +50,7 @@ impl Object {
             Self::Service(object) => Event::Service(Change::Applied(object)),
             Self::Slice(object) => Event::Slice(Change::Applied(object)),
             Self::Node(object) => Event::Node(Change::Applied(object)),
+            Self::Pod(object) => Event::Pod(Change::Applied(object)),
         }
     }
 }
@@ -56,6 +61,7 @@ impl Key {
             Self::Service(name) => Event::Service(Change::Deleted(name)),
             Self::Slice(name) => Event::Slice(Change::Deleted(name)),
             Self::Node(name) => Event::Node(Change::Deleted(name)),
+            Self::Pod(name) => Event::Pod(Change::Deleted(name)),
         }
     }
 }
@@ -66,6 +72,7 @@ impl fmt::Display for Key {
             Self::Service(name) => write!(f, "Service {name}"),
             Self::Slice(name) => write!(f, "EndpointSlice {name}"),
             Self::Node(name) => write!(f, "Node {}", name.name),
+            Self::Pod(name) => write!(f, "Pod {name}"),
         }
     }
 }
@@ -168,7 +175,10 @@ fn parse_document(text: &str, content: &mut Content) -> Result<(), Fault> {
         ("v1", "Node") => content
             .objects
             .push(named(Object::Node(yaml(text)?)).map_err(|why| (1, why))?),
-        (_, "List" | "ServiceList" | "EndpointSliceList" | "NodeList") => {
+        ("v1", "Pod") => content
+            .objects
+            .push(named(Object::Pod(yaml(text)?)).map_err(|why| (1, why))?),
+        (_, "List" | "ServiceList" | "EndpointSliceList" | "NodeList" | "PodList") => {
             let list: List = yaml(text)?;
             for (index, item) in list.items.into_iter().enumerate() {
                 parse_item(item, &kind, content).map_err(|reason| (1, format!("items[{index}]: {reason}")))?;
@@ -192,6 +202,7 @@ fn parse_item(item: serde_json::Value, list: &str, content: &mut Content) -> Res
         "Service" => Object::Service(json(item, "v1", &kind)?),
         "EndpointSlice" => Object::Slice(json(item, "discovery.k8s.io/v1", &kind)?),
         "Node" => Object::Node(json(item, "v1", &kind)?),
+        "Pod" => Object::Pod(json(item, "v1", &kind)?),
         _ => {
             content.ignored.push(kind);
             return Ok(());
@@ -225,6 +236,7 @@ fn named(mut object: Object) -> Result<Object, String> {
         Object::Service(object) => &mut object.metadata,
         Object::Slice(object) => &mut object.metadata,
         Object::Node(object) => &mut object.metadata,
+        Object::Pod(object) => &mut object.metadata,
     };
     if meta.name.as_deref().unwrap_or_default().is_empty() {
         return Err("no metadata.name".to_owned());
@@ -237,6 +249,7 @@ fn named(mut object: Object) -> Result<Object, String> {
             ferrogate_control::set_api_defaults(object);
         }
         Object::Node(_) => {}
+        Object::Pod(object) => namespaced(&mut object.metadata),
     }
     Ok(object)
 }

@@ -71,6 +71,7 @@ fn describe(event: &Event) -> String {
         Event::Slice(event) => change("slice", event),
         Event::Node(event) => change("node", event),
         Event::ServiceCidr(event) => change("servicecidr", event),
+        Event::Pod(event) => change("pod", event),
         Event::Health(Health::Good) => "good".to_owned(),
         Event::Health(Health::Away(why)) => format!("away {why}"),
         Event::Health(Health::Partial(problems)) => format!("partial {}", problems.join(" | ")),
@@ -93,10 +94,12 @@ fn the_first_list_holds_the_objects_of_all_files_and_documents() {
             "service restart",
             "slice restart",
             "node restart",
+            "pod restart",
             "service listed default/web",
             "slice listed default/web-1",
             "node listed default/node-1",
             "node complete",
+            "pod complete",
             "slice complete",
             "service complete",
         ]
@@ -183,7 +186,7 @@ fn lists_are_opened_and_other_kinds_are_noticed_once() {
     let mut rig = Rig::new(&[
         ("list.json", list),
         ("typed.json", typed),
-        ("more.yaml", "apiVersion: v1\nkind: Pod\n"),
+        ("more.yaml", "apiVersion: v1\nkind: ConfigMap\n"),
     ]);
     let scan = rig.follower.directory.scan();
     assert_eq!(scan.notices.len(), 2, "{scan:?}");

@@ -1,12 +1,12 @@
-//! `testpod tick` and `testpod bulk`: one connection that lives long, or carries much.
+//! `testpod tick`, `testpod await-error` and `testpod bulk`: one connection that lives long, or carries much.
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ferrogate_tests::wire::{BulkReport, Failure, FailureKind, Identity, TickReport, pattern};
+use ferrogate_tests::wire::{AwaitReport, BulkReport, Failure, FailureKind, Identity, TickReport, pattern};
 
 use crate::failure::At;
 
@@ -52,6 +52,37 @@ fn tick_until(
         thread::sleep(Duration::from_millis(interval_ms));
     }
     Ok(())
+}
+
+pub(crate) fn await_error(to: SocketAddr, timeout_ms: u64) -> AwaitReport {
+    let mut waited = Duration::ZERO;
+    let failure = wait_for_error(to, timeout_ms, &mut waited).err();
+    AwaitReport {
+        waited_ms: waited.as_millis() as u64,
+        failure,
+    }
+}
+
+fn wait_for_error(to: SocketAddr, timeout_ms: u64, waited: &mut Duration) -> Result<(), Failure> {
+    let any = if to.is_ipv4() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    };
+    let socket = UdpSocket::bind((any, 0)).at("bind")?;
+    socket
+        .set_read_timeout(Some(Duration::from_millis(timeout_ms)))
+        .at("bind")?;
+    socket.connect(to).at("connect")?;
+    socket.send(b"who").at("send")?;
+    let mut buffer = [0; 2048];
+    socket.recv(&mut buffer).at("first answer")?;
+    // The caller waits for this line.
+    eprintln!("connected");
+    let begin = Instant::now();
+    let outcome = socket.recv(&mut buffer).at("receive");
+    *waited = begin.elapsed();
+    outcome.map(drop)
 }
 
 pub(crate) fn bulk(to: SocketAddr, bytes: u64, download: bool, timeout_ms: u64) -> BulkReport {

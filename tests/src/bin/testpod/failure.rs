@@ -25,8 +25,14 @@ fn kind(error: &io::Error) -> FailureKind {
     if Errno::from_io_error(error).is_some_and(|errno| NO_SUCH_PROTOCOL.contains(&errno)) {
         return FailureKind::Unreachable;
     }
+    // A connected UDP socket that was destroyed has no address to send to any more.
+    if error.raw_os_error() == Some(Errno::DESTADDRREQ.raw_os_error()) {
+        return FailureKind::Refused;
+    }
     match error.kind() {
-        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => FailureKind::Refused,
+        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => {
+            FailureKind::Refused
+        }
         ErrorKind::TimedOut | ErrorKind::WouldBlock => FailureKind::Silence,
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable | ErrorKind::PermissionDenied => {
             FailureKind::Unreachable

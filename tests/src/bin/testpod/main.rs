@@ -51,6 +51,13 @@ enum Command {
         #[arg(long, default_value_t = 5000)]
         timeout_ms: u64,
     },
+    /// Ask once over a connected UDP socket, then wait for what ends the wait.
+    AwaitError {
+        #[arg(long)]
+        to: SocketAddr,
+        #[arg(long, default_value_t = 5000)]
+        timeout_ms: u64,
+    },
     /// Move many bytes over TCP and check each of them.
     Bulk {
         #[arg(long)]
@@ -101,6 +108,7 @@ fn main() -> Result<()> {
             interval_ms,
             timeout_ms,
         } => print(&client::tick(to, interval_ms, timeout_ms)),
+        Command::AwaitError { to, timeout_ms } => print(&client::await_error(to, timeout_ms)),
         Command::Bulk {
             to,
             bytes,

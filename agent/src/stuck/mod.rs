@@ -1,0 +1,223 @@
+//! Connected UDP sockets whose backend has ended.
+//!
+//! The socket edge translates a connected socket once, in `connect()`; the kernel then sends its datagrams to that backend
+//! for good. When the backend ends, the socket is destroyed instead (SOCK_DESTROY): its process gets ECONNABORTED at once,
+//! also in a call that waits. Only sockets that the socket edge had translated are touched: the programs note their cookies.
+//!
+//! That takes entering the sockets' network namespaces, which a process of its own does: the helper. The agent goes on
+//! without it.
+
+mod diag;
+mod helper;
+mod wire;
+
+pub use helper::run as run_helper;
+
+use self::wire::{Reply, Request, Target};
+use crate::kernel::{StateDir, StuckSocket, Tables};
+use anyhow::{Context, Result, bail};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+use tracing::{debug, info, warn};
+
+/// A socket in the middle of its `connect()` is noted but not connected yet: looked for again after this long, ...
+const AGAIN: Duration = Duration::from_millis(50);
+/// ... and after so long not at all: it is closed.
+const GIVE_UP: Duration = Duration::from_millis(500);
+/// A helper that failed is started or called again after this long.
+const RESTART: Duration = Duration::from_secs(10);
+/// A helper that says nothing for so long has failed. It looks into every network namespace of the machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Looks for stuck sockets on a thread of its own, whenever it is told to.
+#[derive(Debug)]
+pub struct Reaper {
+    wake: mpsc::Sender<()>,
+}
+
+impl Reaper {
+    /// Starts the thread. `helper`: the Unix socket of a helper that runs apart; `None`: one is started when it is needed.
+    ///
+    /// # Errors
+    /// When the maps cannot be opened once more, or no thread can be started.
+    pub fn start(state_dir: &Path, helper: Option<&Path>) -> Result<Self> {
+        let tables = Tables::open(&StateDir::new(state_dir)).context("cannot open the maps for stuck sockets")?;
+        let (wake, woken) = mpsc::channel();
+        let mut search = Search {
+            tables,
+            helper: Helper::new(helper),
+            seen: HashMap::new(),
+        };
+        std::thread::Builder::new()
+            .name("stuck-sockets".to_owned())
+            .spawn(move || search.run(&woken))
+            .context("cannot start the thread that looks for stuck sockets")?;
+        Ok(Self { wake })
+    }
+
+    /// Says that backends have ended.
+    pub fn wake(&self) {
+        // The thread ends with this end of the channel, not before.
+        let _ = self.wake.send(());
+    }
+}
+
+struct Search {
+    tables: Tables,
+    helper: Helper,
+    /// Cookies that were asked for and not found, and since when.
+    seen: HashMap<u64, Instant>,
+}
+
+impl Search {
+    fn run(&mut self, woken: &mpsc::Receiver<()>) {
+        loop {
+            let event = if self.seen.is_empty() {
+                woken.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                woken.recv_timeout(AGAIN)
+            };
+            if event == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+            while woken.try_recv().is_ok() {}
+            if let Err(error) = self.look() {
+                // The helper has reported its own failures.
+                debug!(error = format!("{error:#}"), "stuck sockets stay as they are");
+                self.seen.clear();
+            }
+        }
+    }
+
+    fn look(&mut self) -> Result<()> {
+        let stuck = self.tables.stuck_sockets()?;
+        if stuck.is_empty() {
+            self.seen.clear();
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let destroyed = self.helper.destroy(&stuck)?;
+        if !destroyed.is_empty() {
+            info!(sockets = destroyed.len(), took = ?begun.elapsed(), "connected UDP sockets told that their backend ended");
+        }
+        let (mut done, mut left) = (Vec::new(), HashMap::new());
+        for socket in stuck {
+            let since = self.seen.get(&socket.cookie).copied().unwrap_or(begun);
+            if destroyed.contains(&socket.cookie) || since.elapsed() > GIVE_UP {
+                done.push(socket);
+            } else {
+                left.insert(socket.cookie, since);
+            }
+        }
+        self.seen = left;
+        self.tables.forget_sockets(&done)?;
+        Ok(())
+    }
+}
+
+/// The helper, wherever it runs.
+struct Helper {
+    /// Where it listens; `None`: it is a child.
+    path: Option<PathBuf>,
+    running: Option<(UnixStream, Option<Child>)>,
+    failed: Option<Instant>,
+    /// Its last failure was reported.
+    complained: bool,
+}
+
+impl Helper {
+    fn new(path: Option<&Path>) -> Self {
+        Self {
+            path: path.map(Path::to_owned),
+            running: None,
+            failed: None,
+            complained: false,
+        }
+    }
+
+    /// Has these sockets destroyed; returns the cookies of those that were there.
+    fn destroy(&mut self, stuck: &[StuckSocket]) -> Result<Vec<u64>> {
+        if self.failed.is_some_and(|failed| failed.elapsed() < RESTART) {
+            bail!("the helper failed a moment ago");
+        }
+        let targets = stuck.iter().map(|socket| Target {
+            cookie: socket.cookie,
+            netns: socket.netns,
+        });
+        let request = Request {
+            sockets: targets.collect(),
+        };
+        match self.ask(&request) {
+            Ok(reply) => {
+                if let Some(why) = &reply.problem {
+                    self.complain(why);
+                } else {
+                    self.complained = false;
+                }
+                Ok(reply.destroyed)
+            }
+            Err(error) => {
+                self.failed = Some(Instant::now());
+                self.end();
+                self.complain(&format!("{error:#}"));
+                Err(error)
+            }
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Reply> {
+        let stream = match &mut self.running {
+            Some((stream, _)) => stream,
+            None => {
+                let started = match &self.path {
+                    Some(path) => (
+                        UnixStream::connect(path)
+                            .with_context(|| format!("cannot reach the helper at {}", path.display()))?,
+                        None,
+                    ),
+                    None => start()?,
+                };
+                &mut self.running.insert(started).0
+            }
+        };
+        stream.set_read_timeout(Some(PATIENCE))?;
+        wire::write(&mut *stream, request).context("cannot ask the helper")?;
+        wire::read(stream)?.context("the helper ended")
+    }
+
+    fn complain(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.complained, true) {
+            warn!(
+                why,
+                "connected UDP sockets whose backend ended are not all told; the helper needs CAP_SYS_ADMIN, CAP_NET_ADMIN \
+                 and the host's process namespace"
+            );
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some((stream, Some(mut child))) = self.running.take() {
+            drop(stream);
+            // It has ended already, or does now.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Starts this program once more, as the helper. It ends when its end of the socket does.
+fn start() -> Result<(UnixStream, Option<Child>)> {
+    let (ours, theirs) = UnixStream::pair().context("cannot make a socket for the helper")?;
+    let child = Command::new("/proc/self/exe")
+        .arg(helper::COMMAND)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .spawn()
+        .context("cannot start the helper")?;
+    Ok((ours, Some(child)))
+}
