@@ -294,7 +294,7 @@ pub struct AgentArgs {
     )]
     pub node_port_addresses: Vec<NodePortAddresses>,
 
-    /// Where /healthz and /livez are answered; 0.0.0.0 and [::] are all addresses of both families; off: nowhere
+    /// Where /healthz and /livez are answered; 0.0.0.0 means all addresses of both families; off: nowhere
     #[arg(
         long,
         value_name = "IP[:PORT]|off",

@@ -58,7 +58,7 @@ struct Written {
     then: Vec<Step>,
 }
 
-/// As it is written: `Written`.
+/// One case, checked.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub name: String,
