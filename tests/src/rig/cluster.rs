@@ -98,8 +98,10 @@ impl Rig {
     fn boot_with(options: Options, leader: Option<&ControlPlane>) -> Result<Self> {
         let lease = Lease::take()?;
         let lan_netns = Netns::create(lease.name("lan"))?;
+        // The router says nothing about what it does not forward: a host without IPv6 forwarding would answer "no route".
         lan_netns.ip_batch(&format!(
-            "link add lan type bridge mcast_snooping 0\nlink set lan up\naddr add {}/24 dev lan\naddr add {}/64 dev lan nodad\n",
+            "link add lan type bridge mcast_snooping 0\nlink set lan up\naddr add {}/24 dev lan\naddr add {}/64 dev lan nodad\n\
+             route add blackhole ::/0\n",
             lan(ROUTER).v4,
             lan(ROUTER).v6
         ))?;
