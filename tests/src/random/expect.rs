@@ -144,7 +144,7 @@ impl Scene<'_> {
         if !self.is_open(walk) {
             return Expectation::plain(Outcome::Unreached);
         }
-        if self.is_refused_source(service, walk) {
+        if Self::is_refused_source(service, walk) {
             return Expectation::plain(Outcome::Dropped);
         }
         if party == Party::Ferrogate
@@ -202,10 +202,10 @@ impl Scene<'_> {
             }
     }
 
-    /// Whether loadBalancerSourceRanges keep this client out.
-    fn is_refused_source(&self, service: &Service, walk: &Walk) -> bool {
+    /// The loadBalancerSourceRanges that restrict this walk's address.
+    fn restriction(service: &Service, walk: &Walk) -> Option<Vec<IpNet>> {
         let Door::Extra(number) = walk.door else {
-            return false;
+            return None;
         };
         let balanced = service.kind == Kind::LoadBalancer && !service.external_ips.contains(&(number, walk.family));
         let ranges = service
@@ -216,8 +216,18 @@ impl Scene<'_> {
             .filter(|range: &IpNet| Family::of(range.addr()) == walk.family)
             .collect();
         let open = ranges.is_empty() || ranges.iter().any(|range| range.prefix_len() == 0);
+        (balanced && !open).then_some(ranges)
+    }
+
+    /// Whether loadBalancerSourceRanges keep this client out.
+    fn is_refused_source(service: &Service, walk: &Walk) -> bool {
         let source = walk.client.addresses().get(walk.family);
-        balanced && !open && !ranges.iter().any(|range| range.contains(&source))
+        Self::restriction(service, walk).is_some_and(|ranges| !ranges.iter().any(|range| range.contains(&source)))
+    }
+
+    /// Whether the socket edge leaves pods to the pod edge: where the client's address decides.
+    fn needs_client(service: &Service, walk: &Walk) -> bool {
+        service.affinity.is_some() || Self::restriction(service, walk).is_some()
     }
 
     /// Whether policy Local decides, and why the two proxies may differ about it.
@@ -263,7 +273,7 @@ impl Scene<'_> {
             let is_local = endpoints.all[target].is_local(entry);
             let (source, rule) = match party {
                 Party::KubeProxy => kube_proxy(walk, service, target.0, is_local),
-                Party::Ferrogate => self.ferrogate(walk, target.0, is_local, local),
+                Party::Ferrogate => self.ferrogate(walk, service, target.0, is_local, local),
             };
             may_fail |= rule == Some(Rule::HairpinWithoutNodeName);
             expectation.rules.extend(rule);
@@ -285,6 +295,7 @@ impl Scene<'_> {
     fn ferrogate(
         &self,
         walk: &Walk,
+        service: &Service,
         backend: Backend,
         is_local: bool,
         local_set: bool,
@@ -293,7 +304,7 @@ impl Scene<'_> {
         let sockets = self.profile.socket_edge == SocketEdge::All;
         match walk.client {
             Client::Pod(node) if walk.is_at_home() => {
-                let at_the_socket = sockets && walk.socket != SocketKind::Bound;
+                let at_the_socket = sockets && walk.socket != SocketKind::Bound && !Self::needs_client(service, walk);
                 match (backend == Backend::Client(node), at_the_socket) {
                     (true, true) => (Some(Source::Client), Some(Rule::HairpinAtTheSocket)),
                     (true, false) => (Some(Source::Node(entry)), None),
