@@ -5,12 +5,14 @@
 //! * [`wire`] is what the `testpod` program and its callers say to each other; [`rig::Place::probe`] is how a test asks.
 //! * [`batch`] is the same for many questions at once.
 //! * [`kernel`] runs packets through the loaded programs and through the host's pipeline, and compares.
+//! * [`pktgen`] sends packets by the million, and counts what comes back.
 //! * [`random`] makes Services at random, changes them, and compares with kube-proxy.
 //! * [`walks`] is the matrix of clients, addresses, protocols and backends, as data, with what each walk must see.
 pub mod batch;
 pub mod binaries;
 pub mod conformance;
 pub mod kernel;
+pub mod pktgen;
 pub mod random;
 pub mod rig;
 pub mod walks;

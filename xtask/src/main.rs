@@ -7,6 +7,7 @@ mod conformance;
 mod docs;
 mod lint;
 mod paths;
+mod pktgen;
 mod run;
 mod setup;
 mod test;
@@ -39,6 +40,9 @@ enum Command {
     Test(test::Args),
     /// Run every conformance case beside kube-proxy, and print the table
     Conformance(conformance::Args),
+    /// Send packets as fast as the kernel takes them, and count what comes back
+    #[command(disable_help_flag = true)]
+    Pktgen(pktgen::Args),
     /// Check formatting, lints, documentation and house rules
     Lint(lint::Args),
     /// Write the lists of docs/reference.md from the code
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map(|()| true),
         Command::Test(args) => test::test(&args),
         Command::Conformance(args) => conformance::conformance(&args),
+        Command::Pktgen(args) => pktgen::pktgen(&args).map(|()| true),
         Command::Lint(args) => lint::lint(&args).map(|()| true),
         Command::Docs(args) => docs::docs(&args).map(|()| true),
     };

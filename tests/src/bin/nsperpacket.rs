@@ -20,7 +20,7 @@ use ferrogate_common::{
     SnatFlow, Tuple, backend_flags, flow_flags, maps,
 };
 use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Sizes};
-use ferrogate_tests::kernel::{Floor, KernelTables, Network, Object, Place, clock_ticks, pass_frames};
+use ferrogate_tests::kernel::{Floor, KernelTables, Kind, Network, Object, Place, clock_ticks, pass_frames};
 
 #[derive(Parser)]
 #[command(about = "Nanoseconds a packet on every path")]
@@ -309,8 +309,8 @@ fn main() -> Result<()> {
         }
     })?;
     let _passing = pass_frames(&[Place::Uplink.device().to_owned()])?;
-    let nothing = Floor::nothing()?;
-    let look_up = Floor::one_look_up(object.map_descriptor("FLOWS")?)?;
+    let nothing = Floor::nothing(Kind::Xdp)?;
+    let look_up = Floor::one_look_up(Kind::Xdp, object.map_descriptor("FLOWS")?, Direction::Forward)?;
     let mut kernel = KernelTables::take(&mut object.ebpf)?;
     let ends = Ends::new();
     let mut tables = chain(&network, arguments.services);
@@ -329,7 +329,7 @@ fn main() -> Result<()> {
     );
     let packet = Segment::udp(ends.client, ends.frontend, &[0; 18]).ethernet();
     for (name, floor) in [("floor: nothing", &nothing), ("floor: one LRU look-up", &look_up)] {
-        let runs = (0..arguments.rounds).map(|_| floor.run(&packet, REPEAT));
+        let runs = (0..arguments.rounds).map(|_| floor.run(&packet, &[], REPEAT));
         let mut times = runs.collect::<Result<Vec<_>>>()?;
         times.sort();
         print_line(name, "xdp", &times);

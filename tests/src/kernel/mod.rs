@@ -4,10 +4,15 @@
 //! * [`KernelTables`] reads and writes the maps with the types of the ABI.
 //! * [`Network`] is a network namespace whose routes and neighbours are known, and the same as a host's routing table.
 //! * [`Generator`] makes table states and packets from a seed; [`World`] holds both sides and compares them.
-//! * [`Floor`] is what no program can be cheaper than.
+//! * [`Floor`] is what no program can be cheaper than; [`Driver`] writes each packet anew before a program sees it, or sends
+//!   it; [`Counter`] counts what arrives.
 //!
 //! Everything here needs root.
+mod asm;
+mod bpf;
+mod counter;
 mod floor;
+mod frames;
 mod generate;
 mod maps;
 mod network;
@@ -18,7 +23,10 @@ mod rare;
 mod states;
 mod world;
 
+pub use bpf::{Kind, RawProgram};
+pub use counter::Counter;
 pub use floor::Floor;
+pub use frames::{Driver, Frames, RandomSource, Then};
 pub use generate::Generator;
 pub use maps::KernelTables;
 pub use network::{Network, Place};

@@ -88,6 +88,7 @@ pub(crate) const LEVELS: &[Level] = &[
         runs: &[
             Run::libtest("rig"),
             Run::libtest("sockets"),
+            Run::libtest("pktgen"),
             Run::walks(&["--source", "manifests"]),
             Run::walks(&["--firewall", "--layout", "routed,bridge"]),
             Run::walks(&["--xdp", "--layout", "routed,vxlan", "--socket-edge", "all"]),

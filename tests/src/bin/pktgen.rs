@@ -1,0 +1,4 @@
+//! The packet generator: see [`ferrogate_tests::pktgen`].
+fn main() -> anyhow::Result<()> {
+    ferrogate_tests::pktgen::run()
+}

@@ -1,0 +1,270 @@
+//! bpf(2) without a library: programs of [`super::asm`], their maps, and how they are run.
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+const BPF_MAP_CREATE: libc::c_int = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_LINK_CREATE: libc::c_int = 28;
+
+const BPF_XDP: u32 = 37;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+
+/// Program types.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    Tc = 3,
+    Xdp = 6,
+}
+
+/// Map types.
+#[derive(Clone, Copy)]
+pub(super) enum MapKind {
+    Array = 2,
+    ProgramArray = 3,
+    PerCpuArray = 6,
+    LruHash = 9,
+}
+
+/// The first bytes of `union bpf_attr` for BPF_PROG_LOAD (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct LoadAttributes {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buffer: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    expected_attach_type: u32,
+}
+
+/// The same for BPF_PROG_TEST_RUN.
+#[repr(C)]
+#[derive(Default)]
+struct RunAttributes {
+    program: u32,
+    return_value: u32,
+    data_size_in: u32,
+    data_size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_size_in: u32,
+    context_size_out: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    padding: u32,
+}
+
+/// The same for BPF_MAP_CREATE.
+#[repr(C)]
+#[derive(Default)]
+struct MapAttributes {
+    kind: u32,
+    key_size: u32,
+    value_size: u32,
+    entries: u32,
+    flags: u32,
+}
+
+/// The same for BPF_MAP_LOOKUP_ELEM and BPF_MAP_UPDATE_ELEM.
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttributes {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// The same for BPF_LINK_CREATE.
+#[repr(C)]
+#[derive(Default)]
+struct LinkAttributes {
+    program: u32,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// The system call. What the attributes point to must be as large as they say, and outlive the call.
+fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
+    // SAFETY: the attributes are as large as said; callers keep what they point to alive, as described.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result as i32)
+}
+
+fn descriptor<T>(command: libc::c_int, attributes: &mut T) -> io::Result<OwnedFd> {
+    let fd = bpf(command, attributes)?;
+    // SAFETY: the call returned a descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Where bytes are; nothing is nowhere.
+fn pointer(bytes: &[u8]) -> u64 {
+    if bytes.is_empty() { 0 } else { bytes.as_ptr() as u64 }
+}
+
+/// A loaded program.
+#[derive(Debug)]
+pub struct RawProgram {
+    fd: OwnedFd,
+    kind: Kind,
+}
+
+impl RawProgram {
+    pub(super) fn load(kind: Kind, instructions: &[u64]) -> Result<Self> {
+        let mut log = vec![0u8; 1 << 16];
+        let mut attributes = LoadAttributes {
+            kind: kind as u32,
+            instruction_count: instructions.len() as u32,
+            instructions: instructions.as_ptr() as u64,
+            license: c"GPL".as_ptr() as u64,
+            log_level: 1,
+            log_size: log.len() as u32,
+            log_buffer: log.as_mut_ptr() as u64,
+            expected_attach_type: if kind == Kind::Xdp { BPF_XDP } else { 0 },
+            ..LoadAttributes::default()
+        };
+        match descriptor(BPF_PROG_LOAD, &mut attributes) {
+            Ok(fd) => Ok(Self { fd, kind }),
+            Err(error) => {
+                let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+                bail!(
+                    "the kernel does not load a program put together by hand: {error}\n{}",
+                    String::from_utf8_lossy(&log[..end])
+                );
+            }
+        }
+    }
+
+    /// Seconds that `repeat` runs over a packet take, by the caller's clock: the kernel's own answer is in whole nanoseconds
+    /// a run. `context`: of the kind's own type, for the interface.
+    pub fn time(&self, packet: &[u8], context: &[u8], repeat: u32) -> Result<Duration> {
+        let mut attributes = RunAttributes {
+            program: self.fd.as_raw_fd() as u32,
+            data_in: packet.as_ptr() as u64,
+            data_size_in: packet.len() as u32,
+            context_in: pointer(context),
+            context_size_in: context.len() as u32,
+            repeat,
+            ..RunAttributes::default()
+        };
+        let begun = Instant::now();
+        bpf(BPF_PROG_TEST_RUN, &mut attributes).with_context(|| format!("a test run of {:?}", self.kind))?;
+        Ok(begun.elapsed())
+    }
+
+    /// Runs `repeat` times, each over a frame that then really goes where the program says.
+    pub fn run_live(&self, packet: &[u8], context: &[u8], repeat: u32, batch: u32) -> Result<()> {
+        let mut attributes = RunAttributes {
+            program: self.fd.as_raw_fd() as u32,
+            data_in: packet.as_ptr() as u64,
+            data_size_in: packet.len() as u32,
+            context_in: pointer(context),
+            context_size_in: context.len() as u32,
+            repeat,
+            flags: BPF_F_TEST_XDP_LIVE_FRAMES,
+            batch_size: batch,
+            ..RunAttributes::default()
+        };
+        bpf(BPF_PROG_TEST_RUN, &mut attributes).context("a run with live frames (BPF_F_TEST_XDP_LIVE_FRAMES)")?;
+        Ok(())
+    }
+
+    /// Attaches an XDP program in the driver; it goes with what is returned.
+    pub(super) fn attach(&self, ifindex: u32) -> Result<OwnedFd> {
+        let mut attributes = LinkAttributes {
+            program: self.fd.as_raw_fd() as u32,
+            ifindex,
+            attach_type: BPF_XDP,
+            flags: XDP_FLAGS_DRV_MODE,
+        };
+        descriptor(BPF_LINK_CREATE, &mut attributes)
+            .with_context(|| format!("attaching an XDP program to interface {ifindex}"))
+    }
+}
+
+impl AsFd for RawProgram {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A map.
+#[derive(Debug)]
+pub(super) struct RawMap {
+    fd: OwnedFd,
+}
+
+impl RawMap {
+    pub(super) fn create(kind: MapKind, key: usize, value: usize, entries: u32) -> Result<Self> {
+        let mut attributes = MapAttributes {
+            kind: kind as u32,
+            key_size: key as u32,
+            value_size: value as u32,
+            entries,
+            flags: 0,
+        };
+        let fd = descriptor(BPF_MAP_CREATE, &mut attributes)
+            .with_context(|| format!("a map of {entries} entries of {value} bytes"))?;
+        Ok(Self { fd })
+    }
+
+    /// A map that hands programs of one kind on to this one.
+    pub(super) fn to(program: BorrowedFd<'_>) -> Result<Self> {
+        let map = Self::create(MapKind::ProgramArray, 4, 4, 1)?;
+        map.put(&0u32.to_ne_bytes(), &program.as_raw_fd().to_ne_bytes())?;
+        Ok(map)
+    }
+
+    pub(super) fn number(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
+    /// Writes an entry; key and value are as long as those of the map.
+    pub(super) fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
+        let mut attributes = ElementAttributes {
+            map: self.fd.as_raw_fd() as u32,
+            key: key.as_ptr() as u64,
+            value: value.as_ptr() as u64,
+            ..ElementAttributes::default()
+        };
+        bpf(BPF_MAP_UPDATE_ELEM, &mut attributes).context("a map entry")?;
+        Ok(())
+    }
+
+    /// Sum of the element of all CPUs of a per-CPU array of 64-bit numbers.
+    pub(super) fn sum(&self, index: u32) -> Result<u64> {
+        let cpus = aya::util::nr_cpus().map_err(|(what, error)| io::Error::other(format!("{what}: {error}")))?;
+        let (key, mut values) = (index.to_ne_bytes(), vec![0u64; cpus]);
+        let mut attributes = ElementAttributes {
+            map: self.fd.as_raw_fd() as u32,
+            key: key.as_ptr() as u64,
+            value: values.as_mut_ptr() as u64,
+            ..ElementAttributes::default()
+        };
+        bpf(BPF_MAP_LOOKUP_ELEM, &mut attributes).context("a map entry")?;
+        Ok(values.iter().sum())
+    }
+}
