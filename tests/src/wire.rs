@@ -246,6 +246,22 @@ pub struct AwaitReport {
     pub failure: Option<Failure>,
 }
 
+/// What a `testpod browse` prints when it ends: HTTP requests that were never tried a second time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrowseReport {
+    /// Requests that were answered.
+    pub answered: u64,
+    pub connections: u64,
+    /// Answers by the pod that gave them.
+    pub pods: std::collections::BTreeMap<String, u64>,
+    /// The longest wait for one answer beyond what the request asked for, in milliseconds.
+    pub longest_ms: u64,
+    /// How many requests were lost.
+    pub lost: u64,
+    /// What became of the first of them.
+    pub failures: Vec<String>,
+}
+
 /// What a `testpod bulk` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BulkReport {

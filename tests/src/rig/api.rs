@@ -84,6 +84,14 @@ impl Api {
         Ok(())
     }
 
+    /// Begins the deletion of a Pod on a node, which then has this long to end; it stays until it is deleted at once.
+    pub fn delete_within(&self, object: &Value, seconds: u32) -> Result<()> {
+        let path = path(object)?;
+        let request = http::Request::delete(format!("{path}?gracePeriodSeconds={seconds}")).body(Vec::new())?;
+        self.send(request).with_context(|| format!("delete {path}"))?;
+        Ok(())
+    }
+
     /// Begins the deletion of an object that has a grace period: it stays, being deleted, until somebody ends it.
     pub fn delete_gracefully(&self, object: &Value) -> Result<()> {
         let path = path(object)?;

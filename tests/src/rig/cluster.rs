@@ -1,7 +1,9 @@
 //! The [`Rig`]: nodes, pods, Services, and what feeds the proxies.
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::process::ExitStatus;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use aya::Ebpf;
@@ -257,6 +259,7 @@ impl Rig {
             place,
             addresses,
             ready: true,
+            terminating: false,
             server: None,
         };
         pod.start_server(&self.lease)?;
@@ -281,6 +284,29 @@ impl Rig {
         let app = pod.spec.app.clone();
         self.publish_pod(name)?;
         self.publish_slices(&app)
+    }
+
+    /// Begins the pod's deletion: it serves on, as a terminating endpoint.
+    pub fn begin_deletion(&mut self, name: &str) -> Result<()> {
+        let pod = self.pods.get_mut(name).with_context(|| format!("no pod {name}"))?;
+        pod.terminating = true;
+        let app = pod.spec.app.clone();
+        if let Store::ControlPlane(control_plane) = &self.feed {
+            let pod = self.pod(name);
+            let object = pod.object(self.node(pod.spec.node));
+            control_plane.api().delete_within(&object, 30)?;
+        }
+        self.publish_slices(&app)
+    }
+
+    /// SIGTERM to the pod's server; how it ended.
+    pub fn end_server(&mut self, name: &str, patience: Duration) -> Result<ExitStatus> {
+        let pod = self.pods.get_mut(name).with_context(|| format!("no pod {name}"))?;
+        let server = pod
+            .server
+            .as_mut()
+            .with_context(|| format!("pod {name} runs nothing"))?;
+        server.terminate(patience)
     }
 
     /// Takes the pod away: from the source of truth, then its processes and its namespace.

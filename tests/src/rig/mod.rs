@@ -17,6 +17,7 @@
 //! plane and the rival the programs that [`crate::binaries`] looks for.
 pub mod addresses;
 mod api;
+mod balancer;
 mod cluster;
 mod control_plane;
 mod dns;
@@ -35,6 +36,7 @@ mod proxy;
 mod web;
 
 pub use addresses::{Family, Pair};
+pub use balancer::{Balanced, LoadBalancer, Server};
 pub use cluster::{Options, Rig, Source};
 pub use control_plane::ControlPlane;
 pub use layout::Layout;

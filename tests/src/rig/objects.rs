@@ -140,13 +140,18 @@ pub(crate) struct Endpoint {
     pub(crate) node: String,
     pub(crate) addresses: Pair,
     pub(crate) ready: bool,
+    pub(crate) terminating: bool,
 }
 
 impl Endpoint {
     fn object(&self, family: Family) -> Value {
         json!({
             "addresses": [self.addresses.get(family)],
-            "conditions": {"ready": self.ready, "serving": self.ready, "terminating": false},
+            "conditions": {
+                "ready": self.ready && !self.terminating,
+                "serving": self.ready,
+                "terminating": self.terminating,
+            },
             "nodeName": self.node,
             "targetRef": {"kind": "Pod", "namespace": NAMESPACE, "name": self.pod},
         })

@@ -24,6 +24,8 @@ pub struct PodSpec {
     pub host_network: bool,
     /// Ports, of TCP, UDP and SCTP, that its `testpod serve` listens on; none for a pod that runs something else.
     pub ports: Vec<u16>,
+    /// It runs `testpod web` instead, at the same ports of TCP.
+    pub web: bool,
 }
 
 impl PodSpec {
@@ -36,6 +38,7 @@ impl PodSpec {
             namespace: NAMESPACE.to_owned(),
             host_network: false,
             ports: vec![8080],
+            web: false,
         }
     }
 
@@ -51,6 +54,11 @@ impl PodSpec {
             ports: ports.to_vec(),
             ..self
         }
+    }
+
+    /// Serves HTTP, and ends as a well-behaved application does.
+    pub fn web(self) -> Self {
+        Self { web: true, ..self }
     }
 
     pub fn namespace(self, namespace: &str) -> Self {
@@ -75,6 +83,7 @@ pub struct Pod {
     pub place: Place,
     pub addresses: Pair,
     pub(crate) ready: bool,
+    pub(crate) terminating: bool,
     pub(crate) server: Option<Process>,
 }
 
@@ -85,6 +94,7 @@ impl Pod {
             node: node.name.clone(),
             addresses: self.addresses,
             ready: self.ready,
+            terminating: self.terminating,
         }
     }
 
@@ -99,7 +109,7 @@ impl Pod {
         )
     }
 
-    /// Starts `testpod serve` at the pod's own addresses and waits until it listens.
+    /// Starts `testpod serve` (or `web`) at the pod's own addresses and waits until it listens.
     pub(crate) fn start_server(&mut self, lease: &Lease) -> Result<()> {
         if self.spec.ports.is_empty() {
             return Ok(());
@@ -107,7 +117,8 @@ impl Pod {
         let log = lease.directory().join(format!("pod-{}.log", self.spec.name));
         fs::write(&log, "")?;
         let mut command = self.place.testpod_command()?;
-        command.args(["serve", "--name", &self.spec.name]);
+        let server = if self.spec.web { "web" } else { "serve" };
+        command.args([server, "--name", &self.spec.name]);
         command.args(
             self.addresses
                 .both()

@@ -37,6 +37,12 @@ const PROGRAMS: &[Program] = &[
         why: "the API server's store",
         tests_only: true,
     },
+    Program {
+        name: "haproxy",
+        package: "haproxy",
+        why: "a cloud's load balancer in front of the nodes",
+        tests_only: true,
+    },
 ];
 
 /// The packages of the programs that are not there.

@@ -106,6 +106,7 @@ pub(crate) const LEVELS: &[Level] = &[
         runs: &[
             Run::libtest("cluster"),
             Run::libtest("health"),
+            Run::libtest("scenes"),
             Run::walks(&["--source", "control-plane", "--proxy", "kube-proxy,ferrogate"]),
             Run::conformance(&["--quick"]),
             Run::random(&["--sequences", "64", "--steps", "8", "--seconds", "40"]),

@@ -3,6 +3,7 @@
 mod ask;
 mod balance;
 mod batch;
+mod browse;
 mod client;
 mod dns;
 mod echo;
@@ -12,6 +13,7 @@ mod ping;
 mod probe;
 mod sctp;
 mod serve;
+mod web;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -40,6 +42,10 @@ enum Command {
     Load(load::Options),
     /// Ask what standard input says, a line of JSON each, many at once, until it ends.
     Ask,
+    /// Serve HTTP until SIGTERM, and then to the end of what was begun.
+    Web(web::Options),
+    /// Ask over HTTP, on kept and on new connections, until standard input ends.
+    Browse(browse::Options),
     /// Balance TCP connections over node ports, as a cloud's load balancer does.
     Balance(balance::Options),
     /// Keep asking on one TCP connection until standard input ends.
@@ -102,6 +108,8 @@ fn main() -> Result<()> {
         Command::Batch => batch::run(),
         Command::Load(options) => load::run(options),
         Command::Ask => ask::run(),
+        Command::Web(options) => web::run(&options),
+        Command::Browse(options) => print(&browse::run(&options)?),
         Command::Balance(options) => balance::run(options),
         Command::Tick {
             to,

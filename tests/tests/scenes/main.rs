@@ -1,0 +1,5 @@
+//! Scenes from the life of a cluster: a real API server, traffic that does not stop, and something that changes meanwhile.
+//! What holds while nothing changes is shown by the walks and the conformance cases.
+mod balancer;
+mod changes;
+mod common;
