@@ -2,6 +2,7 @@
 
 mod engine;
 mod model;
+mod only;
 mod pending;
 mod provider;
 mod settings;
@@ -9,6 +10,7 @@ mod state;
 
 use self::engine::{Engine, Sockets};
 use self::model::Shared;
+use self::only::Only;
 use self::provider::Knowledge;
 use crate::admin::Server;
 use crate::cli::AgentArgs;
@@ -45,6 +47,7 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
         abi = ferrogate_common::ABI_VERSION,
         "starting"
     );
+    let _only = Only::of_this_node()?;
     make_run_dir(&args.run_dir)?;
     let server = Server::bind(&args.admin_socket())?;
     // What options can be wrong about comes first: then nothing is attached.

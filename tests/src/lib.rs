@@ -4,6 +4,7 @@
 //!   for) a real control plane, with Ferrogate, kube-proxy or nothing as the service proxy of every node.
 //! * [`wire`] is what the `testpod` program and its callers say to each other; [`rig::Place::probe`] is how a test asks.
 //! * [`batch`] is the same for many questions at once.
+//! * [`faults`] does things to the proxy while connections are held, and counts what is lost.
 //! * [`kernel`] runs packets through the loaded programs and through the host's pipeline, and compares.
 //! * [`pktgen`] sends packets by the million, and counts what comes back.
 //! * [`random`] makes Services at random, changes them, and compares with kube-proxy.
@@ -11,6 +12,7 @@
 pub mod batch;
 pub mod binaries;
 pub mod conformance;
+pub mod faults;
 pub mod kernel;
 pub mod pktgen;
 pub mod random;

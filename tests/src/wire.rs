@@ -7,7 +7,9 @@
 //! SCTP message (RFC 9260) with one message of it.
 use std::net::{IpAddr, SocketAddr};
 
+pub mod api;
 pub mod ask;
+pub mod siege;
 
 use serde::{Deserialize, Serialize};
 

@@ -62,6 +62,11 @@ impl Compiler {
 
     /// `cargo <subcommand>` for the eBPF crate: compiler, linker, flags and target directory set.
     fn cargo(self, subcommand: &str) -> Command {
+        self.cargo_in(subcommand, &paths::bpf_build(), &[])
+    }
+
+    /// The same with a target directory and flags of its own.
+    fn cargo_in(self, subcommand: &str, target: &Path, more: &[&str]) -> Command {
         let mut cmd = match self {
             Self::Debian => {
                 // cargo-clippy starts the cargo that $CARGO names, and the clippy-driver that lies beside itself.
@@ -87,7 +92,7 @@ impl Compiler {
             }
         };
         cmd.args(["--release", "--target", TARGET, "--package", PACKAGE, "--target-dir"])
-            .arg(paths::bpf_build());
+            .arg(target);
         cmd.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", paths::bpf_linker());
         // v3 has atomics with fetch; --btf keeps the types that maps and log messages need.
         // Without the last one LLVM calls memset, a loop over bytes, where a few stores do.
@@ -97,6 +102,7 @@ impl Compiler {
             "-Clink-arg=--btf",
             "-Clink-arg=--disable-expand-memcpy-in-order",
         ];
+        let flags: Vec<&str> = flags.iter().chain(more).copied().collect();
         cmd.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
         cmd
     }
@@ -118,19 +124,34 @@ fn nightly_sysroot() -> Option<PathBuf> {
 /// Builds the eBPF object to `target/bpf/ferrogate.o`. The file is replaced only when its bytes change, so that the
 /// agent, which embeds it, is rebuilt only then.
 pub(crate) fn build() -> Result<()> {
+    build_to(&paths::bpf_object(), &paths::bpf_build(), &[])
+}
+
+/// Builds the same source to `target/bpf/ferrogate-other.o` with an optimization of the back end less: programs that do the same
+/// by other instructions, for tests of upgrades.
+pub(crate) fn build_other() -> Result<()> {
+    let target = paths::target().join("bpf-build-other");
+    build_to(
+        &paths::target().join("bpf/ferrogate-other.o"),
+        &target,
+        &["-Clink-arg=--llvm-args=--disable-branch-fold"],
+    )
+}
+
+fn build_to(file: &Path, target: &Path, flags: &[&str]) -> Result<()> {
     let Some(compiler) = Compiler::detect() else {
         bail!("no compiler for eBPF is installed: run `cargo xtask setup`");
     };
     if !cmd::is_executable(&paths::bpf_linker()) {
         bail!("{} is missing: run `cargo xtask setup`", paths::bpf_linker().display());
     }
-    cmd::run(&mut compiler.cargo("build"))?;
-    let built = paths::bpf_build().join(TARGET).join("release").join(BINARY);
+    cmd::run(&mut compiler.cargo_in("build", target, flags))?;
+    let built = target.join(TARGET).join("release").join(BINARY);
     let object = fs::read(&built).with_context(|| format!("cannot read the eBPF object {}", built.display()))?;
-    if replace_if_changed(&paths::bpf_object(), &object)? {
+    if replace_if_changed(file, &object)? {
         println!(
             "eBPF object: {} ({} bytes, by {})",
-            paths::bpf_object().display(),
+            file.display(),
             object.len(),
             compiler.name()
         );

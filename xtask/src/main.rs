@@ -2,6 +2,7 @@
 
 mod bpf;
 mod build;
+mod chaos;
 mod cmd;
 mod conformance;
 mod docs;
@@ -43,6 +44,8 @@ enum Command {
     /// Send packets as fast as the kernel takes them, and count what comes back
     #[command(disable_help_flag = true)]
     Pktgen(pktgen::Args),
+    /// Do things to the proxies of a small cluster under load, for minutes, and count what is lost
+    Chaos(chaos::Args),
     /// Check formatting, lints, documentation and house rules
     Lint(lint::Args),
     /// Write the lists of docs/reference.md from the code
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::test(&args),
         Command::Conformance(args) => conformance::conformance(&args),
         Command::Pktgen(args) => pktgen::pktgen(&args).map(|()| true),
+        Command::Chaos(args) => chaos::chaos(&args),
         Command::Lint(args) => lint::lint(&args).map(|()| true),
         Command::Docs(args) => docs::docs(&args).map(|()| true),
     };

@@ -399,6 +399,10 @@ pub struct AgentArgs {
         help_heading = "Logs"
     )]
     pub log_packets: bool,
+
+    /// Load the programs of this file instead of those that are built in; its maps must be of the same ABI
+    #[arg(long, value_name = "FILE", env = "FERROGATE_OBJECT", help_heading = "Paths")]
+    pub object: Option<PathBuf>,
 }
 
 impl AgentArgs {

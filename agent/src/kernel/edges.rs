@@ -148,19 +148,28 @@ pub(super) struct Edges {
 
 impl Edges {
     /// Puts this object's programs in place of those of an earlier agent, link by link and without a gap. A pin whose link
-    /// has lost its device is removed.
+    /// has lost its device, or is of a hook that this object does not have, is removed.
+    ///
+    /// # Errors
+    /// A link whose program cannot be replaced. It keeps the one it has: a datapath of another version is better than none.
     pub(super) fn take_over(state: &StateDir, programs: &Programs, options: EdgeOptions) -> Result<Self> {
         for pin in pins(state)? {
             let path = state.links().join(&pin);
             let program = pin.split('-').next().unwrap_or_default();
-            let updated = sys::Link::open(&path).and_then(|link| {
-                let fd = programs.fd(program).map_err(io::Error::other)?;
-                link.update(fd)
-            });
-            if let Err(error) = updated {
-                tracing::info!(pin, %error, "removed a pinned link that cannot be used any more");
-                remove(&path)?;
-            }
+            let link = sys::Link::open(&path).during(|| format!("cannot open the pinned link {}", path.display()))?;
+            let reason = match programs.fd(program) {
+                Err(error) => error.to_string(),
+                Ok(fd) => match link.update(fd) {
+                    Ok(()) => continue,
+                    Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => error.to_string(),
+                    Err(error) => {
+                        return Err(error)
+                            .during(|| format!("cannot replace the program of the link {}", path.display()));
+                    }
+                },
+            };
+            tracing::info!(pin, reason, "removed a pinned link that cannot be used any more");
+            remove(&path)?;
         }
         Ok(Self {
             options,

@@ -52,6 +52,8 @@ pub struct DatapathOptions {
     pub edges: EdgeOptions,
     /// Loads the programs with their log statements; see [`Datapath::packet_log`].
     pub log_packets: bool,
+    /// An eBPF object to load instead of the embedded one.
+    pub object: Option<PathBuf>,
 }
 
 impl Default for DatapathOptions {
@@ -61,6 +63,7 @@ impl Default for DatapathOptions {
             map_entries: BTreeMap::new(),
             edges: EdgeOptions::default(),
             log_packets: false,
+            object: None,
         }
     }
 }
@@ -87,7 +90,7 @@ impl Datapath {
         let state = StateDir::new(&options.state_dir);
         state.create()?;
         let lock = state.lock()?;
-        let programs = Programs::load(&state, &options.map_entries, options.log_packets)?;
+        let programs = Programs::load(&state, options)?;
         let tables = Tables::open(&state)?;
         let edges = Edges::take_over(&state, &programs, options.edges)?;
         let sources = Sources::restore(tables.sources()?, tables.sources.entries());

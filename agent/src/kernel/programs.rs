@@ -2,14 +2,13 @@
 
 use super::error::{Error, Result};
 use super::state::StateDir;
-use super::{sys, tables};
+use super::{DatapathOptions, sys, tables};
 use aya::maps::ProgramArray;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use ferrogate_common::{TcxHook, maps};
 use log::Log;
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 /// Programs of the pod edge and of the uplink edge (which carries the node edge on its egress), and the socket edge's with
@@ -58,22 +57,25 @@ pub(super) struct Programs {
 
 impl Programs {
     /// Creates or opens the maps below `state`, then loads every program. Maps that are pinned already keep their size.
-    pub(super) fn load(state: &StateDir, entries: &BTreeMap<String, u32>, log_packets: bool) -> Result<Self> {
+    pub(super) fn load(state: &StateDir, options: &DatapathOptions) -> Result<Self> {
         tables::check_pins(state)?;
         let mut loader = EbpfLoader::new();
         for spec in maps::ALL {
             loader.map_pin_path(spec.name, state.map(spec.name));
             // Socket storage has no number of entries, and CONFIG is one.
             if spec.entries > 1 {
-                let wanted = entries.get(spec.name).copied().unwrap_or(spec.entries);
+                let wanted = options.map_entries.get(spec.name).copied().unwrap_or(spec.entries);
                 loader.map_max_entries(spec.name, wanted);
                 tables::warn_of_other_size(state, *spec, wanted);
             }
         }
         // The highest level that is logged, in read-only data: at 0 the verifier removes the logging code altogether.
-        let level: u8 = if log_packets { u8::MAX } else { 0 };
+        let level: u8 = if options.log_packets { u8::MAX } else { 0 };
         loader.override_global(aya_log::LEVEL, &level, false);
-        let mut ebpf = loader.load(OBJECT)?;
+        let mut ebpf = match &options.object {
+            Some(file) => loader.load_file(file)?,
+            None => loader.load(OBJECT)?,
+        };
         for (name, program) in ebpf.programs_mut() {
             let loaded = match program {
                 Program::SchedClassifier(program) => program.load(),

@@ -24,6 +24,7 @@ pub(super) fn datapath(args: &AgentArgs) -> DatapathOptions {
             },
         },
         log_packets: args.log_packets,
+        object: args.object.clone(),
     }
 }
 

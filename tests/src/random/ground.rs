@@ -115,6 +115,7 @@ impl Ground {
             external_cluster_ip: profile.external_cluster_ip,
             xdp: false,
             more,
+            ..FerrogateOptions::default()
         };
         let first = rig.options.proxy == Proxy::None;
         rig.set_proxy(Proxy::Ferrogate(options));

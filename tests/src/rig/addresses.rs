@@ -113,5 +113,7 @@ pub fn service_ranges() -> [IpNet; 2] {
     ]
 }
 
+/// The number of the ClusterIP of the API server.
+pub const API: u16 = 1;
 /// The ClusterIP of the cluster's DNS service.
 pub const DNS: u16 = 10;

@@ -42,6 +42,7 @@ impl ControlPlane {
             names
                 .into_iter()
                 .chain(address.both().map(|ip| ip.to_string()))
+                .chain(addresses::cluster_ip(addresses::API).both().map(|ip| ip.to_string()))
                 .collect(),
         )?;
         fs::write(
@@ -96,6 +97,21 @@ impl ControlPlane {
     /// Kills the API server, as an outage of it would look to the proxies.
     pub fn stop_api_server(&mut self) {
         self.server = None;
+    }
+
+    /// Makes etcd forget every revision but the last one, so that no watch can go on from before.
+    pub fn forget_history(&self) -> Result<()> {
+        let ask = |path: &str, body: &str| {
+            let url = format!("{ETCD}/v3/{path}");
+            self.place.run("curl", ["-sSf", "-X", "POST", "-d", body, &url])
+        };
+        // "Zm9v" is a key that nobody has: any answer has the revision in its header.
+        let range: serde_json::Value = serde_json::from_str(&ask("kv/range", r#"{"key": "Zm9v"}"#)?)?;
+        let Some(revision) = range["header"]["revision"].as_str() else {
+            bail!("etcd says no revision: {range}");
+        };
+        let body = format!(r#"{{"revision": "{revision}", "physical": true}}"#);
+        ask("kv/compaction", &body).map(drop)
     }
 
     /// Starts the API server again, on the same etcd, and waits until it is ready.

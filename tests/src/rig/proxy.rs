@@ -38,6 +38,8 @@ pub struct FerrogateOptions {
     /// `--xdp native`, and links on which XDP can work: `machine.rs` and `far_end.rs`.
     pub xdp: bool,
     pub more: Vec<String>,
+    /// What starts the agent: a program and its arguments, to which the agent's own command line is added.
+    pub launcher: Vec<String>,
 }
 
 /// What carries Service traffic in a rig.
@@ -84,7 +86,15 @@ pub(crate) fn start(proxy: &Proxy, node: &Node, feed: &Feed<'_>) -> Result<Optio
 }
 
 fn ferrogate(options: &FerrogateOptions, node: &Node, feed: &Feed<'_>) -> Result<Process> {
-    let mut command = node.place.command(binaries::workspace("ferrogate")?)?;
+    let program = binaries::workspace("ferrogate")?;
+    let mut command = match options.launcher.split_first() {
+        None => node.place.command(program)?,
+        Some((launcher, arguments)) => {
+            let mut command = node.place.command(launcher)?;
+            command.args(arguments).arg(program);
+            command
+        }
+    };
     command.arg("agent").arg("--node-name").arg(&node.name);
     command
         .arg("--state-dir")

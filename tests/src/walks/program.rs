@@ -120,6 +120,7 @@ fn proxies(arguments: &Arguments, name: ProxyName) -> Vec<Proxy> {
                 external_cluster_ip: arguments.external_cluster_ip,
                 xdp: arguments.xdp,
                 more: arguments.agent_options.clone(),
+                ..FerrogateOptions::default()
             };
             edges.map(options).map(Proxy::Ferrogate).collect()
         }

@@ -51,6 +51,14 @@ impl Run {
         }
     }
 
+    const fn faults(arguments: &'static [&'static str]) -> Self {
+        Self {
+            target: "faults",
+            arguments,
+            filter: Some("--filter"),
+        }
+    }
+
     const fn random(arguments: &'static [&'static str]) -> Self {
         Self {
             target: "random",
@@ -109,6 +117,7 @@ pub(crate) const LEVELS: &[Level] = &[
             Run::libtest("scenes"),
             Run::walks(&["--source", "control-plane", "--proxy", "kube-proxy,ferrogate"]),
             Run::conformance(&["--quick"]),
+            Run::faults(&[]),
             Run::random(&["--sequences", "64", "--steps", "8", "--seconds", "40"]),
         ],
         minutes: 45,

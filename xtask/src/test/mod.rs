@@ -48,6 +48,9 @@ pub(crate) fn test(args: &Args) -> Result<bool> {
         cmd::run(&mut cmd::as_root("true")?)?;
     }
     bpf::build()?;
+    if levels.iter().any(|level| level.peers) {
+        bpf::build_other()?;
+    }
     let programs = plan::build(&levels)?;
 
     let mut rows = Vec::new();

@@ -1,5 +1,6 @@
 //! The program that plays servers and clients in the rig's namespaces. Everything it prints is JSON of
 //! [`ferrogate_tests::wire`].
+mod api_proxy;
 mod ask;
 mod balance;
 mod batch;
@@ -14,12 +15,14 @@ mod probe;
 mod sctp;
 mod serve;
 mod web;
+mod siege;
 
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use ferrogate_tests::rig::{Options, Rig};
+use ferrogate_tests::wire::siege::SiegeRequest;
 use ferrogate_tests::wire::{ProbeRequest, Protocol};
 use serde::Serialize;
 
@@ -40,12 +43,16 @@ enum Command {
     Batch,
     /// Ask at a steady rate, a line of JSON for each attempt, until standard input ends.
     Load(load::Options),
+    /// Hold connections and flows, and open new ones all the time, until standard input ends.
+    Siege(SiegeRequest),
     /// Ask what standard input says, a line of JSON each, many at once, until it ends.
     Ask,
     /// Serve HTTP until SIGTERM, and then to the end of what was begun.
     Web(web::Options),
     /// Ask over HTTP, on kept and on new connections, until standard input ends.
     Browse(browse::Options),
+    /// Pass requests on to the API server, as badly as standard input says.
+    ApiProxy(api_proxy::Options),
     /// Balance TCP connections over node ports, as a cloud's load balancer does.
     Balance(balance::Options),
     /// Keep asking on one TCP connection until standard input ends.
@@ -107,9 +114,11 @@ fn main() -> Result<()> {
         Command::Probe(request) => print(&probe::run(&request)),
         Command::Batch => batch::run(),
         Command::Load(options) => load::run(options),
+        Command::Siege(request) => siege::run(request),
         Command::Ask => ask::run(),
         Command::Web(options) => web::run(&options),
         Command::Browse(options) => print(&browse::run(&options)?),
+        Command::ApiProxy(options) => api_proxy::run(&options),
         Command::Balance(options) => balance::run(options),
         Command::Tick {
             to,

@@ -1,0 +1,270 @@
+//! The life of the agent: ends, restarts, upgrades, and starts that fail.
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Aftermath, Fault, Ground, Harm, links, objects};
+use crate::binaries;
+use crate::rig::Process;
+
+/// How long a proxy may take to end after SIGTERM.
+const TERMINATION: Duration = Duration::from_secs(15);
+
+const fn fault(name: &'static str, rival: bool, inflict: fn(&mut Ground) -> Result<Aftermath>) -> Fault {
+    Fault {
+        name,
+        rival,
+        harm: Harm::None,
+        inflict,
+    }
+}
+
+pub(super) const FAULTS: &[Fault] = &[
+    fault("killed (SIGKILL) and started again", true, killed),
+    fault("stopped (SIGTERM) and started again", true, stopped),
+    fault("killed again and again while it starts", true, killed_at_start),
+    fault("upgraded to other programs of the same ABI, and back", false, upgraded),
+    fault("an upgrade that the verifier refuses", false, refused_by_the_verifier),
+    fault("an upgrade over a pinned map of another layout", false, foreign_map),
+    fault("started with its BPF file system read-only", false, read_only),
+    fault("a second agent started beside it", false, second_agent),
+];
+
+/// Ends every node's proxy, leaves the nodes alone for a while with something new to learn, and starts the proxies again.
+fn absent(ground: &mut Ground, end: impl Fn(&mut Ground, u8) -> Result<()>) -> Result<Aftermath> {
+    for node in ground.nodes() {
+        end(ground, node)?;
+    }
+    let marker = ground.marker()?;
+    let absence = Duration::from_millis(ground.random.u64(200..2000));
+    thread::sleep(absence);
+    for node in ground.nodes() {
+        ground.start(node)?;
+    }
+    Ok(Aftermath {
+        converged: Some(ground.await_marker(&marker)?),
+        note: format!("away for {} ms", absence.as_millis()),
+    })
+}
+
+fn killed(ground: &mut Ground) -> Result<Aftermath> {
+    absent(ground, |ground, node| {
+        ground.rig.take_proxy(node)?.kill()?;
+        Ok(())
+    })
+}
+
+fn stopped(ground: &mut Ground) -> Result<Aftermath> {
+    absent(ground, |ground, node| {
+        let status = ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
+        ensure!(
+            !ground.ours() || status.success(),
+            "the agent of node {node} ended with {status}"
+        );
+        Ok(())
+    })
+}
+
+fn killed_at_start(ground: &mut Ground) -> Result<Aftermath> {
+    const TIMES: u32 = 6;
+    for _ in 0..TIMES {
+        for node in ground.nodes() {
+            ground.rig.take_proxy(node)?.kill()?;
+            ground.start(node)?;
+        }
+        let moment = Duration::from_millis(ground.random.u64(5..900));
+        thread::sleep(moment);
+    }
+    let marker = ground.marker()?;
+    Ok(Aftermath {
+        converged: Some(ground.await_marker(&marker)?),
+        note: format!("{TIMES} times, at random moments of its start"),
+    })
+}
+
+/// Ends every agent and starts it again with these options.
+fn exchange(ground: &mut Ground, options: &[String]) -> Result<Duration> {
+    for node in ground.nodes() {
+        ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
+    }
+    ground.set_agent_options(options);
+    let marker = ground.marker()?;
+    for node in ground.nodes() {
+        ground.start(node)?;
+    }
+    ground.await_marker(&marker)
+}
+
+fn with_object(path: &Path) -> Vec<String> {
+    vec![format!("--object={}", path.display())]
+}
+
+fn upgraded(ground: &mut Ground) -> Result<Aftermath> {
+    let (old, new) = (objects::built("ferrogate.o")?, objects::built("ferrogate-other.o")?);
+    ensure!(fs::read(&old)? != fs::read(&new)?, "the two objects are the same");
+    let before = ground.links()?;
+    let converged = exchange(ground, &with_object(&new))?;
+    let upgraded = ground.links()?;
+    links::same(&before, &upgraded)?;
+    links::replaced(&before, &upgraded)?;
+    exchange(ground, &[])?;
+    links::replaced(&upgraded, &ground.links()?)?;
+    Ok(Aftermath {
+        converged: Some(converged),
+        note: format!("{} links kept, each with a new program", before.len()),
+    })
+}
+
+/// Tries to start an agent that cannot, on every node, and brings the good one back. What the failed ones have said.
+fn in_vain(ground: &mut Ground, options: &[String]) -> Result<(String, Duration)> {
+    for node in ground.nodes() {
+        ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
+    }
+    ground.set_agent_options(options);
+    let before = ground.links()?;
+    let mut said = String::new();
+    for node in ground.nodes() {
+        said = ground.start_in_vain(node)?;
+    }
+    ensure!(
+        before == ground.links()?,
+        "a failed start has changed links or their programs: {said}"
+    );
+    ground.set_agent_options(&[]);
+    let marker = ground.marker()?;
+    for node in ground.nodes() {
+        ground.start(node)?;
+    }
+    Ok((said, ground.await_marker(&marker)?))
+}
+
+fn refused_by_the_verifier(ground: &mut Ground) -> Result<Aftermath> {
+    let spoiled = ground.rig.lease.directory().join("spoiled.o");
+    objects::spoil(&objects::built("ferrogate.o")?, &spoiled)?;
+    let (said, converged) = in_vain(ground, &with_object(&spoiled))?;
+    ensure!(
+        said.contains("cannot load the eBPF program"),
+        "the agent did not say what was refused: {said}"
+    );
+    Ok(Aftermath {
+        converged: Some(converged),
+        note: "the old programs stay".to_owned(),
+    })
+}
+
+/// The pin of a map of a node, wherever its ABI version files it.
+fn pin(ground: &Ground, node: u8, map: &str) -> Result<PathBuf> {
+    let root = &ground.rig.node(node).bpffs;
+    let versions = fs::read_dir(root)?
+        .flatten()
+        .map(|entry| entry.path().join("maps").join(map));
+    versions
+        .filter(|path| path.exists())
+        .last()
+        .with_context(|| format!("no map {map} below {}", root.display()))
+}
+
+fn foreign_map(ground: &mut Ground) -> Result<Aftermath> {
+    const MAP: &str = "FLOWS";
+    let mut pins = Vec::new();
+    for node in ground.nodes() {
+        let path = pin(ground, node, MAP)?;
+        let aside = path.with_file_name("fg-aside");
+        fs::rename(&path, &aside).with_context(|| path.display().to_string())?;
+        let place = &ground.rig.node(node).place;
+        let text = path.to_string_lossy().into_owned();
+        let made = "type hash key 8 value 12 entries 16 name FLOWS";
+        let arguments = ["map", "create", &text].into_iter().chain(made.split(' '));
+        place.run("bpftool", arguments)?;
+        pins.push((path, aside));
+    }
+    for node in ground.nodes() {
+        ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
+    }
+    let before = ground.links()?;
+    let mut said = String::new();
+    for node in ground.nodes() {
+        said = ground.start_in_vain(node)?;
+    }
+    ensure!(before == ground.links()?, "a failed start has changed links: {said}");
+    ensure!(
+        said.contains("FLOWS") && said.contains("12 bytes"),
+        "the agent did not say which map is wrong: {said}"
+    );
+    for (path, aside) in pins {
+        fs::remove_file(&path)?;
+        fs::rename(&aside, &path)?;
+    }
+    let marker = ground.marker()?;
+    for node in ground.nodes() {
+        ground.start(node)?;
+    }
+    Ok(Aftermath {
+        converged: Some(ground.await_marker(&marker)?),
+        note: "refused before anything was changed".to_owned(),
+    })
+}
+
+/// A restart needs nothing that is not there, so it works; whatever it says, what was attached stays so.
+fn read_only(ground: &mut Ground) -> Result<Aftermath> {
+    for node in ground.nodes() {
+        ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
+    }
+    let marker = ground.marker()?;
+    for node in ground.nodes() {
+        let bpffs = ground.rig.node(node).bpffs.display().to_string();
+        let script = format!("mount --bind {bpffs} {bpffs} && mount -o remount,bind,ro {bpffs} && exec \"$@\"");
+        ground.set_launcher(&[
+            "unshare",
+            "--mount",
+            "--propagation=private",
+            "sh",
+            "-ec",
+            &script,
+            "agent",
+        ]);
+        ground.start(node)?;
+        ground.set_launcher(&[]);
+    }
+    let converged = ground.await_marker(&marker)?;
+    for node in ground.nodes() {
+        ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
+        ground.start(node)?;
+    }
+    Ok(Aftermath {
+        converged: Some(converged),
+        note: "it serves, and learns what is new".to_owned(),
+    })
+}
+
+/// Once with the same directories, once with its own: both would translate twice.
+fn second_agent(ground: &mut Ground) -> Result<Aftermath> {
+    let node = ground.rig.node(1);
+    let run = ground.rig.lease.directory().join("second");
+    let state = ground.rig.lease.bpffs().join("second");
+    let control_plane = ground.rig.control_plane().context("no control plane")?;
+    for (run, state) in [(&node.directory, &node.bpffs), (&run, &state)] {
+        let mut command = node.place.command(binaries::workspace("ferrogate")?)?;
+        command.args(["agent", "--node-name", &node.name]);
+        command.arg("--run-dir").arg(run).arg("--state-dir").arg(state);
+        command.arg("--kubeconfig").arg(control_plane.kubeconfig());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let (status, output, errors) = Process::start("second", command)?.output()?;
+        let said = output + &errors;
+        ensure!(!status.success(), "two agents serve one node: {said}");
+        ensure!(said.contains("another agent (pid "), "not clear: {said}");
+    }
+    ensure!(!state.exists(), "the refused agent has made a state directory");
+    let marker = ground.marker()?;
+    Ok(Aftermath {
+        converged: Some(ground.await_marker(&marker)?),
+        note: "refused, with the first one's process id".to_owned(),
+    })
+}
