@@ -87,7 +87,9 @@ impl Edge {
         match self {
             Self::PodSocket => pod.testpod_command(),
             Self::NodeSocket => node.testpod_command(),
-            Self::Pod => apart(pod)?.testpod_command(),
+            // In another pod than the socket edge's clients: a port that both use would be one connection to an endpoint that
+            // they share.
+            Self::Pod => apart(&rig.pod("a").place)?.testpod_command(),
             Self::Node => apart(node)?.testpod_command(),
             Self::UplinkLocal | Self::UplinkTransit => rig.outside.testpod_command(),
         }
