@@ -24,7 +24,7 @@ impl Load {
     pub(super) const SHORT: Self = Self {
         connections: 216,
         flows: 72,
-        rate: 120,
+        rate: 60,
         interval_ms: 250,
     };
     /// What `cargo xtask chaos` holds.
