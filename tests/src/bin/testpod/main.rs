@@ -14,8 +14,8 @@ mod ping;
 mod probe;
 mod sctp;
 mod serve;
-mod web;
 mod siege;
+mod web;
 
 use std::net::{IpAddr, SocketAddr};
 
