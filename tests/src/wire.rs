@@ -48,6 +48,24 @@ impl Protocol {
     }
 }
 
+/// What `testpod strain` did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StrainReport {
+    /// Connections, requests, or bytes.
+    pub count: u64,
+    pub micros: u64,
+    /// Of connections and requests: what one took.
+    pub p50_nanos: u64,
+    pub p99_nanos: u64,
+}
+
+impl StrainReport {
+    /// By the second.
+    pub fn rate(&self) -> f64 {
+        self.count as f64 * 1e6 / self.micros.max(1) as f64
+    }
+}
+
 /// One round of questions. Also the command line of `testpod probe`.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 pub struct ProbeRequest {

@@ -1,5 +1,6 @@
 //! The developer commands of ferrogate. `cargo xtask --help` lists them.
 
+mod bench;
 mod bpf;
 mod build;
 mod chaos;
@@ -41,6 +42,8 @@ enum Command {
     Test(test::Args),
     /// Run every conformance case beside kube-proxy, and print the table
     Conformance(conformance::Args),
+    /// Measure everything beside its limits and its peers; writes docs/benchmarks.md
+    Bench(bench::Args),
     /// Send packets as fast as the kernel takes them, and count what comes back
     #[command(disable_help_flag = true)]
     Pktgen(pktgen::Args),
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map(|()| true),
         Command::Test(args) => test::test(&args),
         Command::Conformance(args) => conformance::conformance(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Pktgen(args) => pktgen::pktgen(&args).map(|()| true),
         Command::Chaos(args) => chaos::chaos(&args),
         Command::Lint(args) => lint::lint(&args).map(|()| true),

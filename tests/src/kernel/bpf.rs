@@ -1,7 +1,6 @@
 //! bpf(2) without a library: programs of [`super::asm`], their maps, and how they are run.
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -158,9 +157,10 @@ impl RawProgram {
         }
     }
 
-    /// Seconds that `repeat` runs over a packet take, by the caller's clock: the kernel's own answer is in whole nanoseconds
-    /// a run. `context`: of the kind's own type, for the interface.
-    pub fn time(&self, packet: &[u8], context: &[u8], repeat: u32) -> Result<Duration> {
+    /// Mean time of `repeat` runs over a packet, in nanoseconds, of which the kernel tells whole ones. The caller's own clock would
+    /// be no better: around the runs of an XDP program the kernel waits for grace periods. `context`: of the kind's own type, for
+    /// the interface.
+    pub fn time(&self, packet: &[u8], context: &[u8], repeat: u32) -> Result<f64> {
         let mut attributes = RunAttributes {
             program: self.fd.as_raw_fd() as u32,
             data_in: packet.as_ptr() as u64,
@@ -170,9 +170,8 @@ impl RawProgram {
             repeat,
             ..RunAttributes::default()
         };
-        let begun = Instant::now();
         bpf(BPF_PROG_TEST_RUN, &mut attributes).with_context(|| format!("a test run of {:?}", self.kind))?;
-        Ok(begun.elapsed())
+        Ok(attributes.duration.into())
     }
 
     /// Runs `repeat` times, each over a frame that then really goes where the program says.

@@ -1,7 +1,6 @@
 //! What no program can be cheaper than, put together by hand so that nothing else is measured: one that does nothing, one
 //! that parses a packet and looks its tuple up once, and such as insert into LRU maps.
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
 
 use anyhow::Result;
 use ferrogate_common::{Direction, Flow, Tuple};
@@ -14,7 +13,7 @@ const KEY: i16 = size_of::<Tuple>() as i16;
 
 /// Programs that are the same for both kinds.
 pub struct Floor {
-    pub(super) program: RawProgram,
+    program: RawProgram,
     /// Kept for the program.
     _maps: Vec<RawMap>,
 }
@@ -117,8 +116,8 @@ impl Floor {
         Self::of(kind, a, maps)
     }
 
-    /// Mean time of `repeat` runs over a packet.
-    pub fn run(&self, packet: &[u8], context: &[u8], repeat: u32) -> Result<Duration> {
-        Ok(self.program.time(packet, context, repeat)? / repeat)
+    /// The program itself.
+    pub fn program(&self) -> &RawProgram {
+        &self.program
     }
 }

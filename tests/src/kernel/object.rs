@@ -129,14 +129,28 @@ impl Object {
         }
     }
 
-    /// Runs a packet through a program `repeat` times, each time on what the last left.
-    pub fn run(&self, program: Program, packet: &HostPacket, repeat: u32) -> Result<Run> {
-        let mut bytes = vec![0; packet.bytes.len() + GROWTH];
-        let context = if program == Program::UplinkXdp {
+    /// The descriptor of one of the packet programs.
+    pub fn descriptor(&self, program: Program) -> Result<BorrowedFd<'_>> {
+        Ok(match self.ebpf.program(program.name()) {
+            Some(AyaProgram::SchedClassifier(program)) => program.fd()?.as_fd(),
+            Some(AyaProgram::Xdp(program)) => program.fd()?.as_fd(),
+            _ => bail!("no program {}", program.name()),
+        })
+    }
+
+    /// What a test run of a program says of the packet, beside its bytes.
+    pub fn context(program: Program, packet: &HostPacket) -> Vec<u8> {
+        if program == Program::UplinkXdp {
             xdp_context(packet)
         } else {
             skb_context(packet)
-        };
+        }
+    }
+
+    /// Runs a packet through a program `repeat` times, each time on what the last left.
+    pub fn run(&self, program: Program, packet: &HostPacket, repeat: u32) -> Result<Run> {
+        let mut bytes = vec![0; packet.bytes.len() + GROWTH];
+        let context = Self::context(program, packet);
         let mut options = TestRunOptions::new();
         options.data_in = Some(&packet.bytes);
         options.data_out = Some(&mut bytes);

@@ -47,5 +47,5 @@ pub use netns::Netns;
 pub use objects::{NAMESPACE, ServicePort, ServiceSpec};
 pub use pod::{Pod, PodSpec};
 pub use process::{Place, Process};
-pub use proxy::{FerrogateOptions, Proxy, SocketEdge};
+pub use proxy::{FerrogateOptions, KubeProxyOptions, Proxy, SocketEdge};
 pub use web::HttpAnswer;

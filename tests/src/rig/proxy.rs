@@ -42,6 +42,25 @@ pub struct FerrogateOptions {
     pub launcher: Vec<String>,
 }
 
+/// How kube-proxy works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubeProxyOptions {
+    /// `nftables` or `iptables`.
+    pub mode: &'static str,
+    /// Its own default is 1 s.
+    pub min_sync_period: &'static str,
+}
+
+impl Default for KubeProxyOptions {
+    /// As the tests want it: without a wait of its own.
+    fn default() -> Self {
+        Self {
+            mode: "nftables",
+            min_sync_period: "1ms",
+        }
+    }
+}
+
 /// What carries Service traffic in a rig.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proxy {
@@ -49,6 +68,8 @@ pub enum Proxy {
     Ferrogate(FerrogateOptions),
     /// kube-proxy in nftables mode; needs [`super::Source::ControlPlane`].
     KubeProxy,
+    /// The same, in another mode or at another pace.
+    KubeProxyWith(KubeProxyOptions),
 }
 
 impl Proxy {
@@ -65,6 +86,7 @@ impl Proxy {
                 format!("ferrogate socket-edge={}{xdp}", options.socket_edge.name())
             }
             Proxy::KubeProxy => "kube-proxy".to_owned(),
+            Proxy::KubeProxyWith(options) => format!("kube-proxy {}", options.mode),
         }
     }
 }
@@ -80,8 +102,9 @@ pub(crate) fn start(proxy: &Proxy, node: &Node, feed: &Feed<'_>) -> Result<Optio
     match (proxy, feed) {
         (Proxy::None, _) => Ok(None),
         (Proxy::Ferrogate(options), feed) => ferrogate(options, node, feed).map(Some),
-        (Proxy::KubeProxy, Feed::Kubeconfig(kubeconfig)) => kube_proxy(node, kubeconfig).map(Some),
-        (Proxy::KubeProxy, Feed::Manifests(_)) => bail!("kube-proxy needs a control plane"),
+        (Proxy::KubeProxy, Feed::Kubeconfig(file)) => kube_proxy(&KubeProxyOptions::default(), node, file).map(Some),
+        (Proxy::KubeProxyWith(options), Feed::Kubeconfig(file)) => kube_proxy(options, node, file).map(Some),
+        (Proxy::KubeProxy | Proxy::KubeProxyWith(_), Feed::Manifests(_)) => bail!("kube-proxy needs a control plane"),
     }
 }
 
@@ -117,16 +140,16 @@ fn ferrogate(options: &FerrogateOptions, node: &Node, feed: &Feed<'_>) -> Result
         .spawn("ferrogate", command, &node.directory.join("proxy.log"))
 }
 
-fn kube_proxy(node: &Node, kubeconfig: &Path) -> Result<Process> {
+fn kube_proxy(options: &KubeProxyOptions, node: &Node, kubeconfig: &Path) -> Result<Process> {
     let [v4, v6] = addresses::cluster_ranges();
     let config = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
-        "mode": "nftables",
+        "mode": options.mode,
         "clusterCIDR": format!("{v4},{v6}"),
         "hostnameOverride": node.name,
         "clientConnection": {"kubeconfig": kubeconfig},
-        "nftables": {"minSyncPeriod": "1ms", "syncPeriod": "30s"},
+        options.mode: {"minSyncPeriod": options.min_sync_period, "syncPeriod": "30s"},
         // Machine-wide settings that a namespace may not write.
         "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         "healthzBindAddress": "0.0.0.0:10256",

@@ -157,7 +157,7 @@ pub enum Expectation {
 pub fn expectation(cell: &Cell, layout: Layout, proxy: &Proxy) -> Expectation {
     match proxy {
         Proxy::None => Expectation::Nothing,
-        Proxy::KubeProxy => kube_proxy(cell, layout),
+        Proxy::KubeProxy | Proxy::KubeProxyWith(_) => kube_proxy(cell, layout),
         Proxy::Ferrogate(options) => ferrogate(cell, options),
     }
 }

@@ -15,6 +15,7 @@ mod probe;
 mod sctp;
 mod serve;
 mod siege;
+mod strain;
 mod web;
 
 use std::net::{IpAddr, SocketAddr};
@@ -90,6 +91,13 @@ enum Command {
         #[arg(long, default_value_t = 1000)]
         timeout_ms: u64,
     },
+    /// Ask a `testpod lean` as much and as fast as can be, and print how much that was.
+    Strain(strain::Options),
+    /// Answer such questions, and do nothing else.
+    Lean {
+        #[arg(long)]
+        listen: SocketAddr,
+    },
     /// Boot an empty rig, print its id, and hold it until killed: what it leaves is for `sweep`.
     HoldRig,
     /// Ask a DNS server for a name's addresses.
@@ -133,6 +141,8 @@ fn main() -> Result<()> {
             timeout_ms,
         } => print(&client::bulk(to, bytes, download, timeout_ms)),
         Command::Ping { to, timeout_ms } => print(&ping::run(to, timeout_ms)),
+        Command::Strain(options) => print(&strain::run(&options)?),
+        Command::Lean { listen } => strain::serve(listen),
         Command::HoldRig => hold_rig(),
         Command::Resolve {
             server,

@@ -1,0 +1,164 @@
+//! The same small cluster once for each arm: no proxy, ours by each edge, kube-proxy in each mode. All follow one API server.
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use anyhow::{Context, Result, bail};
+
+use crate::rig::{
+    Family, FerrogateOptions, KubeProxyOptions, Layout, Options, Place, PodSpec, Proxy, Rig, ServiceSpec, SocketEdge,
+    Source,
+};
+use crate::wire::{Protocol, StrainReport};
+
+pub(super) const STRAIGHT: &str = "straight";
+pub(super) const SOCKET: &str = "socket edge";
+pub(super) const POD: &str = "pod edge";
+pub(super) const NFTABLES: &str = "kube-proxy nftables";
+pub(super) const IPTABLES: &str = "kube-proxy iptables";
+
+const SERVER: &str = "server";
+const CLIENT: &str = "client";
+const PORT: u16 = 8080;
+const NODE_PORT: u16 = 30_080;
+const CLUSTER_IP: u16 = 1000;
+
+/// How long a new Service may take until it answers.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster of one node, with a client pod, a server pod, and a Service in front of it.
+pub(super) struct Arena {
+    pub(super) name: &'static str,
+    pub(super) rig: Rig,
+}
+
+fn proxy(name: &str) -> Proxy {
+    let ferrogate = |socket_edge| {
+        Proxy::Ferrogate(FerrogateOptions {
+            socket_edge,
+            ..FerrogateOptions::default()
+        })
+    };
+    let kube_proxy = |mode| {
+        Proxy::KubeProxyWith(KubeProxyOptions {
+            mode,
+            ..KubeProxyOptions::default()
+        })
+    };
+    match name {
+        SOCKET => ferrogate(SocketEdge::All),
+        POD => ferrogate(SocketEdge::Off),
+        NFTABLES => kube_proxy("nftables"),
+        IPTABLES => kube_proxy("iptables"),
+        _ => Proxy::None,
+    }
+}
+
+/// Boots the arms; the first is [`STRAIGHT`], which has the API server.
+pub(super) fn boot(names: &[&'static str]) -> Result<Vec<Arena>> {
+    let options = |proxy| Options {
+        nodes: 1,
+        layout: Layout::Routed,
+        source: Source::ControlPlane,
+        proxy,
+        firewall: false,
+    };
+    let mut arenas = vec![Arena {
+        name: STRAIGHT,
+        rig: Rig::boot(options(Proxy::None))?,
+    }];
+    for name in names {
+        let rig = Rig::boot_beside(options(proxy(name)), &arenas[0].rig).with_context(|| format!("arm {name}"))?;
+        arenas.push(Arena { name, rig });
+    }
+    for arena in &mut arenas {
+        arena.fill().with_context(|| format!("arm {}", arena.name))?;
+    }
+    for arena in &arenas {
+        arena.wait().with_context(|| format!("arm {}", arena.name))?;
+    }
+    Ok(arenas)
+}
+
+impl Arena {
+    fn fill(&mut self) -> Result<()> {
+        for name in [CLIENT, SERVER] {
+            self.rig.add_pod(PodSpec::new(name, 1).ports(&[]))?;
+        }
+        let pod = self.rig.pod(SERVER);
+        let log = self.rig.lease.directory().join("lean.log");
+        let mut command = pod.place.testpod_command()?;
+        let at = SocketAddr::new(pod.addresses.get(Family::V4), PORT);
+        command.args(["lean", "--listen", &at.to_string()]);
+        let server = pod.place.spawn("lean", command, &log)?;
+        let deadline = Instant::now() + PATIENCE;
+        while fs::read_to_string(&log)?.trim() != "ready" {
+            if Instant::now() > deadline {
+                bail!("the server does not listen: {}", fs::read_to_string(&log)?);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        self.rig.attach_server(SERVER, server);
+        let service = ServiceSpec::new("bench", SERVER, CLUSTER_IP);
+        self.rig
+            .add_service(service.port(Protocol::Tcp, 80, PORT, Some(NODE_PORT)))
+    }
+
+    /// Until the Service answers, from inside and from outside.
+    fn wait(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut paths = vec![(self.pod(), self.pod_target())];
+        // Without a proxy there is no way in from outside.
+        if self.name != STRAIGHT {
+            paths.push((&self.rig.outside, self.outside_target()));
+        }
+        for (client, to) in paths {
+            while let Err(error) = strain(client, "connections", to, 1, 10) {
+                if Instant::now() > deadline {
+                    return Err(error);
+                }
+                thread::sleep(Duration::from_millis(100));
+            }
+        }
+        Ok(())
+    }
+
+    /// The client pod.
+    pub(super) fn pod(&self) -> &Place {
+        &self.rig.pod(CLIENT).place
+    }
+
+    /// Where the client pod reaches the server: the Service, or straight.
+    pub(super) fn pod_target(&self) -> SocketAddr {
+        if self.name == STRAIGHT {
+            return SocketAddr::new(self.rig.pod(SERVER).addresses.get(Family::V4), PORT);
+        }
+        SocketAddr::new(self.rig.service("bench").cluster_ip.get(Family::V4), 80)
+    }
+
+    /// Where the outside client reaches the server: the node's own address.
+    pub(super) fn outside_target(&self) -> SocketAddr {
+        SocketAddr::new(self.rig.node(1).address.get(Family::V4), NODE_PORT)
+    }
+}
+
+/// Strains the server from a place.
+pub(super) fn strain(
+    from: &Place,
+    kind: &str,
+    to: SocketAddr,
+    threads: usize,
+    milliseconds: u64,
+) -> Result<StrainReport> {
+    let report: StrainReport = from.testpod([
+        "strain".to_owned(),
+        format!("--to={to}"),
+        format!("--kind={kind}"),
+        format!("--threads={threads}"),
+        format!("--milliseconds={milliseconds}"),
+    ])?;
+    if report.count == 0 {
+        bail!("nothing went through to {to}");
+    }
+    Ok(report)
+}

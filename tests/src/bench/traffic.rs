@@ -1,0 +1,132 @@
+//! Rows 4, 5, 8 and 13: real sockets of pods and outside clients, beside kube-proxy.
+use anyhow::{Context, Result};
+
+use super::cluster::{Arena, IPTABLES, NFTABLES, POD, SOCKET, STRAIGHT, boot, strain};
+use super::command::Settings;
+use super::processor::busy;
+use super::result::{Goal, Measured, Samples};
+use super::rounds::{Arm, interleave};
+
+const ROW_4: (u8, &str) = (4, "connections/s, pod to ClusterIP");
+const ROW_5: (u8, &str) = (5, "connections/s, outside to NodePort");
+const ROW_8: (u8, &str) = (8, "bulk and latency through ClusterIP");
+const ROW_13: (u8, &str) = (13, "processor time");
+
+/// What this file measures.
+pub(super) const ROWS: &[(u8, &str)] = &[ROW_4, ROW_5, ROW_8, ROW_13];
+
+/// Clients at once: enough that both processors are busy all the time.
+const CLIENTS: usize = 4;
+
+/// Where the straining is done from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    Pod,
+    Outside,
+}
+
+/// Rows 4, 5, 8 and 13.
+pub(super) fn measure(settings: &Settings) -> Result<Vec<Measured>> {
+    let arenas = boot(&[SOCKET, POD, NFTABLES, IPTABLES])?;
+    let cpu = settings.wants(ROW_13.0, ROW_13.1);
+    let mut measured = Vec::new();
+    if cpu || settings.wants(ROW_4.0, ROW_4.1) {
+        measured.extend(connections(settings, &arenas, From::Pod)?);
+    }
+    if cpu || settings.wants(ROW_5.0, ROW_5.1) {
+        measured.extend(connections(settings, &arenas, From::Outside)?);
+    }
+    if cpu || settings.wants(ROW_8.0, ROW_8.1) {
+        measured.extend(bulk(settings, &arenas)?);
+    }
+    if settings.wants(ROW_8.0, ROW_8.1) {
+        measured.extend(latency(settings, &arenas)?);
+    }
+    measured.retain(|row| settings.wants(row.row, row.name));
+    Ok(measured)
+}
+
+/// What an arm does in a round: how much a second, and processor seconds for each of that.
+fn once(arena: &Arena, from: From, kind: &str, clients: usize, milliseconds: u64) -> Result<Vec<f64>> {
+    let (place, to) = match from {
+        From::Pod => (arena.pod(), arena.pod_target()),
+        From::Outside => (&arena.rig.outside, arena.outside_target()),
+    };
+    let before = busy()?;
+    let report = strain(place, kind, to, clients, milliseconds)?;
+    let used = busy()? - before;
+    Ok(vec![report.rate(), used / report.count as f64])
+}
+
+fn connections(settings: &Settings, arenas: &[Arena], from: From) -> Result<Vec<Measured>> {
+    let milliseconds = settings.choose(1000, 2000);
+    let rounds = settings.choose(7, 21);
+    let arms = arenas
+        .iter()
+        // From outside nothing goes by sockets, and nothing without a proxy.
+        .filter(|arena| from == From::Pod || ![POD, STRAIGHT].contains(&arena.name))
+        .map(|arena| {
+            Arm::of_many(arena.name, move || {
+                once(arena, from, "connections", CLIENTS, milliseconds)
+            })
+        });
+    let [rates, used]: [Samples; 2] = interleave(rounds, &mut arms.collect::<Vec<_>>())?;
+    let used = used.scaled(1000.0);
+    let mut measured = Vec::new();
+    match from {
+        From::Pod => {
+            for arm in [SOCKET, POD] {
+                measured.push(rates.measured(ROW_4, arm, (arm, STRAIGHT), Goal::AtLeast(0.98), "connections/s")?);
+                let case = format!("1,000 connections, pod to ClusterIP, {arm}");
+                measured.push(used.measured(ROW_13, &case, (arm, NFTABLES), Goal::AtMost(1.0), "s")?);
+            }
+        }
+        From::Outside => {
+            let case = "one service";
+            measured.push(rates.measured(ROW_5, case, (SOCKET, NFTABLES), Goal::AtLeast(1.15), "connections/s")?);
+            let case = "1,000 connections, outside to NodePort";
+            measured.push(used.measured(ROW_13, case, (SOCKET, NFTABLES), Goal::AtMost(1.0), "s")?);
+        }
+    }
+    Ok(measured)
+}
+
+fn bulk(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
+    const BITS: f64 = 8.0 / 1e9;
+    let milliseconds = settings.choose(1000, 2000);
+    let arms = arenas
+        .iter()
+        .map(|arena| Arm::of_many(arena.name, move || once(arena, From::Pod, "stream", 1, milliseconds)));
+    let [rates, used]: [Samples; 2] = interleave(settings.choose(7, 21), &mut arms.collect::<Vec<_>>())?;
+    let (rates, used) = (rates.scaled(BITS), used.scaled(1.0 / BITS));
+    let mut measured = Vec::new();
+    for arm in [SOCKET, POD] {
+        let case = format!("bulk, {arm}");
+        measured.push(rates.measured(ROW_8, &case, (arm, STRAIGHT), Goal::AtLeast(0.99), "Gbit/s")?);
+        let case = format!("a Gbit, pod to ClusterIP, {arm}");
+        measured.push(used.measured(ROW_13, &case, (arm, NFTABLES), Goal::AtMost(1.0), "s")?);
+    }
+    Ok(measured)
+}
+
+fn latency(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
+    const MICROSECOND: f64 = 1e-3;
+    let milliseconds = settings.choose(1000, 2000);
+    let arms = arenas.iter().map(|arena| {
+        Arm::of_many(arena.name, move || {
+            let report =
+                strain(arena.pod(), "requests", arena.pod_target(), 1, milliseconds).context("request and response")?;
+            Ok(vec![report.p50_nanos as f64, report.p99_nanos as f64])
+        })
+    });
+    let all: [Samples; 2] = interleave(settings.choose(7, 21), &mut arms.collect::<Vec<_>>())?;
+    let mut measured = Vec::new();
+    for (what, samples) in ["p50", "p99"].into_iter().zip(all) {
+        let samples = samples.scaled(MICROSECOND);
+        for arm in [SOCKET, POD] {
+            let case = format!("request and response {what}, {arm}");
+            measured.push(samples.measured(ROW_8, &case, (arm, STRAIGHT), Goal::AtMost(1.02), "us")?);
+        }
+    }
+    Ok(measured)
+}
