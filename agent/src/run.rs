@@ -7,6 +7,7 @@ mod pending;
 mod provider;
 mod settings;
 mod state;
+mod sweeper;
 
 use self::engine::{Engine, Sockets};
 use self::model::Shared;
@@ -70,11 +71,13 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     engine.sync_network(&network.next().await.context("cannot read the node's interfaces")?);
     let mut scopes = engine.follow_scopes(&sockets, args)?;
     engine.attach_sockets(&sockets)?;
+    let sweeper = sweeper::start(&args.state_dir, Arc::clone(&shared), (&args.timeouts).into())?;
     let knowledge = Arc::new(Knowledge::open(&args.state_dir, shared, Arc::clone(&health))?);
     health.serve(knowledge.clone());
     let answers = tokio::spawn(server.serve(knowledge));
     info!(source = origin, took = ?begun.elapsed(), "running");
     follow(&mut engine, &mut network, &mut scopes, events, &mut signals, &health).await;
+    sweeper.abort();
     // Takes the socket's file away with it.
     answers.abort();
     if let Err(error) = answers.await

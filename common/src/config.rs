@@ -26,6 +26,11 @@ pub struct Config {
     /// processes that are not in the node's own network namespace, the socket edge serves only those below a cgroup that
     /// `CGROUPS` lists as served.
     pub cgroup_levels: u32,
+    /// After how many ticks ([`crate::TICK_SHIFT`]) without a packet a UDP flow is over: one without a reply so far, and one
+    /// with replies. 0: never. Time stamps are up to a tick old.
+    pub udp_timeout: u16,
+    pub udp_stream_timeout: u16,
+    pub reserved: u32,
 }
 
 /// Levels of the cgroup hierarchy that [`Config::cgroup_levels`] can speak of: 1 to this - 1.

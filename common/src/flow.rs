@@ -73,6 +73,8 @@ pub struct Flow {
     /// Bits of [`flow_flags`].
     pub flags: u8,
     pub reserved: u8,
+    /// ifindex of the layer-3 device that the client's packets come in by, of a client outside of the node; else 0.
+    pub uplink: u32,
 }
 
 impl Flow {
@@ -87,6 +89,7 @@ impl Flow {
         source: 0,
         flags: 0,
         reserved: 0,
+        uplink: 0,
     };
 }
 
@@ -102,8 +105,8 @@ pub struct SnatFlow {
     pub frontend_port: Port,
     /// Last packet, in ticks ([`crate::TICK_SHIFT`]); at most one tick late.
     pub seen: u32,
-    /// Index into `BACKENDS`.
-    pub backend: u32,
+    /// As [`Flow::uplink`].
+    pub uplink: u32,
     /// Bits of [`flow_flags`].
     pub flags: u8,
     pub reserved: [u8; 3],
@@ -125,4 +128,8 @@ pub mod flow_flags {
     pub const CLOSING: u8 = 1 << 5;
     /// A packet came back from the backend.
     pub const REPLIED: u8 = 1 << 6;
+    /// Of a [`super::SnatFlow`]: both sides have confirmed the flow. The port of one that is not confirmed can be taken away.
+    pub const CONFIRMED: u8 = 1 << 7;
+    /// What packets add to a flow after it was made.
+    pub const MARKS: u8 = CLOSING | REPLIED | CONFIRMED;
 }

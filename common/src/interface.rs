@@ -29,6 +29,9 @@ pub mod interface_flags {
     pub const LAYER3: u32 = 1 << 3;
     /// XDP frames can be sent out here (XDP_TX on the same interface, XDP_REDIRECT to another).
     pub const XDP_TARGET: u32 = 1 << 4;
+    /// A tunnel. What comes in by another device never leaves by it, nor the other way round, because of where it came from:
+    /// which packets a tunnel takes is a matter of routes alone.
+    pub const TUNNEL: u32 = 1 << 5;
 }
 
 /// Value of `NODE_ADDRESSES`: an address on which NodePorts answer.

@@ -1,9 +1,9 @@
 //! Route look-ups through `bpf_fib_lookup`.
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Parameters,
-    bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2, bpf_fib_lookup__bindgen_ty_3,
-    bpf_fib_lookup__bindgen_ty_4, bpf_fib_lookup__bindgen_ty_5,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT,
+    bpf_fib_lookup as Parameters, bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2,
+    bpf_fib_lookup__bindgen_ty_3, bpf_fib_lookup__bindgen_ty_4, bpf_fib_lookup__bindgen_ty_5,
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use core::ffi::c_void;
@@ -23,6 +23,10 @@ pub(crate) fn route(
     destination: &Address,
     transport: Transport,
 ) -> Routed {
+    let (ifindex, flags) = match transport.out {
+        0 => (ifindex, 0),
+        out => (out, BPF_FIB_LOOKUP_OUTPUT),
+    };
     let (family, from, to) = if destination.is_v4() {
         (AF_INET, [source.v4_word(), 0, 0, 0], [destination.v4_word(), 0, 0, 0])
     } else {
@@ -45,7 +49,7 @@ pub(crate) fn route(
         dmac: [0; 6],
     };
     // SAFETY: context and parameters are valid for the call.
-    let result = unsafe { bpf_fib_lookup(context, &raw mut p, size_of::<Parameters>() as i32, 0) } as u32;
+    let result = unsafe { bpf_fib_lookup(context, &raw mut p, size_of::<Parameters>() as i32, flags) } as u32;
     match result {
         // All that is told is taken over in each case, so that the verifier sees one and the same hop behind them. Of a packet
         // that is too big, the device is the way out only where no length was given.

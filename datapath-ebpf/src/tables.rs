@@ -191,11 +191,20 @@ pub(crate) fn insert_snat_flow(key: &Tuple, flow: &SnatFlow) -> Insert {
 }
 
 #[inline(always)]
-pub(crate) fn mark_snat_flow(key: &Tuple, seen: u32) -> bool {
+pub(crate) fn remove_snat_flow(key: &Tuple) {
+    // Gone already is as good.
+    let _ = SNAT_FLOWS.remove(key);
+}
+
+#[inline(always)]
+pub(crate) fn mark_snat_flow(key: &Tuple, seen: u32, flags: u8) -> bool {
     match SNAT_FLOWS.get_ptr_mut(key) {
         Some(flow) => {
             // SAFETY: as in `mark_flow`.
-            unsafe { (*flow).seen = seen };
+            unsafe {
+                (*flow).seen = seen;
+                (*flow).flags |= flags;
+            }
             true
         }
         None => false,
@@ -364,8 +373,12 @@ macro_rules! tables_are_maps {
                 $crate::tables::insert_snat_flow(key, flow)
             }
             #[inline(always)]
-            fn mark_snat_flow(&mut self, key: &ferrogate_common::Tuple, seen: u32) -> bool {
-                $crate::tables::mark_snat_flow(key, seen)
+            fn remove_snat_flow(&mut self, key: &ferrogate_common::Tuple) {
+                $crate::tables::remove_snat_flow(key);
+            }
+            #[inline(always)]
+            fn mark_snat_flow(&mut self, key: &ferrogate_common::Tuple, seen: u32, flags: u8) -> bool {
+                $crate::tables::mark_snat_flow(key, seen, flags)
             }
             #[inline(always)]
             fn fragment(&self, key: &ferrogate_common::FragmentKey) -> Option<ferrogate_common::FragmentPorts> {

@@ -108,7 +108,9 @@ pub trait Tables {
 
     fn snat_flow(&self, key: &Tuple) -> Option<SnatFlow>;
     fn insert_snat_flow(&mut self, key: &Tuple, flow: &SnatFlow) -> Insert;
-    fn mark_snat_flow(&mut self, key: &Tuple, seen: u32) -> bool;
+    fn remove_snat_flow(&mut self, key: &Tuple);
+    /// As [`Tables::mark_flow`], but for connections' ends, which the forward entry tells.
+    fn mark_snat_flow(&mut self, key: &Tuple, seen: u32, flags: u8) -> bool;
 
     /// What the first fragment of a packet had.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
@@ -198,6 +200,8 @@ pub struct Transport {
     pub protocol: u8,
     /// Length of the IP packet, 0: don't check it against the MTU.
     pub length: u16,
+    /// ifindex of the only device that the packet may leave by; 0: any.
+    pub out: u32,
 }
 
 /// A way to keep the verifier's work small.

@@ -1,6 +1,6 @@
 //! Flows: found by their tuple, or made for a new connection.
 
-use crate::env::{Env, FlowTable, Insert, Routed, Transport};
+use crate::env::{Env, FlowTable, Routed, Transport};
 use crate::parse::Headers;
 use crate::pipeline::Edge;
 use crate::{select, snat};
@@ -32,35 +32,49 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
             }
             return (Outcome::Found, Reason::Translated);
         }
-        env.remove_flow(FlowTable::Established, tuple);
+        forget(env, headers, flow);
     }
-    let Some(frontend) = select::frontend(env, &tuple.destination, tuple.destination_port, tuple.protocol, false)
-    else {
-        // Where there are connections, only what opens one: that spares the rest a look-up.
-        if !headers.has_connections() || headers.is_syn() {
-            let reason = without_frontend(env, edge, tuple);
-            if reason == Reason::NoSuchPort {
-                return (Outcome::Refuse, reason);
+    let mut reason = Reason::NewFlow;
+    match select::frontend(env, &tuple.destination, tuple.destination_port, tuple.protocol, false) {
+        None => {
+            let opens = !headers.has_connections() || headers.is_syn();
+            // Where there are connections, only what opens one: that spares the rest a look-up.
+            if opens {
+                let reason = without_frontend(env, edge, tuple);
+                if reason == Reason::NoSuchPort {
+                    return (Outcome::Refuse, reason);
+                }
+                if reason != Reason::NotService {
+                    return (Outcome::Drop, reason);
+                }
             }
-            if reason != Reason::NotService {
-                return (Outcome::Drop, reason);
+            // At the node edge every flow has its source changed, and so no tuple that others could have.
+            if edge == Edge::Node || !opens || !is_taken(env, headers) {
+                return (Outcome::Pass, Reason::NotService);
             }
+            change_port(env, headers, flow);
         }
-        if headers.is_syn() {
-            forget_ended(env, headers);
-        }
-        return (Outcome::Pass, Reason::NotService);
-    };
-    if let Some(found) = env.flow(FlowTable::HalfOpen, tuple) {
-        *flow = found;
-        if serves(env, flow, headers) {
-            if confirmed(headers, flow) {
-                promote(env, headers, flow);
+        Some(frontend) => {
+            if let Some(found) = env.flow(FlowTable::HalfOpen, tuple) {
+                *flow = found;
+                if serves(env, flow, headers)
+                    && (flow.flags & flow_flags::SNAT == 0 || snat::has_port(env, headers, flow))
+                {
+                    if confirmed(headers, flow) {
+                        if flow.flags & flow_flags::SNAT != 0 {
+                            keep_snat(env, FlowTable::HalfOpen, headers, flow, flow_flags::CONFIRMED);
+                        }
+                        promote(env, headers, flow);
+                    } else if is_due(env, headers, flow) {
+                        keep(env, FlowTable::HalfOpen, headers, flow);
+                    }
+                    return (Outcome::Found, Reason::Translated);
+                }
             }
-            return (Outcome::Found, Reason::Translated);
+            reason = begin(env, edge, headers, &frontend, flow);
         }
     }
-    let reason = make(env, edge, headers, &frontend, flow);
+    reason = store(env, headers, flow, reason);
     let outcome = match reason {
         Reason::NewFlow => Outcome::Found,
         Reason::NoEndpoints | Reason::NoFlow => Outcome::Refuse,
@@ -69,10 +83,10 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     (outcome, reason)
 }
 
-/// A connection straight to an endpoint can have the very tuple that one through a Service had, if that has ended and its
-/// port is used again: its replies are not to be taken for those of the old one.
+/// Whether the replies to a connection straight to an endpoint would be taken for those of one through a Service, since its
+/// client uses one port for both. The remains of one that has ended are removed instead.
 #[inline(never)]
-fn forget_ended<E: Env>(env: &mut E, headers: &Headers) {
+fn is_taken<E: Env>(env: &mut E, headers: &Headers) -> bool {
     let tuple = &headers.tuple;
     let key = Tuple::new(
         (tuple.destination, tuple.destination_port),
@@ -81,12 +95,36 @@ fn forget_ended<E: Env>(env: &mut E, headers: &Headers) {
         Direction::Reply,
     );
     for table in [FlowTable::Established, FlowTable::HalfOpen] {
-        if env
-            .flow(table, &key)
-            .is_some_and(|flow| flow.flags & flow_flags::CLOSING != 0)
-        {
-            env.remove_flow(table, &key);
+        let Some(other) = env.flow(table, &key) else {
+            continue;
+        };
+        if !is_over(env, headers, &other) {
+            return true;
         }
+        env.remove_flow(table, &key);
+    }
+    false
+}
+
+/// A flow that leaves the destination as it is and changes the client's port. It is nobody's: no change of a Service ends it.
+#[inline(never)]
+fn change_port<E: Env>(env: &E, headers: &Headers, flow: &mut Flow) {
+    *flow = Flow {
+        address: headers.tuple.destination,
+        port: headers.tuple.destination_port,
+        seen: env.ticks(),
+        flags: env.opaque((flow_flags::SNAT | flow_flags::PORT_ONLY | flow_flags::CONFIRMED).into()) as u8,
+        ..Flow::NONE
+    };
+}
+
+/// Whether the flow that this entry is of can have no more replies.
+#[inline(always)]
+fn is_over<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
+    if headers.has_connections() {
+        flow.flags & flow_flags::CLOSING != 0
+    } else {
+        env.generation(flow.backend) != flow.generation || is_idle(env, headers, flow)
     }
 }
 
@@ -121,7 +159,34 @@ fn serves<E: Env>(env: &E, flow: &Flow, headers: &Headers) -> bool {
     if headers.has_connections() {
         !headers.is_syn() || (current && flow.flags & flow_flags::CLOSING == 0)
     } else {
-        current
+        current && !is_idle(env, headers, flow)
+    }
+}
+
+/// Whether a UDP flow had no packet for so long that it is over: its client's next one is balanced anew.
+#[inline(always)]
+pub(crate) fn is_idle<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
+    if headers.has_connections() {
+        return false;
+    }
+    let config = env.config();
+    let timeout = if env.opaque(flow.flags.into()) & u32::from(flow_flags::REPLIED) != 0 {
+        config.udp_stream_timeout
+    } else {
+        config.udp_timeout
+    };
+    // 0 becomes the highest number.
+    env.ticks().wrapping_sub(flow.seen) > u32::from(timeout).wrapping_sub(1)
+}
+
+/// Removes a flow that is over; of an idle one the replies too. Those of a backend that is gone may still be on their way, and an
+/// ended connection's are found to be over by who needs their tuple.
+#[inline(never)]
+fn forget<E: Env>(env: &mut E, headers: &Headers, flow: &Flow) {
+    env.remove_flow(FlowTable::Established, &headers.tuple);
+    let idle = !headers.has_connections() && env.generation(flow.backend) == flow.generation;
+    if idle && flow.flags & flow_flags::SNAT == 0 {
+        env.remove_flow(FlowTable::Established, &reply_key(&headers.tuple, flow));
     }
 }
 
@@ -142,19 +207,30 @@ fn is_due<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
 }
 
 /// Keeps a flow's time stamps and end marks, and rebuilds a reply entry that was evicted.
-#[inline(never)]
+#[inline(always)]
 fn keep<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow) {
-    let now = env.ticks();
-    let closing = headers.end_mark();
-    env.mark_flow(table, &headers.tuple, now, closing);
     if flow.flags & flow_flags::SNAT != 0 {
-        snat::keep(env, headers, flow, now);
-        return;
+        keep_snat(env, table, headers, flow, 0);
+    } else {
+        keep_pair(env, table, headers, flow);
     }
+}
+
+#[inline(never)]
+fn keep_pair<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow) {
+    let (now, marks) = (env.ticks(), headers.end_mark());
+    env.mark_flow(table, &headers.tuple, now, marks);
     let key = reply_key(&headers.tuple, flow);
-    if !env.mark_flow(table, &key, now, closing) {
+    if !env.mark_flow(table, &key, now, marks) {
         env.insert_flow(table, &key, &reply_entry(&headers.tuple, flow, now));
     }
+}
+
+#[inline(never)]
+fn keep_snat<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow, confirmed: u8) {
+    let (now, marks) = (env.ticks(), headers.end_mark());
+    env.mark_flow(table, &headers.tuple, now, marks);
+    snat::keep(env, headers, flow, now, marks | confirmed);
 }
 
 /// Moves a flow that both sides have confirmed from `HALF_OPEN` to `FLOWS`.
@@ -163,7 +239,8 @@ fn promote<E: Env>(env: &mut E, headers: &Headers, flow: &Flow) {
     let now = env.ticks();
     if flow.flags & flow_flags::SNAT == 0 {
         let key = reply_key(&headers.tuple, flow);
-        if env.insert_flow(FlowTable::Established, &key, &reply_entry(&headers.tuple, flow, now)) == Insert::Failed {
+        // What is left of an idle flow may be there.
+        if !env.put_flow(FlowTable::Established, &key, &reply_entry(&headers.tuple, flow, now)) {
             return;
         }
         env.remove_flow(FlowTable::HalfOpen, &key);
@@ -173,9 +250,10 @@ fn promote<E: Env>(env: &mut E, headers: &Headers, flow: &Flow) {
     }
 }
 
-/// A new connection. Each step has a stack frame of its own: eBPF has 512 bytes for a whole chain of calls.
+/// A new connection to a Service, up to its reply's entry. Each step has a stack frame of its own: eBPF has 512 bytes for a whole
+/// chain of calls.
 #[inline(always)]
-fn make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend, flow: &mut Flow) -> Reason {
+fn begin<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend, flow: &mut Flow) -> Reason {
     let mut reason = choose(env, edge, headers, frontend, flow);
     if reason == Reason::NewFlow && flow.flags & flow_flags::SNAT != 0 {
         reason = new_source(env, headers, flow);
@@ -183,23 +261,68 @@ fn make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend,
     if reason == Reason::NewFlow && flow.flags & flow_flags::SNAT == 0 && !store_reply(env, headers, flow) {
         reason = Reason::FlowTable;
     }
+    reason
+}
+
+/// Gives a new flow its source port, if it needs one, and stores what its requests are translated by.
+#[inline(always)]
+fn store<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow, mut reason: Reason) -> Reason {
     if reason == Reason::NewFlow && flow.flags & flow_flags::SNAT != 0 {
         reason = snat::allocate(env, headers, flow);
     }
     if reason != Reason::NewFlow {
         return reason;
     }
-    if !env.put_flow(FlowTable::HalfOpen, &headers.tuple, flow) {
+    // Nothing more is known of a connection that is no Service's, and nothing has to be.
+    let table = if flow.flags & flow_flags::CONFIRMED != 0 {
+        FlowTable::Established
+    } else {
+        FlowTable::HalfOpen
+    };
+    if !env.put_flow(table, &headers.tuple, flow) {
         return Reason::FlowTable;
     }
-    env.count_connection(frontend.service);
-    env.begin(flow.backend);
+    if table == FlowTable::HalfOpen
+        && let Some(backend) = env.backend(flow.backend)
+    {
+        env.count_connection(backend.service);
+        env.begin(flow.backend);
+    }
     reason
 }
 
 /// Policy and backend: fills the flow in, and whether its source must change. [`Reason::NewFlow`] or what is wrong.
-#[inline(never)]
+#[inline(always)]
 fn choose<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend, flow: &mut Flow) -> Reason {
+    let internal = u32::from(is_internal(env, edge, &headers.tuple.source));
+    let mut client = Admitted {
+        internal: env.opaque(internal),
+        local: 0,
+    };
+    let reason = choose_backend(env, headers, frontend, &mut client, flow);
+    if reason != Reason::NewFlow {
+        return reason;
+    }
+    fill(env, edge, headers, &client, flow)
+}
+
+/// A client that a frontend takes.
+struct Admitted {
+    /// Not 0: it is inside the cluster.
+    internal: u32,
+    /// Not 0: it may have the backends of the local set only.
+    local: u32,
+}
+
+/// Sets the flow's backend.
+#[inline(never)]
+fn choose_backend<E: Env>(
+    env: &mut E,
+    headers: &Headers,
+    frontend: &Frontend,
+    admitted: &mut Admitted,
+    flow: &mut Flow,
+) -> Reason {
     let config = env.config();
     let client = &headers.tuple.source;
     let Some(service) = env.service(frontend.service) else {
@@ -208,31 +331,45 @@ fn choose<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Fronten
     if select::is_refused_source(env, frontend, &service, client) {
         return Reason::SourceRange;
     }
-    let internal = is_internal(env, edge, client);
-    if frontend.is_cluster_ip() && !internal && config.flags & config_flags::EXTERNAL_CLUSTER_IP == 0 {
+    if frontend.is_cluster_ip() && admitted.internal == 0 && config.flags & config_flags::EXTERNAL_CLUSTER_IP == 0 {
         return Reason::ExternalClusterIp;
     }
     if headers.has_connections() && !headers.is_syn() {
         return Reason::NoFlow;
     }
-    let set = select::allowed_set(frontend, &service, internal);
+    let set = select::allowed_set(frontend, &service, admitted.internal != 0);
+    admitted.local = env.opaque(u32::from(set == BackendSet::Local));
     let asking = select::Client {
         address: client,
         tuple: Some(&headers.tuple),
     };
-    let (id, backend) = match select::backend(env, frontend.service, &service, set, &asking) {
-        Ok(found) => found,
-        Err(reason) => return reason,
+    match select::backend(env, frontend.service, &service, set, &asking) {
+        Ok((id, _)) => {
+            flow.backend = id;
+            Reason::NewFlow
+        }
+        Err(reason) => reason,
+    }
+}
+
+/// Fills in the flow to its backend. [`Reason::NewFlow`], unless the backend has gone this very moment.
+#[inline(never)]
+fn fill<E: Env>(env: &E, edge: Edge, headers: &Headers, client: &Admitted, flow: &mut Flow) -> Reason {
+    let config = env.config();
+    let id = flow.backend;
+    let backend = match env.backend(id) {
+        Some(backend) if backend.generation != 0 => backend,
+        _ => return Reason::StaleService,
     };
     let flags = match edge {
-        Edge::Pod if backend.address == *client => flow_flags::SNAT | flow_flags::HAIRPIN,
+        Edge::Pod if backend.address == headers.tuple.source => flow_flags::SNAT | flow_flags::HAIRPIN,
         Edge::Pod => 0,
         Edge::Node => flow_flags::SNAT | flow_flags::NODE,
         Edge::Uplink | Edge::Xdp => {
             let local = backend.flags & backend_flags::LOCAL != 0;
             let keeps_source = config.flags & config_flags::SNAT_ALWAYS == 0
-                || set == BackendSet::Local
-                || internal
+                || client.local != 0
+                || client.internal != 0
                 || env.is_node_address(&backend.address);
             if local && keeps_source {
                 0
@@ -249,10 +386,21 @@ fn choose<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Fronten
         generation: backend.generation,
         seen: env.ticks(),
         source: 0,
-        flags,
+        flags: env.opaque(flags.into()) as u8,
         reserved: 0,
+        uplink: uplink(env, edge),
     };
     Reason::NewFlow
+}
+
+/// The layer-3 device that a client outside of the node is met at. XDP may run on a device below it.
+#[inline(always)]
+fn uplink<E: Env>(env: &E, edge: Edge) -> u32 {
+    match edge {
+        Edge::Pod | Edge::Node => 0,
+        Edge::Uplink => env.ifindex(),
+        Edge::Xdp => env.interface(env.ifindex()).map_or(0, |interface| interface.layer3),
+    }
 }
 
 /// The source that the flow gets: the address of the device it leaves by.
@@ -265,6 +413,7 @@ fn new_source<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> Reason
         let transport = Transport {
             protocol: tuple.protocol,
             length: 0,
+            out: 0,
         };
         match env.route(env.ifindex(), &tuple.destination, &flow.address, transport) {
             // Even a flow that this hook leaves to the next one is made here: its turn is taken.
@@ -302,9 +451,13 @@ fn store_reply<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> bool 
 
 /// Whether the tuple that replies will have belongs to another flow already.
 #[inline(always)]
-fn clashes<E: Env>(env: &E, key: &Tuple, entry: &Flow) -> bool {
+fn clashes<E: Env>(env: &mut E, key: &Tuple, entry: &Flow) -> bool {
     let other = match env.flow(FlowTable::Established, key) {
-        Some(other) => other,
+        Some(other) => {
+            // What is left of an earlier flow is what replies will find first.
+            env.mark_flow(FlowTable::Established, key, entry.seen, 0);
+            other
+        }
         None => match env.flow(FlowTable::HalfOpen, key) {
             Some(other) => other,
             None => return false,
@@ -337,5 +490,6 @@ fn reply_entry(request: &Tuple, flow: &Flow, seen: u32) -> Flow {
         source: 0,
         flags: flow.flags,
         reserved: 0,
+        uplink: flow.uplink,
     }
 }

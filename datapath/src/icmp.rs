@@ -176,8 +176,8 @@ fn translate_quoted<P: Packet>(
     let tuple = &headers.tuple;
     let v6 = headers.is_v6();
     // What is read back from memory has lost its bounds.
-    let quote_l3 = (quote.l3 as u32 & FARTHEST) as usize;
-    let quote_l4 = (quote.l4 as u32 & FARTHEST) as usize;
+    let quote_l3 = (quote.l3 & FARTHEST) as usize;
+    let quote_l4 = (quote.l4 & FARTHEST) as usize;
     let sender = load_source(packet, headers)?;
     let new_sender = if hides_sender != 0 || sender == tuple.source {
         rewrite.source

@@ -230,7 +230,9 @@ pub(crate) fn reply<E: Env, const SECOND: bool>(
     let port_changed = snat::in_range(&env.config(), headers.tuple.destination_port)
         && snat::restore(env, headers, true, rewrite).is_some();
     if port_changed || translate::towards_client(env, headers, rewrite) {
+        let elsewhere = edge == Edge::Node && translate::leaves_by_another(env, headers, rewrite);
         return Ok(match translate::apply::<E, SECOND>(env, headers, rewrite) {
+            Some(()) if elsewhere => Verdict::Forward(Reason::Reply),
             Some(()) => Verdict::Pass(Reason::Reply),
             None => Verdict::Drop(Reason::Malformed),
         });

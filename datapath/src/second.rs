@@ -60,9 +60,9 @@ fn run<E: Env>(env: &mut E, edge: Edge, leaving: bool) -> Verdict {
 /// Where the packet that an ICMP error quotes lies.
 pub(crate) struct Quote {
     /// Offset of its IP header.
-    pub(crate) l3: usize,
+    pub(crate) l3: u32,
     /// Offset of its transport header.
-    pub(crate) l4: usize,
+    pub(crate) l4: u32,
 }
 
 impl Quote {
@@ -206,8 +206,8 @@ fn parse_icmp<E: Env>(env: &mut E, chain: &mut Chain, headers: &mut Headers, quo
     if found == kind::PLAIN {
         return Reason::NotIp;
     }
-    quote.l3 = ((l4 + fixed) as u32 & FARTHEST) as usize;
-    let reason = follow(env, quote.l3, headers.v6.into(), chain);
+    quote.l3 = (l4 + fixed) as u32 & FARTHEST;
+    let reason = follow(env, quote.l3 as usize, headers.v6.into(), chain);
     if reason != FOLLOWED {
         return reason;
     }
@@ -221,8 +221,8 @@ fn parse_icmp<E: Env>(env: &mut E, chain: &mut Chain, headers: &mut Headers, quo
     if !is_transport(chain.protocol) {
         return Reason::NotIp;
     }
-    quote.l4 = (chain.l4 as u32 & FARTHEST) as usize;
-    let Some([from, to]) = env.load::<[u16; 2]>(quote.l4) else {
+    quote.l4 = chain.l4 as u32 & FARTHEST;
+    let Some([from, to]) = env.load::<[u16; 2]>(quote.l4 as usize) else {
         return Reason::Malformed;
     };
     // A packet the other way would have the same flow, and goes where this error is to go.

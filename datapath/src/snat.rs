@@ -1,10 +1,10 @@
 //! Source translation: a port of our own range, and the way back.
 
-use crate::env::{Env, Insert};
+use crate::env::{Env, FlowTable, Insert};
 use crate::flow::reply_key;
 use crate::parse::Headers;
-use crate::translate::{self, Rewrite};
-use ferrogate_common::{Config, Flow, Port, Reason, SnatFlow, Tuple, flow_flags};
+use crate::translate::Rewrite;
+use ferrogate_common::{Config, Direction, Flow, Port, Reason, SnatFlow, Tuple, flow_flags};
 
 /// Ports tried before a new flow is given up.
 const PROBES: u32 = 8;
@@ -29,6 +29,7 @@ pub(crate) fn allocate<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) 
     };
     let entry = entry_of(headers, flow, flow.seen);
     let start = hash(&entry);
+    let mut unconfirmed = env.opaque(0) as u16;
     for probe in 0..PROBES {
         // Odd steps: every port of an even range comes up.
         let offset = start.wrapping_add(probe.wrapping_mul(0x9e37_79b1)) % config.snat_port_count as u32;
@@ -39,6 +40,9 @@ pub(crate) fn allocate<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) 
             if is_same(&other, &entry) {
                 return Reason::NewFlow;
             }
+            if may_take(env, headers, &other) {
+                unconfirmed = port.get();
+            }
             continue;
         }
         match env.insert_snat_flow(&key, &entry) {
@@ -47,16 +51,49 @@ pub(crate) fn allocate<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) 
             Insert::Failed => return Reason::FlowTable,
         }
     }
-    Reason::NoSnatPort
+    if unconfirmed == 0 {
+        return Reason::NoSnatPort;
+    }
+    // A flood of first packets has taken the ports. One that nothing has come of so far has to make room.
+    key.destination_port = Port::new(unconfirmed);
+    flow.source_port = key.destination_port;
+    env.remove_snat_flow(&key);
+    match env.insert_snat_flow(&key, &entry) {
+        Insert::Done => Reason::NewFlow,
+        Insert::Exists => Reason::NoSnatPort,
+        Insert::Failed => Reason::FlowTable,
+    }
 }
 
-/// Keeps the reply's entry of a flow alive, and puts it back where it was evicted.
+/// Ticks after which the answer to a datagram counts as not coming any more.
+const NO_ANSWER: u32 = 2;
+
+/// Whether another flow has to give its port to a new one, if there is no other: where nothing has come of it but first
+/// packets. An answer that is still on its way would reach the new one; of a connection that is an ACK at which it takes offence,
+/// but of UDP it would be somebody's data.
 #[inline(always)]
-pub(crate) fn keep<E: Env>(env: &mut E, headers: &Headers, flow: &Flow, now: u32) {
+fn may_take<E: Env>(env: &E, headers: &Headers, other: &SnatFlow) -> bool {
+    other.flags & flow_flags::CONFIRMED == 0
+        && (headers.has_connections() || env.ticks().wrapping_sub(other.seen) > NO_ANSWER)
+}
+
+/// Whether a flow that is not confirmed still has the port that it was given.
+#[inline(never)]
+pub(crate) fn has_port<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
+    let Some(key) = key_of(env, headers, flow) else {
+        return false;
+    };
+    env.snat_flow(&key)
+        .is_none_or(|other| is_same(&other, &entry_of(headers, flow, flow.seen)))
+}
+
+/// Keeps the reply's entry of a flow alive, with these marks, and puts it back where it was evicted.
+#[inline(always)]
+pub(crate) fn keep<E: Env>(env: &mut E, headers: &Headers, flow: &Flow, now: u32, marks: u8) {
     let Some(key) = key_of(env, headers, flow) else {
         return;
     };
-    if !env.mark_snat_flow(&key, now) {
+    if !env.mark_snat_flow(&key, now, marks) {
         env.insert_snat_flow(&key, &entry_of(headers, flow, now));
     }
 }
@@ -80,8 +117,8 @@ fn entry_of(headers: &Headers, flow: &Flow, seen: u32) -> SnatFlow {
         client_port: headers.tuple.source_port,
         frontend_port: headers.tuple.destination_port,
         seen,
-        backend: flow.backend,
-        flags: flow.flags,
+        uplink: flow.uplink,
+        flags: flow.flags & !(flow_flags::CLOSING | flow_flags::REPLIED),
         reserved: [0; 3],
     }
 }
@@ -99,7 +136,7 @@ fn is_same(a: &SnatFlow, b: &SnatFlow) -> bool {
     }
     difference |= u32::from(a.client_port.be() ^ b.client_port.be());
     difference |= u32::from(a.frontend_port.be() ^ b.frontend_port.be());
-    difference |= u32::from(a.flags ^ b.flags);
+    difference |= u32::from((a.flags ^ b.flags) & !flow_flags::MARKS);
     difference == 0
 }
 
@@ -117,18 +154,55 @@ fn hash(entry: &SnatFlow) -> u32 {
 ///
 /// A flow of which only the port was changed is restored where it leaves, at its client's edge: between there and the
 /// backend its packets look as the backend sent them. All others are restored as they enter.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn restore<E: Env>(env: &mut E, headers: &Headers, leaving: bool, rewrite: &mut Rewrite) -> Option<u8> {
-    let flow = env.snat_flow(&headers.tuple)?;
-    if (flow.flags & flow_flags::PORT_ONLY != 0) != leaving {
+    let found = find(env, headers, leaving, rewrite);
+    if found == NONE {
         return None;
+    }
+    if found & DUE != 0 {
+        keep_reply(env, headers, rewrite);
+    }
+    Some(found as u8)
+}
+
+/// What [`find`] returns: nothing, or flags of a flow with this bit where its entries are to be marked.
+const NONE: u32 = u32::MAX;
+const DUE: u32 = 1 << 8;
+
+#[inline(never)]
+fn find<E: Env>(env: &E, headers: &Headers, leaving: bool, rewrite: &mut Rewrite) -> u32 {
+    let Some(flow) = env.snat_flow(&headers.tuple) else {
+        return NONE;
+    };
+    if (flow.flags & flow_flags::PORT_ONLY != 0) != leaving {
+        return NONE;
     }
     *rewrite = Rewrite {
         source: flow.frontend,
         destination: flow.client,
         source_port: flow.frontend_port,
         destination_port: flow.client_port,
+        uplink: flow.uplink,
     };
-    translate::keep_reply(env, headers, &flow);
-    Some(flow.flags)
+    let marks = headers.end_mark() | flow_flags::REPLIED;
+    let due = !headers.is_about_another() && (flow.seen != env.ticks() || flow.flags & marks != marks);
+    u32::from(flow.flags) | if due { DUE } else { 0 }
+}
+
+/// Keeps the entries of a flow with a translated source alive, and marks that there was a reply, or the end.
+#[inline(never)]
+fn keep_reply<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite) {
+    let now = env.ticks();
+    let marks = headers.end_mark() | flow_flags::REPLIED;
+    env.mark_snat_flow(&headers.tuple, now, marks);
+    let forward = Tuple::new(
+        (rewrite.destination, rewrite.destination_port),
+        (rewrite.source, rewrite.source_port),
+        headers.tuple.protocol,
+        Direction::Forward,
+    );
+    if !env.mark_flow(FlowTable::Established, &forward, now, marks) {
+        env.mark_flow(FlowTable::HalfOpen, &forward, now, marks);
+    }
 }

@@ -3,12 +3,11 @@
 use crate::checksum::{self, add};
 use crate::crc32c::port_change;
 use crate::env::{ChecksumChange, Env, FlowTable, Packet, Route, Routed, Transport};
+use crate::flow;
 use crate::parse::{Headers, kind};
 use crate::pipeline::{Edge, Step};
 use crate::reject::Refusal;
-use ferrogate_common::{
-    Address, Direction, Flow, Port, Protocol, Reason, SnatFlow, Tuple, flow_flags, interface_flags,
-};
+use ferrogate_common::{Address, Direction, Flow, Port, Protocol, Reason, Tuple, flow_flags, interface_flags};
 
 /// What a packet's addresses shall be.
 pub(crate) struct Rewrite {
@@ -16,6 +15,8 @@ pub(crate) struct Rewrite {
     pub(crate) destination: Address,
     pub(crate) source_port: Port,
     pub(crate) destination_port: Port,
+    /// Of a reply, the device that its client's packets come in by ([`Flow::uplink`]).
+    pub(crate) uplink: u32,
 }
 
 impl Rewrite {
@@ -25,6 +26,7 @@ impl Rewrite {
         destination: Address::UNSPECIFIED,
         source_port: Port::ZERO,
         destination_port: Port::ZERO,
+        uplink: 0,
     };
 }
 
@@ -35,6 +37,7 @@ pub(crate) fn towards_backend<E: Env>(env: &E, headers: &Headers, flow: &Flow, r
     rewrite.destination = flow.address;
     rewrite.source_port = headers.tuple.source_port;
     rewrite.destination_port = flow.port;
+    rewrite.uplink = 0;
     if flow.flags & flow_flags::SNAT == 0 {
         return true;
     }
@@ -60,7 +63,14 @@ pub(crate) fn find_way<E: Env>(
     rewrite: &Rewrite,
     reason: Reason,
 ) -> (Step, Reason) {
-    match look_up(env, headers, rewrite) {
+    let mut routed = look_up(env, headers, rewrite, 0);
+    if rewrite.uplink != 0 && routed == Routed::To && is_elsewhere(env, env.hop().ifindex, rewrite.uplink) {
+        routed = look_up(env, headers, rewrite, rewrite.uplink);
+        if routed == Routed::Nowhere {
+            routed = look_up(env, headers, rewrite, 0);
+        }
+    }
+    match routed {
         Routed::NotFromHere => (Step::Pass, Reason::LeftToTcx),
         Routed::Nowhere => (Step::Drop, Reason::NoRoute),
         Routed::TooBig => (Step::Refuse(Refusal::TooBig), Reason::TooBig),
@@ -71,11 +81,35 @@ pub(crate) fn find_way<E: Env>(
     }
 }
 
+/// Whether a reply that leaves by device `by` shall leave by the one that its client's packets come in by instead, if there is
+/// a way: each may have a part of the network behind it that only it reaches, or filters that want to see both directions.
+/// Tunnels are left to their routes.
 #[inline(never)]
-fn look_up<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite) -> Routed {
+fn is_elsewhere<E: Env>(env: &E, by: u32, uplink: u32) -> bool {
+    const BY_ROUTE_ALONE: u32 = interface_flags::TUNNEL | interface_flags::LAYER3;
+    by != uplink
+        && [by, uplink].iter().all(|ifindex| {
+            env.interface(*ifindex)
+                .is_some_and(|interface| interface.flags & BY_ROUTE_ALONE == 0)
+        })
+}
+
+/// A reply that is on its way out: true where it has to leave by another device, along [`crate::Fib::hop`].
+#[inline(always)]
+pub(crate) fn leaves_by_another<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite) -> bool {
+    rewrite.uplink != 0
+        && is_elsewhere(env, env.ifindex(), rewrite.uplink)
+        && look_up(env, headers, rewrite, rewrite.uplink) == Routed::To
+        // In IPv6 the device is a wish: the best route may be another's.
+        && env.hop().ifindex == rewrite.uplink
+}
+
+#[inline(never)]
+fn look_up<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite, out: u32) -> Routed {
     let transport = Transport {
         protocol: headers.tuple.protocol,
         length: headers.length,
+        out,
     };
     env.route(env.ifindex(), &rewrite.source, &rewrite.destination, transport)
 }
@@ -94,10 +128,14 @@ pub(crate) fn towards_client<E: Env>(env: &mut E, headers: &Headers, rewrite: &m
             }
         }
     };
+    if flow::is_idle(env, headers, &flow) {
+        return false;
+    }
     rewrite.source = flow.address;
     rewrite.destination = headers.tuple.destination;
     rewrite.source_port = flow.port;
     rewrite.destination_port = headers.tuple.destination_port;
+    rewrite.uplink = flow.uplink;
     let marks = headers.end_mark() | flow_flags::REPLIED;
     let due = flow.seen != env.ticks() || flow.flags & marks != marks;
     if due && !headers.is_about_another() {
@@ -118,26 +156,6 @@ fn mark_pair<E: Env>(env: &mut E, headers: &Headers, table: FlowTable, flow: &Fl
         Direction::Forward,
     );
     env.mark_flow(table, &key, now, marks);
-}
-
-/// Keeps the entries of a flow with a translated source alive, and marks its end.
-#[inline(never)]
-pub(crate) fn keep_reply<E: Env>(env: &mut E, headers: &Headers, flow: &SnatFlow) {
-    let now = env.ticks();
-    if headers.is_about_another() || (flow.seen == now && !headers.is_closing()) {
-        return;
-    }
-    env.mark_snat_flow(&headers.tuple, now);
-    let forward = Tuple::new(
-        (flow.client, flow.client_port),
-        (flow.frontend, flow.frontend_port),
-        headers.tuple.protocol,
-        Direction::Forward,
-    );
-    let marks = headers.end_mark() | flow_flags::REPLIED;
-    if !env.mark_flow(FlowTable::Established, &forward, now, marks) {
-        env.mark_flow(FlowTable::HalfOpen, &forward, now, marks);
-    }
 }
 
 /// Rewrites addresses and ports. `None`: the packet could not be written. `SECOND`: in the second program, which alone meets
@@ -204,6 +222,7 @@ pub(crate) fn address_on_bridge<E: Env>(env: &mut E, tuple: &Tuple, backend: &Ad
     let transport = Transport {
         protocol: tuple.protocol,
         length: 0,
+        out: 0,
     };
     if env.route(port.layer3, &tuple.source, backend, transport) != Routed::To {
         return;

@@ -1,5 +1,8 @@
 //! `ferrogate agent` and its options.
 
+mod timeouts;
+
+use self::timeouts::FlowTimeouts;
 use super::parse::{self, PortRange};
 use crate::logging;
 use crate::net::NodePortAddresses;
@@ -255,6 +258,9 @@ pub struct AgentArgs {
         help_heading = "Translation"
     )]
     pub snat_ports: PortRange,
+
+    #[command(flatten)]
+    pub timeouts: FlowTimeouts,
 
     /// Let ClusterIPs answer clients outside the cluster too
     #[arg(

@@ -165,23 +165,43 @@ fn bind(text: &str, port: u16) -> Result<Bind, String> {
 
 /// `60s`, `2m`, `1500ms`, `1h`; at least a second.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let text = text.trim();
-    let digits = text
-        .find(|character: char| !character.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let milliseconds = match unit {
-        "ms" => Some(1),
-        "s" => Some(1000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let whole = number.parse::<u64>().ok().zip(milliseconds);
-    match whole.and_then(|(number, milliseconds)| number.checked_mul(milliseconds)) {
+    match milliseconds(text.trim()) {
         Some(milliseconds) if milliseconds >= 1000 => Ok(Duration::from_millis(milliseconds)),
         Some(_) => Err("give at least 1s".to_owned()),
         None => Err("not a time; write a whole number and its unit, for example 60s, 2m or 1500ms".to_owned()),
+    }
+}
+
+/// A time as Go writes it, without fractions: `90s`, `1h30m`, `2h0m0s`.
+fn milliseconds(mut text: &str) -> Option<u64> {
+    let mut sum = 0u64;
+    loop {
+        let (number, rest) = text.split_at(text.find(|character: char| !character.is_ascii_digit())?);
+        let unit = rest.split_at(
+            rest.find(|character: char| character.is_ascii_digit())
+                .unwrap_or(rest.len()),
+        );
+        let milliseconds = match unit.0 {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        sum = sum.checked_add(number.parse::<u64>().ok()?.checked_mul(milliseconds)?)?;
+        text = unit.1;
+        if text.is_empty() {
+            return Some(sum);
+        }
+    }
+}
+
+/// A [`duration`] that the datapath can hold.
+pub fn udp_timeout(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    match u16::try_from(crate::kernel::ticks(time)) {
+        Ok(_) => Ok(time),
+        Err(_) => Err("give 19h at most".to_owned()),
     }
 }
 
@@ -274,6 +294,9 @@ mod tests {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2h0m5s"), Ok(Duration::from_secs(7205)));
+        assert!(udp_timeout("20h").unwrap_err().contains("19h"));
+        assert_eq!(udp_timeout("19h"), Ok(Duration::from_secs(68_400)));
         for wrong in ["60", "s", "-1s", "1.5s", "99999999999999999h"] {
             assert!(duration(wrong).unwrap_err().contains("60s"), "{wrong}");
         }

@@ -142,6 +142,18 @@ impl Fields {
                 self.options.insert(option, value);
             }
         }
+        for (path, option) in [
+            ("conntrack.tcpEstablishedTimeout", "tcp-established-timeout"),
+            ("conntrack.tcpCloseWaitTimeout", "tcp-close-wait-timeout"),
+            ("conntrack.udpTimeout", "udp-timeout"),
+            ("conntrack.udpStreamTimeout", "udp-stream-timeout"),
+        ] {
+            // Zero: as it is, without this field.
+            let set = |time: &String| time.chars().any(|digit| ('1'..='9').contains(&digit));
+            if let Some(time) = self.text(path)?.filter(set) {
+                self.options.insert(option, time);
+            }
+        }
         if let Some(networks) = self.list("nodePortAddresses")? {
             self.options.insert("node-port-addresses", networks);
         }

@@ -66,6 +66,7 @@ fn a_file_of_kubeadm_becomes_options_and_what_is_left_is_named() {
         ("node-name", "n1"),
         ("node-port-addresses", "192.168.0.0/24,primary"),
         ("snat", "always"),
+        ("tcp-established-timeout", "2h0m0s"),
     ];
     let expected: BTreeMap<_, _> = expected
         .into_iter()
@@ -76,7 +77,6 @@ fn a_file_of_kubeadm_becomes_options_and_what_is_left_is_named() {
         translated.ignored,
         [
             "bindAddress",
-            "conntrack.tcpEstablishedTimeout",
             "logging.options.json.infoBufferSize",
             "mode",
             "oomScoreAdj"

@@ -127,6 +127,7 @@ fn flags(link: &Link, network: &Network, xdp: bool) -> u32 {
     role | if port { interface_flags::BRIDGE_PORT } else { 0 }
         | if link.layer3 { interface_flags::LAYER3 } else { 0 }
         | if xdp { interface_flags::XDP_TARGET } else { 0 }
+        | if link.is_tunnel() { interface_flags::TUNNEL } else { 0 }
 }
 
 /// The addresses of the node that flows leaving by this link get as their source, IPv4 and IPv6: the layer-3 device's own,

@@ -3,7 +3,6 @@
 //! [`Datapath`] is the agent's: it loads, attaches and writes. [`Tables`] are the pinned maps alone, which commands can read
 //! without an agent. Nothing is detached or removed when either is dropped: the pins keep the datapath working.
 
-mod active;
 mod apply;
 mod cgroup;
 mod cleanup;
@@ -17,6 +16,7 @@ mod read;
 mod scope;
 mod state;
 mod stuck;
+mod sweep;
 mod sys;
 mod tables;
 
@@ -29,6 +29,7 @@ pub use read::{FlowEntry, FlowRow, FlowTable, Usage, boot_seconds};
 pub use scope::Scopes;
 pub use state::{DEFAULT_STATE_DIR, StateDir};
 pub use stuck::StuckSocket;
+pub use sweep::{Swept, Timeouts, ticks};
 pub use sys::netns_cookie;
 pub use tables::Tables;
 

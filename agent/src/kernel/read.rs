@@ -76,14 +76,6 @@ impl FlowRow {
             .map(|(_, name)| name)
     }
 
-    /// Index into `BACKENDS`.
-    pub fn backend(&self) -> u32 {
-        match self.entry {
-            FlowEntry::Flow(flow) => flow.backend,
-            FlowEntry::Snat(flow) => flow.backend,
-        }
-    }
-
     /// Last packet, in whole seconds of the boot clock ([`boot_seconds`]).
     pub fn seen(&self) -> u32 {
         match self.entry {

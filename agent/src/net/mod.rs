@@ -106,6 +106,27 @@ impl Link {
         self.kind.as_deref() == Some("tun") && !self.layer3
     }
 
+    /// Its packets leave the node inside of others.
+    pub fn is_tunnel(&self) -> bool {
+        const KINDS: [&str; 13] = [
+            "vxlan",
+            "geneve",
+            "wireguard",
+            "gre",
+            "gretap",
+            "ip6gre",
+            "ip6gretap",
+            "erspan",
+            "ipip",
+            "sit",
+            "ip6tnl",
+            "xfrm",
+            "vti",
+        ];
+        let kind = self.kind.as_deref();
+        kind.is_some_and(|kind| KINDS.contains(&kind)) || (kind == Some("tun") && self.layer3)
+    }
+
     pub fn is_bridge(&self) -> bool {
         self.kind.as_deref() == Some("bridge")
     }

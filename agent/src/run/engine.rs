@@ -1,7 +1,6 @@
 //! The steps of the loop.
 
 mod addresses;
-mod counts;
 mod scopes;
 
 use super::model::{Applied, Shared};
@@ -76,7 +75,6 @@ pub(super) struct Engine {
     /// The source has ServiceCIDRs of its own.
     asks_for_service_cidrs: bool,
     written_service_cidrs: Option<BTreeSet<IpNet>>,
-    recounted: Instant,
     /// The same of whom the socket edge serves.
     unwritten_scopes: Option<Scopes>,
     /// Tells connected UDP sockets that their backend has ended.
@@ -133,7 +131,6 @@ impl Engine {
             service_cidrs: args.service_cidr.clone(),
             asks_for_service_cidrs: args.manifests.is_none(),
             written_service_cidrs: None,
-            recounted: begun,
             unwritten_scopes: None,
             reaper: None,
             pod_edge: args.pod_edge.is_on(),
@@ -229,7 +226,6 @@ impl Engine {
         if let Some(network) = self.unwritten.take() {
             self.sync_network(&network);
         }
-        self.recount();
         if let Some(scopes) = self.unwritten_scopes.clone() {
             self.set_scopes(scopes);
         }
@@ -467,7 +463,7 @@ fn names<'a>(interfaces: impl Iterator<Item = &'a InterfaceStatus>) -> String {
 }
 
 /// The error and its causes in one line.
-fn chain(error: &kernel::Error) -> String {
+pub(super) fn chain(error: &kernel::Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use bytemuck::Zeroable as _;
 use ferrogate_common::{Config, NetworkKey, config_flags};
 use ferrogate_control::Options;
+use std::time::Duration;
 
 pub(super) fn datapath(args: &AgentArgs) -> DatapathOptions {
     DatapathOptions {
@@ -51,8 +52,15 @@ pub(super) fn config(args: &AgentArgs) -> Result<Config> {
         flags,
         snat_port_base: args.snat_ports.base,
         snat_port_count: args.snat_ports.count(),
+        udp_timeout: datapath_ticks(args.timeouts.udp_timeout),
+        udp_stream_timeout: datapath_ticks(args.timeouts.udp_stream_timeout),
         ..Config::zeroed()
     })
+}
+
+/// Never shorter than the time, though a flow's time stamp is up to a tick old. The options hold the time to what fits.
+fn datapath_ticks(time: Duration) -> u16 {
+    u16::try_from(kernel::ticks(time) + 1).unwrap_or(u16::MAX)
 }
 
 pub(super) fn control(node: &str, args: &AgentArgs) -> Options {

@@ -18,6 +18,16 @@ pub enum Target {
     Nowhere,
 }
 
+impl Target {
+    /// Whether packets that may leave by this device only (0: by any) can take it.
+    fn leaves_by(&self, device: u32) -> bool {
+        match self {
+            Self::Link(out) | Self::Gateway(out, _) => device == 0 || *out == device,
+            Self::Nowhere => device == 0,
+        }
+    }
+}
+
 /// One route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HostRoute {
@@ -81,13 +91,14 @@ impl HostFib {
         transport: Transport,
         socket_buffer: Option<usize>,
     ) -> Routed {
+        let ifindex = if transport.out == 0 { ifindex } else { transport.out };
         if !self.devices.contains_key(&ifindex) {
             return Routed::Nowhere;
         }
         let Some(route) = self
             .routes
             .iter()
-            .filter(|route| route.matches(destination))
+            .filter(|route| route.matches(destination) && route.target.leaves_by(transport.out))
             .max_by_key(|route| route.prefix)
         else {
             return Routed::Nowhere;

@@ -294,11 +294,17 @@ impl Tables for HostTables {
         Insert::Done
     }
 
-    fn mark_snat_flow(&mut self, key: &Tuple, seen: u32) -> bool {
+    fn remove_snat_flow(&mut self, key: &Tuple) {
+        self.touched.insert(Touched::Snat(*key));
+        self.snat_flows.remove(key);
+    }
+
+    fn mark_snat_flow(&mut self, key: &Tuple, seen: u32, flags: u8) -> bool {
         let Some(flow) = self.snat_flows.get_mut(key) else {
             return false;
         };
         flow.seen = seen;
+        flow.flags |= flags;
         self.touched.insert(Touched::Snat(*key));
         true
     }
@@ -403,8 +409,11 @@ macro_rules! delegate_tables {
             fn insert_snat_flow(&mut self, key: &Tuple, flow: &SnatFlow) -> Insert {
                 self.tables.insert_snat_flow(key, flow)
             }
-            fn mark_snat_flow(&mut self, key: &Tuple, seen: u32) -> bool {
-                self.tables.mark_snat_flow(key, seen)
+            fn remove_snat_flow(&mut self, key: &Tuple) {
+                self.tables.remove_snat_flow(key);
+            }
+            fn mark_snat_flow(&mut self, key: &Tuple, seen: u32, flags: u8) -> bool {
+                self.tables.mark_snat_flow(key, seen, flags)
             }
             fn fragment(&self, key: &ferrogate_common::FragmentKey) -> Option<ferrogate_common::FragmentPorts> {
                 self.tables.fragment(key)

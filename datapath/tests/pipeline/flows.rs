@@ -284,6 +284,83 @@ fn clients_that_share_a_backend_never_share_a_snat_port() {
 }
 
 #[test]
+fn where_all_ports_are_taken_a_connection_that_only_knocked_gives_its_own_to_a_new_one() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let backend = [at(Who::RemotePod, v4, 8080)];
+        let frontend = at(Who::Node, v4, 30_080);
+        let offer = Offer {
+            kind: FrontendKind::NodePort,
+            ..cluster_ip(1, Protocol::Tcp, frontend, &backend)
+        };
+        offer.put(node);
+        node.tables.config.snat_port_count = 4;
+        let knock = |node: &mut Simulator, port, flags| {
+            let packet = segment(Protocol::Tcp, at(Who::Outside, v4, port), frontend, flags);
+            send(node, Program::UplinkIngress, UPLINK, &packet)
+        };
+        let confirmed: Vec<SocketAddr> = (1..4).map(|port| knock(node, port, tcp::SYN).seen().source).collect();
+        for (port, source) in (1..4).zip(&confirmed) {
+            assert_eq!(knock(node, port, tcp::ACK).seen().source, *source);
+        }
+        let mut last = None;
+        for port in 100..120 {
+            let sent = knock(node, port, tcp::SYN);
+            if sent.verdict == Verdict::Drop(Reason::NoSnatPort) {
+                continue;
+            }
+            let source = sent.seen().source;
+            assert!(!confirmed.contains(&source), "a confirmed connection keeps its port");
+            last = Some((port, source));
+        }
+        let (port, source) = last.expect("some of them find the fourth port within the probes");
+        assert_eq!(knock(node, port, tcp::SYN).seen().source, source, "repeated");
+        assert_eq!(knock(node, port, tcp::ACK).seen().source, source, "and confirmed");
+        for (port, source) in (1..4).zip(&confirmed) {
+            assert_eq!(knock(node, port, tcp::ACK).seen().source, *source);
+        }
+        let loser = (100..port).next_back().expect("one before");
+        assert!(
+            !matches!(knock(node, loser, tcp::ACK).verdict, Verdict::Forward(_)),
+            "its port is another's"
+        );
+    }
+}
+
+#[test]
+fn an_idle_udp_flow_is_over_sooner_without_answers_and_its_next_packet_is_balanced_anew() {
+    for v4 in FAMILIES {
+        for (answered, limit) in [(false, 28), (true, 112)] {
+            let node = &mut with_two_backends(Protocol::Udp, v4);
+            node.tables.config.udp_timeout = 28;
+            node.tables.config.udp_stream_timeout = 112;
+            let client = at(Who::Pod, v4, 40_000);
+            let first = backend_of(node, Protocol::Udp, v4, 40_000, 0);
+            let answer = segment(Protocol::Udp, first, client, 0);
+            if answered {
+                send(node, Program::PodEgress, POD, &answer);
+                backend_of(node, Protocol::Udp, v4, 40_000, 0);
+            }
+            for _ in 0..3 {
+                node.ticks += limit - 1;
+                assert_eq!(backend_of(node, Protocol::Udp, v4, 40_000, 0), first, "kept alive");
+            }
+            node.ticks += limit;
+            let late = send(node, Program::PodEgress, POD, &answer);
+            assert_eq!(late.verdict, Verdict::Pass(Reason::NotService), "an answer to nothing");
+            let second = backend_of(node, Protocol::Udp, v4, 40_000, 0);
+            assert_ne!(second, first);
+            let answer = segment(Protocol::Udp, second, client, 0);
+            for _ in 0..3 {
+                let reply = send(node, Program::PodEgress, POD, &answer).seen();
+                assert_eq!(reply.source, at(Who::Vip, v4, 80), "{}", node.tables);
+                assert_eq!(backend_of(node, Protocol::Udp, v4, 40_000, 0), second);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_flow_is_confirmed_by_its_other_side_and_only_then_leaves_the_half_open_table() {
     /// Protocol, whether a reply comes, the next packet's flags, and whether the flow is established after it.
     const CASES: [(Protocol, bool, u8, bool); 6] = [
@@ -330,6 +407,55 @@ fn a_connection_straight_to_an_endpoint_is_not_taken_for_one_through_a_service_t
         let answer = segment(Protocol::Tcp, backend, pod, tcp::SYN | tcp::ACK);
         let reply = send(node, Program::PodEgress, POD, &answer).seen();
         assert_eq!(reply.source, backend, "{}", node.tables);
+    }
+}
+
+#[test]
+fn a_connection_straight_to_an_endpoint_lives_beside_one_through_a_service_from_the_same_port() {
+    for v4 in FAMILIES {
+        for protocol in PROTOCOLS {
+            let node = &mut node();
+            let backend = [at(Who::RemotePod, v4, 8080)];
+            let frontend = at(Who::Vip, v4, 80);
+            cluster_ip(1, protocol, frontend, &backend).put(node);
+            let client = at(Who::Pod, v4, 40_000);
+            let mut sources = Vec::new();
+            for round in 0..3 {
+                for destination in [frontend, backend[0]] {
+                    let flags = if round == 0 { tcp::SYN } else { tcp::ACK };
+                    let packet = segment(protocol, client, destination, flags);
+                    let at_backend = send(node, Program::PodIngress, POD, &packet).seen();
+                    assert_eq!(at_backend.destination, backend[0]);
+                    sources.push(at_backend.source);
+                    let answer = segment(protocol, backend[0], at_backend.source, tcp::SYN | tcp::ACK);
+                    let reply = send(node, Program::PodEgress, POD, &answer).seen();
+                    assert_eq!(
+                        (reply.source, reply.destination),
+                        (destination, client),
+                        "{}",
+                        node.tables
+                    );
+                }
+            }
+            assert_eq!(sources[0], client, "the Service's keeps its port");
+            assert!(SNAT_PORTS.contains(&sources[1].port()), "the straight one does not");
+            assert!(sources.chunks(2).all(|pair| pair == &sources[..2]), "{sources:?}");
+        }
+    }
+}
+
+#[test]
+fn datagrams_straight_to_an_endpoint_keep_their_port_where_the_services_flow_is_over() {
+    for v4 in FAMILIES {
+        let node = &mut with_two_backends(Protocol::Udp, v4);
+        let client = at(Who::Pod, v4, 40_000);
+        let backend = backend_of(node, Protocol::Udp, v4, 40_000, 0);
+        retire(node, backend);
+        let straight = segment(Protocol::Udp, client, backend, 0);
+        assert_eq!(send(node, Program::PodIngress, POD, &straight).seen().source, client);
+        let answer = segment(Protocol::Udp, backend, client, 0);
+        let reply = send(node, Program::PodEgress, POD, &answer).seen();
+        assert_eq!((reply.source, reply.destination), (backend, client), "{}", node.tables);
     }
 }
 

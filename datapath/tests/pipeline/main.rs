@@ -14,4 +14,5 @@ mod sctp;
 mod second;
 mod sockets;
 mod support;
+mod uplinks;
 mod wire;

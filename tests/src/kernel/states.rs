@@ -100,6 +100,8 @@ impl Generator {
             snat_port_base: 24_000,
             // Small ranges run out.
             snat_port_count: self.rng.choice([4096, 4096, 16, 4, 0]).unwrap_or(4096),
+            udp_timeout: self.rng.u16(..4),
+            udp_stream_timeout: self.rng.u16(..4),
             ..Config::zeroed()
         }
     }
@@ -229,7 +231,7 @@ impl Generator {
             2 => {
                 let (key, flow) = self.rng.choice(&tables.snat_flows)?;
                 let aged = SnatFlow {
-                    seen: flow.seen.wrapping_sub(1),
+                    seen: flow.seen.wrapping_sub(self.rng.u32(1..4)),
                     ..*flow
                 };
                 Some(Event::SnatFlow(*key, self.rng.bool().then_some(aged)))
@@ -261,7 +263,7 @@ impl Generator {
     fn change_flow(&mut self, tables: &HostTables, table: FlowTable) -> Option<Event> {
         let (key, flow) = self.rng.choice(tables.flow_table(table))?;
         let aged = Flow {
-            seen: flow.seen.wrapping_sub(1),
+            seen: flow.seen.wrapping_sub(self.rng.u32(1..4)),
             ..*flow
         };
         Some(Event::Flow(table, *key, self.rng.bool().then_some(aged)))

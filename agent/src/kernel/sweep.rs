@@ -1,0 +1,213 @@
+//! What the programs cannot see: flows that nobody uses any more, which are removed, and from the others how many connections each
+//! backend has (`ACTIVE`).
+
+use super::error::{During as _, Result};
+use super::sys::Map;
+use super::tables::{Tables, reading, writing};
+use bytemuck::Pod;
+use ferrogate_common::maps::{self, MapSpec};
+use ferrogate_common::{Direction, Flow, Protocol, SnatFlow, TICK_SHIFT, Tuple, flow_flags};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// After how long without a packet a flow is over. Conntrack's timeouts, as kube-proxy sets them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// A connection of TCP or SCTP.
+    pub established: Duration,
+    /// One of which a FIN or RST was seen: the other side may still send.
+    pub closing: Duration,
+    /// A UDP flow without a reply so far.
+    pub udp: Duration,
+    /// A UDP flow with replies.
+    pub udp_stream: Duration,
+}
+
+/// A connection whose first packet nobody answered (nf_conntrack_tcp_timeout_syn_sent).
+const KNOCKING: Duration = Duration::from_secs(120);
+
+/// What a walk through the flow tables found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// Entries that are in use, and those that were removed.
+    pub live: u64,
+    pub removed: u64,
+}
+
+/// Whole ticks of a time, rounded up.
+pub fn ticks(time: Duration) -> u32 {
+    u32::try_from(time.as_nanos().div_ceil(1 << TICK_SHIFT)).unwrap_or(u32::MAX)
+}
+
+/// The clock that flows are stamped by, in ticks (CLOCK_MONOTONIC, as `bpf_ktime_get_coarse_ns` has it).
+fn now() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let nanos = (now.tv_sec as u128) * 1_000_000_000 + now.tv_nsec as u128;
+    (nanos >> TICK_SHIFT) as u32
+}
+
+impl Timeouts {
+    fn of_flow(&self, tuple: &Tuple, flags: u8, half_open: bool) -> u32 {
+        ticks(if tuple.protocol == Protocol::Udp as u8 {
+            if flags & flow_flags::REPLIED != 0 {
+                self.udp_stream
+            } else {
+                self.udp
+            }
+        } else if flags & flow_flags::CLOSING != 0 {
+            self.closing
+        } else if half_open {
+            KNOCKING
+        } else {
+            self.established
+        })
+    }
+
+    /// The shortest of a flow with a changed source: only its forward entry tells the rest.
+    fn of_snat(&self, tuple: &Tuple) -> u32 {
+        let of_udp = tuple.protocol == Protocol::Udp as u8;
+        ticks(if of_udp { self.udp_stream } else { KNOCKING })
+    }
+}
+
+/// Ticks since a flow's last packet. One that came after the clock was read has none.
+fn idle(now: u32, seen: u32) -> u32 {
+    now.saturating_sub(seen)
+}
+
+impl Tables {
+    /// Removes the flows that are over, and counts those of some backends anew: the programs count new ones and those that end; what
+    /// they cannot see is a flow that was evicted, or that nobody closes.
+    pub fn sweep(&self, timeouts: &Timeouts, counted: impl Iterator<Item = u32>) -> Result<Swept> {
+        let mut counts: BTreeMap<u32, u64> = counted.map(|id| (id, 0)).collect();
+        let mut swept = Swept::default();
+        for (map, spec, half_open) in [
+            (&self.flows, maps::FLOWS, false),
+            (&self.half_open, maps::HALF_OPEN, true),
+        ] {
+            let begun = now();
+            let is_over =
+                |tuple: &Tuple, flow: &Flow| idle(begun, flow.seen) > timeouts.of_flow(tuple, flow.flags, half_open);
+            let over = remains(map, spec, &mut swept, is_over, |tuple, flow| {
+                if let Some(count) = counts.get_mut(&flow.backend)
+                    && self.is_active(tuple, flow)
+                {
+                    *count += 1;
+                }
+            })?;
+            remove(map, spec, &mut swept, &over, is_over)?;
+        }
+        let begun = now();
+        let is_over = |tuple: &Tuple, flow: &SnatFlow| {
+            let idle = idle(begun, flow.seen);
+            // What its forward entry says goes, while there is one.
+            idle > timeouts.of_snat(tuple) && (tuple.protocol == Protocol::Udp as u8 || !self.has_forward(tuple, flow))
+        };
+        let over = remains(&self.snat_flows, maps::SNAT_FLOWS, &mut swept, is_over, |_, _| {})?;
+        remove(&self.snat_flows, maps::SNAT_FLOWS, &mut swept, &over, is_over)?;
+        for (id, count) in counts {
+            self.active.publish_wide(id, 0, count);
+        }
+        Ok(swept)
+    }
+
+    fn is_active(&self, tuple: &Tuple, flow: &Flow) -> bool {
+        let current = self.backends.read(flow.backend).map(|backend| backend.generation) == Some(flow.generation);
+        tuple.direction == Direction::Forward as u8 && current && flow.flags & flow_flags::CLOSING == 0
+    }
+
+    /// Whether the requests of a flow with a changed source are known. A table that cannot be read has them all.
+    fn has_forward(&self, reply: &Tuple, flow: &SnatFlow) -> bool {
+        let forward = Tuple::new(
+            (flow.client, flow.client_port),
+            (flow.frontend, flow.frontend_port),
+            reply.protocol,
+            Direction::Forward,
+        );
+        [&self.flows, &self.half_open]
+            .iter()
+            .any(|map| !matches!(map.get(&forward), Ok(None)))
+    }
+}
+
+/// The keys of what is over; all else is live, and shown to `visit`.
+fn remains<V: Pod>(
+    map: &Map<Tuple, V>,
+    spec: MapSpec,
+    swept: &mut Swept,
+    is_over: impl Fn(&Tuple, &V) -> bool,
+    mut visit: impl FnMut(&Tuple, &V),
+) -> Result<Vec<Tuple>> {
+    let mut over = Vec::new();
+    map.for_each(|tuple, values| {
+        if is_over(tuple, &values[0]) {
+            over.push(*tuple);
+        } else {
+            swept.live += 1;
+            visit(tuple, &values[0]);
+        }
+        true
+    })
+    .during(|| reading(spec))?;
+    Ok(over)
+}
+
+/// Removes what still is over: a packet may have come since.
+fn remove<V: Pod>(
+    map: &Map<Tuple, V>,
+    spec: MapSpec,
+    swept: &mut Swept,
+    over: &[Tuple],
+    is_over: impl Fn(&Tuple, &V) -> bool,
+) -> Result<()> {
+    for tuple in over {
+        let value = map.get(tuple).during(|| reading(spec))?;
+        if value.is_some_and(|values| is_over(tuple, &values[0])) && map.delete(tuple).during(|| writing(spec))? {
+            swept.removed += 1;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUTS: Timeouts = Timeouts {
+        established: Duration::from_secs(86_400),
+        closing: Duration::from_secs(3_600),
+        udp: Duration::from_secs(30),
+        udp_stream: Duration::from_secs(120),
+    };
+
+    #[test]
+    fn each_state_of_a_flow_has_its_timeout() {
+        let of = |protocol: Protocol, flags, half_open| {
+            let tuple = Tuple {
+                protocol: protocol as u8,
+                ..bytemuck::Zeroable::zeroed()
+            };
+            TIMEOUTS.of_flow(&tuple, flags, half_open)
+        };
+        for protocol in [Protocol::Tcp, Protocol::Sctp] {
+            assert_eq!(of(protocol, flow_flags::REPLIED, false), ticks(TIMEOUTS.established));
+            assert_eq!(of(protocol, flow_flags::CLOSING, false), ticks(TIMEOUTS.closing));
+            assert_eq!(of(protocol, flow_flags::REPLIED, true), ticks(KNOCKING));
+        }
+        for half_open in [true, false] {
+            assert_eq!(
+                of(Protocol::Udp, flow_flags::REPLIED, half_open),
+                ticks(TIMEOUTS.udp_stream)
+            );
+            assert_eq!(of(Protocol::Udp, 0, half_open), ticks(TIMEOUTS.udp));
+        }
+    }
+
+    #[test]
+    fn ticks_are_never_shorter_than_the_time() {
+        assert_eq!(ticks(Duration::from_nanos(1 << TICK_SHIFT)), 1);
+        assert_eq!(ticks(Duration::from_nanos((1 << TICK_SHIFT) + 1)), 2);
+        assert_eq!(ticks(Duration::from_secs(30)), 28);
+        assert_eq!(idle(5, 7), 0, "a packet that came after the clock was read");
+    }
+}

@@ -1,0 +1,52 @@
+//! Walks the flow tables now and then: on a thread and with map handles of its own, so that no change of a Service waits for it.
+
+use super::model::Shared;
+use crate::kernel::{StateDir, Tables, Timeouts};
+use anyhow::{Context, Result};
+use ferrogate_common::Algorithm;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval_at};
+use tracing::{debug, warn};
+
+/// A walk over a million flows takes a fraction of a second.
+const PERIOD: Duration = Duration::from_secs(30);
+
+/// Starts walking, until the task is aborted.
+pub(super) fn start(state_dir: &Path, shared: Arc<Shared>, timeouts: Timeouts) -> Result<JoinHandle<()>> {
+    let tables = Tables::open(&StateDir::new(state_dir)).context("cannot open the maps for sweeping")?;
+    let tables = Arc::new(tables);
+    Ok(tokio::spawn(async move {
+        let mut due = interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            let (tables, counted) = (Arc::clone(&tables), counted(&shared));
+            let swept = tokio::task::spawn_blocking(move || sweep(&tables, &timeouts, counted)).await;
+            if let Err(error) = swept {
+                warn!(%error, "the walk through the flow tables failed");
+            }
+        }
+    }))
+}
+
+fn sweep(tables: &Tables, timeouts: &Timeouts, counted: Vec<u32>) {
+    let begun = Instant::now();
+    match tables.sweep(timeouts, counted.into_iter()) {
+        Ok(swept) => debug!(live = swept.live, removed = swept.removed, took = ?begun.elapsed(), "flows swept"),
+        Err(error) => warn!(
+            error = super::engine::chain(&error),
+            "flows that are over cannot be removed"
+        ),
+    }
+}
+
+/// The backends of services with least-connections.
+fn counted(shared: &Shared) -> Vec<u32> {
+    let model = shared.lock();
+    let counted = |flags| Algorithm::of(flags) == Algorithm::LeastConnections;
+    let ports = model.planner.ports().filter(|port| counted(port.flags));
+    ports.flat_map(|port| port.backends.values().copied()).collect()
+}
