@@ -262,10 +262,10 @@ mod tests {
                 interface.flags,
             )
         };
-        use interface_flags::{BRIDGE_PORT, LAYER3, POD, UPLINK, XDP_TARGET};
+        use interface_flags::{BRIDGE_PORT, LAYER3, POD, TUNNEL, UPLINK, XDP_TARGET};
         let v6 = "2001:db8::10".to_owned();
         assert_eq!(source(2), (2, "192.0.2.10".into(), v6.clone(), UPLINK | XDP_TARGET));
-        assert_eq!(source(3), (3, "10.9.0.1".into(), v6.clone(), UPLINK | LAYER3));
+        assert_eq!(source(3), (3, "10.9.0.1".into(), v6.clone(), UPLINK | LAYER3 | TUNNEL));
         assert_eq!(
             source(4),
             (4, "10.244.1.1".into(), v6.clone(), 0),
