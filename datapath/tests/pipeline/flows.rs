@@ -1,7 +1,7 @@
 //! The lives of flows: made, confirmed, kept, left, and made again.
 
 use crate::support::{
-    FAMILIES, Offer, POD, PROTOCOLS, SNAT_PORTS, UPLINK, WITH_CONNECTIONS, Who, at, cluster_ip, node, segment, send,
+    FAMILIES, Offer, POD, PROTOCOLS, UPLINK, WITH_CONNECTIONS, Who, at, cluster_ip, node, segment, send,
 };
 use ferrogate_common::{Direction, Flow, FrontendKind, Protocol, Reason, Tuple, flow_flags};
 use ferrogate_datapath::Verdict;
@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 /// Two backends on other nodes.
-fn two_backends(v4: bool) -> [SocketAddr; 2] {
+pub(crate) fn two_backends(v4: bool) -> [SocketAddr; 2] {
     [at(Who::RemotePod, v4, 8080), at(Who::LocalPod, v4, 8080)]
 }
 
 /// A node whose service 1, at port 80 of the VIP, has two backends.
-fn with_two_backends(protocol: Protocol, v4: bool) -> Simulator {
+pub(crate) fn with_two_backends(protocol: Protocol, v4: bool) -> Simulator {
     let mut node = node();
     cluster_ip(1, protocol, at(Who::Vip, v4, 80), &two_backends(v4)).put(&mut node);
     node
@@ -23,7 +23,7 @@ fn with_two_backends(protocol: Protocol, v4: bool) -> Simulator {
 
 /// Where a packet of the pod to the VIP goes.
 #[track_caller]
-fn backend_of(node: &mut Simulator, protocol: Protocol, v4: bool, port: u16, flags: u8) -> SocketAddr {
+pub(crate) fn backend_of(node: &mut Simulator, protocol: Protocol, v4: bool, port: u16, flags: u8) -> SocketAddr {
     let packet = segment(protocol, at(Who::Pod, v4, port), at(Who::Vip, v4, 80), flags);
     let sent = send(node, Program::PodIngress, POD, &packet);
     assert!(
@@ -42,7 +42,7 @@ fn connections() -> impl Iterator<Item = (bool, Protocol)> {
 }
 
 /// Takes the backend at `address` out of service, as the agent does.
-fn retire(node: &mut Simulator, address: SocketAddr) {
+pub(crate) fn retire(node: &mut Simulator, address: SocketAddr) {
     for backend in &mut node.tables.backends {
         if backend.address.ip() == address.ip() && backend.port.get() == address.port() {
             backend.generation = 0;
@@ -217,117 +217,6 @@ fn a_packet_that_opens_no_connection_makes_no_flow() {
 }
 
 #[test]
-fn one_client_port_towards_two_services_with_one_backend_is_two_connections() {
-    for v4 in FAMILIES {
-        for protocol in PROTOCOLS {
-            let node = &mut node();
-            let backend = [at(Who::RemotePod, v4, 8080)];
-            let frontends = [at(Who::Vip, v4, 80), at(Who::OtherVip, v4, 80)];
-            cluster_ip(1, protocol, frontends[0], &backend).put(node);
-            cluster_ip(2, protocol, frontends[1], &backend).put(node);
-            let client = at(Who::Pod, v4, 40_000);
-            let mut sources = Vec::new();
-            for round in 0..3 {
-                for frontend in frontends {
-                    let flags = if round == 0 { tcp::SYN } else { tcp::ACK };
-                    let packet = segment(protocol, client, frontend, flags);
-                    let at_backend = send(node, Program::PodIngress, POD, &packet).seen();
-                    assert_eq!(at_backend.destination, backend[0]);
-                    assert_eq!(at_backend.source.ip(), client.ip(), "only the port may change");
-                    sources.push(at_backend.source);
-                    let answer = segment(protocol, backend[0], at_backend.source, tcp::SYN | tcp::ACK);
-                    let reply = send(node, Program::PodEgress, POD, &answer).seen();
-                    assert_eq!((reply.source, reply.destination), (frontend, client), "{}", node.tables);
-                }
-            }
-            assert_eq!(sources[0], client, "the first keeps its port");
-            assert!(
-                SNAT_PORTS.contains(&sources[1].port()),
-                "the second gets one of the range"
-            );
-            assert!(
-                sources.chunks(2).all(|pair| pair == &sources[..2]),
-                "both keep what they have: {sources:?}"
-            );
-        }
-    }
-}
-
-#[test]
-fn clients_that_share_a_backend_never_share_a_snat_port() {
-    for v4 in FAMILIES {
-        let node = &mut node();
-        let backend = [at(Who::RemotePod, v4, 8080)];
-        let offer = Offer {
-            kind: FrontendKind::NodePort,
-            ..cluster_ip(1, Protocol::Udp, at(Who::Node, v4, 30_080), &backend)
-        };
-        offer.put(node);
-        node.tables.config.snat_port_count = 64;
-        let mut owners = BTreeMap::new();
-        let mut refused = 0;
-        for port in 1000..1200 {
-            let client = at(Who::Outside, v4, port);
-            let packet = segment(Protocol::Udp, client, at(Who::Node, v4, 30_080), 0);
-            let sent = send(node, Program::UplinkIngress, UPLINK, &packet);
-            if sent.verdict == Verdict::Drop(Reason::NoSnatPort) {
-                refused += 1;
-                continue;
-            }
-            let source = sent.seen().source;
-            assert!((24_000..24_064).contains(&source.port()));
-            assert_eq!(owners.insert(source, client), None, "two clients at {source}");
-        }
-        assert!(owners.len() > 48, "{} of 64 ports in use", owners.len());
-        assert_eq!(owners.len() + refused, 200);
-    }
-}
-
-#[test]
-fn where_all_ports_are_taken_a_connection_that_only_knocked_gives_its_own_to_a_new_one() {
-    for v4 in FAMILIES {
-        let node = &mut node();
-        let backend = [at(Who::RemotePod, v4, 8080)];
-        let frontend = at(Who::Node, v4, 30_080);
-        let offer = Offer {
-            kind: FrontendKind::NodePort,
-            ..cluster_ip(1, Protocol::Tcp, frontend, &backend)
-        };
-        offer.put(node);
-        node.tables.config.snat_port_count = 4;
-        let knock = |node: &mut Simulator, port, flags| {
-            let packet = segment(Protocol::Tcp, at(Who::Outside, v4, port), frontend, flags);
-            send(node, Program::UplinkIngress, UPLINK, &packet)
-        };
-        let confirmed: Vec<SocketAddr> = (1..4).map(|port| knock(node, port, tcp::SYN).seen().source).collect();
-        for (port, source) in (1..4).zip(&confirmed) {
-            assert_eq!(knock(node, port, tcp::ACK).seen().source, *source);
-        }
-        let mut last = None;
-        for port in 100..120 {
-            let sent = knock(node, port, tcp::SYN);
-            if sent.verdict == Verdict::Drop(Reason::NoSnatPort) {
-                continue;
-            }
-            let source = sent.seen().source;
-            assert!(!confirmed.contains(&source), "a confirmed connection keeps its port");
-            last = Some((port, source));
-        }
-        let (port, source) = last.expect("some of them find the fourth port within the probes");
-        assert_eq!(knock(node, port, tcp::SYN).seen().source, source, "repeated");
-        assert_eq!(knock(node, port, tcp::ACK).seen().source, source, "and confirmed");
-        for (port, source) in (1..4).zip(&confirmed) {
-            assert_eq!(knock(node, port, tcp::ACK).seen().source, *source);
-        }
-        let loser = (100..port).next_back().expect("one before");
-        assert!(
-            !matches!(knock(node, loser, tcp::ACK).verdict, Verdict::Forward(_)),
-            "its port is another's"
-        );
-    }
-}
-
-#[test]
 fn an_idle_udp_flow_is_over_sooner_without_answers_and_its_next_packet_is_balanced_anew() {
     for v4 in FAMILIES {
         for (answered, limit) in [(false, 28), (true, 112)] {
@@ -388,74 +277,6 @@ fn a_flow_is_confirmed_by_its_other_side_and_only_then_leaves_the_half_open_tabl
                 node.tables
             );
         }
-    }
-}
-
-#[test]
-fn a_connection_straight_to_an_endpoint_is_not_taken_for_one_through_a_service_that_ended() {
-    for v4 in FAMILIES {
-        let node = &mut with_two_backends(Protocol::Tcp, v4);
-        let pod = at(Who::Pod, v4, 40_000);
-        let backend = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
-        backend_of(node, Protocol::Tcp, v4, 40_000, tcp::ACK);
-        backend_of(node, Protocol::Tcp, v4, 40_000, tcp::FIN | tcp::ACK);
-        let direct = segment(Protocol::Tcp, pod, backend, tcp::SYN);
-        assert_eq!(
-            send(node, Program::PodIngress, POD, &direct).seen().destination,
-            backend
-        );
-        let answer = segment(Protocol::Tcp, backend, pod, tcp::SYN | tcp::ACK);
-        let reply = send(node, Program::PodEgress, POD, &answer).seen();
-        assert_eq!(reply.source, backend, "{}", node.tables);
-    }
-}
-
-#[test]
-fn a_connection_straight_to_an_endpoint_lives_beside_one_through_a_service_from_the_same_port() {
-    for v4 in FAMILIES {
-        for protocol in PROTOCOLS {
-            let node = &mut node();
-            let backend = [at(Who::RemotePod, v4, 8080)];
-            let frontend = at(Who::Vip, v4, 80);
-            cluster_ip(1, protocol, frontend, &backend).put(node);
-            let client = at(Who::Pod, v4, 40_000);
-            let mut sources = Vec::new();
-            for round in 0..3 {
-                for destination in [frontend, backend[0]] {
-                    let flags = if round == 0 { tcp::SYN } else { tcp::ACK };
-                    let packet = segment(protocol, client, destination, flags);
-                    let at_backend = send(node, Program::PodIngress, POD, &packet).seen();
-                    assert_eq!(at_backend.destination, backend[0]);
-                    sources.push(at_backend.source);
-                    let answer = segment(protocol, backend[0], at_backend.source, tcp::SYN | tcp::ACK);
-                    let reply = send(node, Program::PodEgress, POD, &answer).seen();
-                    assert_eq!(
-                        (reply.source, reply.destination),
-                        (destination, client),
-                        "{}",
-                        node.tables
-                    );
-                }
-            }
-            assert_eq!(sources[0], client, "the Service's keeps its port");
-            assert!(SNAT_PORTS.contains(&sources[1].port()), "the straight one does not");
-            assert!(sources.chunks(2).all(|pair| pair == &sources[..2]), "{sources:?}");
-        }
-    }
-}
-
-#[test]
-fn datagrams_straight_to_an_endpoint_keep_their_port_where_the_services_flow_is_over() {
-    for v4 in FAMILIES {
-        let node = &mut with_two_backends(Protocol::Udp, v4);
-        let client = at(Who::Pod, v4, 40_000);
-        let backend = backend_of(node, Protocol::Udp, v4, 40_000, 0);
-        retire(node, backend);
-        let straight = segment(Protocol::Udp, client, backend, 0);
-        assert_eq!(send(node, Program::PodIngress, POD, &straight).seen().source, client);
-        let answer = segment(Protocol::Udp, backend, client, 0);
-        let reply = send(node, Program::PodEgress, POD, &answer).seen();
-        assert_eq!((reply.source, reply.destination), (backend, client), "{}", node.tables);
     }
 }
 

@@ -8,6 +8,7 @@ mod fragments;
 mod networks;
 mod paths;
 mod policies;
+mod ports;
 mod properties;
 mod refusals;
 mod sctp;

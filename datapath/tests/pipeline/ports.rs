@@ -1,0 +1,188 @@
+//! Source ports: where two connections would be one, and where there are none left.
+
+use crate::flows::{backend_of, retire, with_two_backends};
+use crate::support::{FAMILIES, Offer, POD, PROTOCOLS, SNAT_PORTS, UPLINK, Who, at, cluster_ip, node, segment, send};
+use ferrogate_common::{FrontendKind, Protocol, Reason};
+use ferrogate_datapath::Verdict;
+use ferrogate_datapath::host::{Program, Simulator, tcp};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+#[test]
+fn one_client_port_towards_two_services_with_one_backend_is_two_connections() {
+    for v4 in FAMILIES {
+        for protocol in PROTOCOLS {
+            let node = &mut node();
+            let backend = [at(Who::RemotePod, v4, 8080)];
+            let frontends = [at(Who::Vip, v4, 80), at(Who::OtherVip, v4, 80)];
+            cluster_ip(1, protocol, frontends[0], &backend).put(node);
+            cluster_ip(2, protocol, frontends[1], &backend).put(node);
+            let client = at(Who::Pod, v4, 40_000);
+            let mut sources = Vec::new();
+            for round in 0..3 {
+                for frontend in frontends {
+                    let flags = if round == 0 { tcp::SYN } else { tcp::ACK };
+                    let packet = segment(protocol, client, frontend, flags);
+                    let at_backend = send(node, Program::PodIngress, POD, &packet).seen();
+                    assert_eq!(at_backend.destination, backend[0]);
+                    assert_eq!(at_backend.source.ip(), client.ip(), "only the port may change");
+                    sources.push(at_backend.source);
+                    let answer = segment(protocol, backend[0], at_backend.source, tcp::SYN | tcp::ACK);
+                    let reply = send(node, Program::PodEgress, POD, &answer).seen();
+                    assert_eq!((reply.source, reply.destination), (frontend, client), "{}", node.tables);
+                }
+            }
+            assert_eq!(sources[0], client, "the first keeps its port");
+            assert!(
+                SNAT_PORTS.contains(&sources[1].port()),
+                "the second gets one of the range"
+            );
+            assert!(
+                sources.chunks(2).all(|pair| pair == &sources[..2]),
+                "both keep what they have: {sources:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn clients_that_share_a_backend_never_share_a_snat_port() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let backend = [at(Who::RemotePod, v4, 8080)];
+        let offer = Offer {
+            kind: FrontendKind::NodePort,
+            ..cluster_ip(1, Protocol::Udp, at(Who::Node, v4, 30_080), &backend)
+        };
+        offer.put(node);
+        node.tables.config.snat_port_count = 64;
+        let mut owners = BTreeMap::new();
+        let mut refused = 0;
+        for port in 1000..1200 {
+            let client = at(Who::Outside, v4, port);
+            let packet = segment(Protocol::Udp, client, at(Who::Node, v4, 30_080), 0);
+            let sent = send(node, Program::UplinkIngress, UPLINK, &packet);
+            if sent.verdict == Verdict::Drop(Reason::NoSnatPort) {
+                refused += 1;
+                continue;
+            }
+            let source = sent.seen().source;
+            assert!((24_000..24_064).contains(&source.port()));
+            assert_eq!(owners.insert(source, client), None, "two clients at {source}");
+        }
+        assert!(owners.len() > 48, "{} of 64 ports in use", owners.len());
+        assert_eq!(owners.len() + refused, 200);
+    }
+}
+
+#[test]
+fn where_all_ports_are_taken_a_connection_that_only_knocked_gives_its_own_to_a_new_one() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let backend = [at(Who::RemotePod, v4, 8080)];
+        let frontend = at(Who::Node, v4, 30_080);
+        let offer = Offer {
+            kind: FrontendKind::NodePort,
+            ..cluster_ip(1, Protocol::Tcp, frontend, &backend)
+        };
+        offer.put(node);
+        node.tables.config.snat_port_count = 4;
+        let knock = |node: &mut Simulator, port, flags| {
+            let packet = segment(Protocol::Tcp, at(Who::Outside, v4, port), frontend, flags);
+            send(node, Program::UplinkIngress, UPLINK, &packet)
+        };
+        let confirmed: Vec<SocketAddr> = (1..4).map(|port| knock(node, port, tcp::SYN).seen().source).collect();
+        for (port, source) in (1..4).zip(&confirmed) {
+            assert_eq!(knock(node, port, tcp::ACK).seen().source, *source);
+        }
+        let mut last = None;
+        for port in 100..120 {
+            let sent = knock(node, port, tcp::SYN);
+            if sent.verdict == Verdict::Drop(Reason::NoSnatPort) {
+                continue;
+            }
+            let source = sent.seen().source;
+            assert!(!confirmed.contains(&source), "a confirmed connection keeps its port");
+            last = Some((port, source));
+        }
+        let (port, source) = last.expect("some of them find the fourth port within the probes");
+        assert_eq!(knock(node, port, tcp::SYN).seen().source, source, "repeated");
+        assert_eq!(knock(node, port, tcp::ACK).seen().source, source, "and confirmed");
+        for (port, source) in (1..4).zip(&confirmed) {
+            assert_eq!(knock(node, port, tcp::ACK).seen().source, *source);
+        }
+        let loser = (100..port).next_back().expect("one before");
+        assert!(
+            !matches!(knock(node, loser, tcp::ACK).verdict, Verdict::Forward(_)),
+            "its port is another's"
+        );
+    }
+}
+
+#[test]
+fn a_connection_straight_to_an_endpoint_is_not_taken_for_one_through_a_service_that_ended() {
+    for v4 in FAMILIES {
+        let node = &mut with_two_backends(Protocol::Tcp, v4);
+        let pod = at(Who::Pod, v4, 40_000);
+        let backend = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
+        backend_of(node, Protocol::Tcp, v4, 40_000, tcp::ACK);
+        backend_of(node, Protocol::Tcp, v4, 40_000, tcp::FIN | tcp::ACK);
+        let direct = segment(Protocol::Tcp, pod, backend, tcp::SYN);
+        assert_eq!(
+            send(node, Program::PodIngress, POD, &direct).seen().destination,
+            backend
+        );
+        let answer = segment(Protocol::Tcp, backend, pod, tcp::SYN | tcp::ACK);
+        let reply = send(node, Program::PodEgress, POD, &answer).seen();
+        assert_eq!(reply.source, backend, "{}", node.tables);
+    }
+}
+
+#[test]
+fn a_connection_straight_to_an_endpoint_lives_beside_one_through_a_service_from_the_same_port() {
+    for v4 in FAMILIES {
+        for protocol in PROTOCOLS {
+            let node = &mut node();
+            let backend = [at(Who::RemotePod, v4, 8080)];
+            let frontend = at(Who::Vip, v4, 80);
+            cluster_ip(1, protocol, frontend, &backend).put(node);
+            let client = at(Who::Pod, v4, 40_000);
+            let mut sources = Vec::new();
+            for round in 0..3 {
+                for destination in [frontend, backend[0]] {
+                    let flags = if round == 0 { tcp::SYN } else { tcp::ACK };
+                    let packet = segment(protocol, client, destination, flags);
+                    let at_backend = send(node, Program::PodIngress, POD, &packet).seen();
+                    assert_eq!(at_backend.destination, backend[0]);
+                    sources.push(at_backend.source);
+                    let answer = segment(protocol, backend[0], at_backend.source, tcp::SYN | tcp::ACK);
+                    let reply = send(node, Program::PodEgress, POD, &answer).seen();
+                    assert_eq!(
+                        (reply.source, reply.destination),
+                        (destination, client),
+                        "{}",
+                        node.tables
+                    );
+                }
+            }
+            assert_eq!(sources[0], client, "the Service's keeps its port");
+            assert!(SNAT_PORTS.contains(&sources[1].port()), "the straight one does not");
+            assert!(sources.chunks(2).all(|pair| pair == &sources[..2]), "{sources:?}");
+        }
+    }
+}
+
+#[test]
+fn datagrams_straight_to_an_endpoint_keep_their_port_where_the_services_flow_is_over() {
+    for v4 in FAMILIES {
+        let node = &mut with_two_backends(Protocol::Udp, v4);
+        let client = at(Who::Pod, v4, 40_000);
+        let backend = backend_of(node, Protocol::Udp, v4, 40_000, 0);
+        retire(node, backend);
+        let straight = segment(Protocol::Udp, client, backend, 0);
+        assert_eq!(send(node, Program::PodIngress, POD, &straight).seen().source, client);
+        let answer = segment(Protocol::Udp, backend, client, 0);
+        let reply = send(node, Program::PodEgress, POD, &answer).seen();
+        assert_eq!((reply.source, reply.destination), (backend, client), "{}", node.tables);
+    }
+}
