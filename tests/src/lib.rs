@@ -9,6 +9,7 @@
 //! * [`kernel`] runs packets through the loaded programs and through the host's pipeline, and compares.
 //! * [`pktgen`] sends packets by the million, and counts what comes back.
 //! * [`random`] makes Services at random, changes them, and compares with kube-proxy.
+//! * [`traffic`] goes on while something else happens.
 //! * [`walks`] is the matrix of clients, addresses, protocols and backends, as data, with what each walk must see.
 pub mod batch;
 pub mod bench;
@@ -19,5 +20,6 @@ pub mod kernel;
 pub mod pktgen;
 pub mod random;
 pub mod rig;
+pub mod traffic;
 pub mod walks;
 pub mod wire;

@@ -303,6 +303,8 @@ pub struct PingReport {
 /// What a `testpod resolve` prints.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolveReport {
+    /// Names that the answer leads on to (CNAME), in order, without the dot at their end.
+    pub aliases: Vec<String>,
     pub addresses: Vec<IpAddr>,
     /// The response code of RFC 1035 (0 is no error, 3 is no such name).
     pub code: u8,

@@ -347,9 +347,13 @@ impl Rig {
 
     /// Starts the node's proxy.
     pub fn start_proxy(&mut self, node: u8) -> Result<()> {
+        // kube-proxy has rights of its own, which the rig does not set up.
+        let ours = matches!(self.options.proxy, Proxy::Ferrogate(_));
         let feed = match &self.feed {
             Store::Manifests(manifests) => Feed::Manifests(manifests.directory()),
+            Store::ControlPlane(control_plane) if ours => Feed::Kubeconfig(control_plane.agents_kubeconfig()),
             Store::ControlPlane(control_plane) => Feed::Kubeconfig(control_plane.kubeconfig()),
+            Store::Follower(follower) if ours => Feed::Kubeconfig(follower.agents_kubeconfig()),
             Store::Follower(follower) => Feed::Kubeconfig(follower.kubeconfig()),
         };
         if let Some(process) = proxy::start(&self.options.proxy, self.node(node), &feed)? {

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use serde_json::json;
 
+use super::access;
 use super::addresses::{self, CONTROL_PLANE, Family, lan};
 use super::api::Api;
 use super::pki::Pki;
@@ -15,13 +15,14 @@ use crate::binaries;
 
 const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEERS: &str = "http://127.0.0.1:2380";
-const TOKEN: &str = "rig";
 
 /// The processes on the control plane's host, in its own namespace.
 #[derive(Debug)]
 pub struct ControlPlane {
     api: Api,
+    agents_api: Api,
     kubeconfig: PathBuf,
+    agents_kubeconfig: PathBuf,
     place: Place,
     directory: PathBuf,
     // In the order in which they are to end.
@@ -45,30 +46,19 @@ impl ControlPlane {
                 .chain(addresses::cluster_ip(addresses::API).both().map(|ip| ip.to_string()))
                 .collect(),
         )?;
-        fs::write(
-            directory.join("tokens.csv"),
-            format!("{TOKEN},admin,admin,system:masters\n"),
-        )?;
-        let kubeconfig = directory.join("kubeconfig");
-        let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "rig", "cluster": {
-                "server": format!("https://{}:6443", address.v4),
-                "certificate-authority": pki.authority,
-            }}],
-            "users": [{"name": "admin", "user": {"token": TOKEN}}],
-            "contexts": [{"name": "rig", "context": {"cluster": "rig", "user": "admin"}}],
-            "current-context": "rig",
-        });
-        fs::write(&kubeconfig, serde_yaml_ng::to_string(&config)?)?;
+        access::write_tokens(&directory)?;
+        let kubeconfig = access::write_kubeconfig(&directory, access::ADMIN, &pki.authority)?;
+        let agents_kubeconfig = access::write_agents_kubeconfig(&directory, &pki.authority)?;
         let etcd = etcd(&place, &directory)?;
         let server = api_server(&place, &directory, &pki)?;
         let controllers = controllers(&place, &directory, &kubeconfig)?;
         let api = Api::open(&place.netns, &kubeconfig)?;
+        let agents_api = Api::open(&place.netns, &agents_kubeconfig)?;
         let control_plane = Self {
             api,
+            agents_api,
             kubeconfig,
+            agents_kubeconfig,
             place,
             directory,
             _controllers: controllers,
@@ -77,6 +67,7 @@ impl ControlPlane {
             pki,
         };
         control_plane.wait_ready(Duration::from_secs(60))?;
+        access::grant(&control_plane.api, &control_plane.agents_api)?;
         Ok(control_plane)
     }
 
@@ -84,9 +75,19 @@ impl ControlPlane {
         &self.api
     }
 
-    /// Everybody's kubeconfig: an administrator's, with the server's address on the LAN.
+    /// A client with the rights of Ferrogate's agents.
+    pub fn agents_api(&self) -> &Api {
+        &self.agents_api
+    }
+
+    /// An administrator's kubeconfig, with the server's address on the LAN.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// The kubeconfig of Ferrogate's agents, who may do no more than they need.
+    pub fn agents_kubeconfig(&self) -> &Path {
+        &self.agents_kubeconfig
     }
 
     /// Where the control plane runs.

@@ -21,6 +21,7 @@ const PORT: u16 = 6443;
 pub(crate) struct Follower {
     api: Api,
     kubeconfig: PathBuf,
+    agents_kubeconfig: PathBuf,
     // Before the namespace it runs in.
     _relay: Process,
     _place: Place,
@@ -60,6 +61,7 @@ impl Follower {
         Ok(Self {
             api,
             kubeconfig,
+            agents_kubeconfig: leader.agents_kubeconfig().to_owned(),
             _relay: relay,
             _place: place,
         })
@@ -71,5 +73,9 @@ impl Follower {
 
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    pub(crate) fn agents_kubeconfig(&self) -> &Path {
+        &self.agents_kubeconfig
     }
 }

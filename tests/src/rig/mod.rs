@@ -15,6 +15,7 @@
 //!
 //! What a rig needs on the machine: root, iproute2, nftables, a kernel with veth, bridge and vxlan; for the real control
 //! plane and the rival the programs that [`crate::binaries`] looks for.
+mod access;
 pub mod addresses;
 mod api;
 mod balancer;

@@ -2,6 +2,7 @@
 //! After each change the kernel's tables are waited for, and then nothing: what they say must be true at once.
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ferrogate_tests::conformance::addresses::Public;
@@ -9,11 +10,12 @@ use ferrogate_tests::conformance::case::Side;
 use ferrogate_tests::conformance::cluster::Cluster;
 use ferrogate_tests::conformance::prober::ask_all;
 use ferrogate_tests::rig::{Family, Layout, NAMESPACE, SocketEdge, addresses};
+use ferrogate_tests::traffic::Ticking;
 use ferrogate_tests::wire::ask::{Ask, Reach, Told};
 use ferrogate_tests::wire::{FailureKind, Protocol};
 use serde_json::{Value, json};
 
-use crate::common::{Frontend, Tables, Ticking, eventually, kernel_tables};
+use crate::common::{Frontend, Tables, eventually, kernel_tables};
 
 const NAME: &str = "changing";
 /// Stands for the number of a conformance case, which public addresses are made of.
@@ -379,7 +381,7 @@ fn through_all_changes(socket_edge: SocketEdge) -> Result<()> {
     }
     ensure!(ticking.len() > 12, "{} connections", ticking.len());
     for connection in ticking {
-        connection.end()?;
+        connection.end(Duration::from_secs(1))?;
     }
     Ok(())
 }

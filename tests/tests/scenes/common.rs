@@ -1,14 +1,13 @@
-//! What the scenes share: waiting, the kernel's tables, connections that live long.
+//! What the scenes share: waiting, and the kernel's tables.
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use ferrogate_tests::binaries;
-use ferrogate_tests::rig::{Place, Process, Rig};
-use ferrogate_tests::wire::TickReport;
+use ferrogate_tests::rig::Rig;
 use serde::Deserialize;
 
 /// A machine with much else to do is slow, not wrong.
@@ -77,44 +76,4 @@ pub(crate) fn kernel_tables(rig: &Rig, node: u8) -> Result<Tables> {
         }
     }
     Ok(tables)
-}
-
-/// A TCP connection that is asked all the time.
-pub(crate) struct Ticking {
-    name: String,
-    process: Process,
-}
-
-impl Ticking {
-    /// Returns once it was answered.
-    pub(crate) fn start(place: &Place, name: &str, to: SocketAddr) -> Result<Self> {
-        let mut command = place.testpod_command()?;
-        command.args(["tick".to_owned(), format!("--to={to}")]);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut process = Process::start("tick", command)?;
-        process
-            .wait_for_error_line("connected")
-            .with_context(|| format!("{name} to {to}"))?;
-        Ok(Self {
-            name: format!("{name} to {to}"),
-            process,
-        })
-    }
-
-    /// Fails when it was not answered all the time, each time within a second.
-    pub(crate) fn end(mut self) -> Result<TickReport> {
-        drop(self.process.stdin());
-        let (_, output, errors) = self.process.output()?;
-        let report: TickReport =
-            serde_json::from_str(&output).with_context(|| format!("{}: {output} {errors}", self.name))?;
-        ensure!(
-            report.failure.is_none() && report.longest_ms < 1000,
-            "{}: {report:?}",
-            self.name
-        );
-        Ok(report)
-    }
 }

@@ -3,3 +3,5 @@
 mod balancer;
 mod changes;
 mod common;
+mod names;
+mod selection;

@@ -96,6 +96,7 @@ pub(crate) const LEVELS: &[Level] = &[
         runs: &[
             Run::libtest("rig"),
             Run::libtest("sockets"),
+            Run::libtest("churn"),
             Run::libtest("pktgen"),
             Run::walks(&["--source", "manifests"]),
             Run::walks(&["--firewall", "--layout", "routed,bridge"]),

@@ -8,6 +8,7 @@ use ferrogate_tests::wire::{Protocol, ResolveReport};
 use crate::failure::At;
 
 const TYPE_A: u16 = 1;
+const TYPE_CNAME: u16 = 5;
 const TYPE_AAAA: u16 = 28;
 const CLASS_IN: u16 = 1;
 const QUESTION_ID: u16 = 0x4647;
@@ -24,12 +25,9 @@ pub(crate) fn resolve(server: SocketAddr, name: &str, protocol: Protocol, ipv6: 
         parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed DNS response"))
     });
     match parsed.at("receive") {
-        Ok((code, addresses)) => ResolveReport {
-            addresses,
-            code,
-            failure: None,
-        },
+        Ok(report) => report,
         Err(failure) => ResolveReport {
+            aliases: Vec::new(),
             addresses: Vec::new(),
             code: 0,
             failure: Some(failure),
@@ -82,8 +80,8 @@ fn question(name: &str, kind: u16) -> Vec<u8> {
     bytes
 }
 
-/// The response code and the addresses; `None` for anything that ends too early or answers another question.
-fn parse(bytes: &[u8]) -> Option<(u8, Vec<IpAddr>)> {
+/// What the response says; `None` for anything that ends too early or answers another question.
+fn parse(bytes: &[u8]) -> Option<ResolveReport> {
     if word(bytes, 0)? != QUESTION_ID {
         return None;
     }
@@ -93,7 +91,7 @@ fn parse(bytes: &[u8]) -> Option<(u8, Vec<IpAddr>)> {
     for _ in 0..questions {
         at = after_name(bytes, at)? + 4;
     }
-    let mut addresses = Vec::new();
+    let (mut aliases, mut addresses) = (Vec::new(), Vec::new());
     for _ in 0..answers {
         let record = after_name(bytes, at)?;
         let length = usize::from(word(bytes, record + 8)?);
@@ -101,11 +99,39 @@ fn parse(bytes: &[u8]) -> Option<(u8, Vec<IpAddr>)> {
         match word(bytes, record)? {
             TYPE_A => addresses.push(IpAddr::from(<[u8; 4]>::try_from(data).ok()?)),
             TYPE_AAAA => addresses.push(IpAddr::from(<[u8; 16]>::try_from(data).ok()?)),
+            TYPE_CNAME => aliases.push(name(bytes, record + 10)?),
             _ => {}
         }
         at = record + 10 + length;
     }
-    Some((code, addresses))
+    Some(ResolveReport {
+        aliases,
+        addresses,
+        code,
+        failure: None,
+    })
+}
+
+/// The name at `at`, in which pointers lead to earlier parts of the message.
+fn name(bytes: &[u8], mut at: usize) -> Option<String> {
+    let mut labels: Vec<&str> = Vec::new();
+    loop {
+        let length = usize::from(*bytes.get(at)?);
+        match length {
+            0 => return Some(labels.join(".")),
+            pointer if pointer & 0xc0 == 0xc0 => {
+                let to = usize::from(word(bytes, at)? & 0x3fff);
+                if to >= at {
+                    return None;
+                }
+                at = to;
+            }
+            _ => {
+                labels.push(std::str::from_utf8(bytes.get(at + 1..at + 1 + length)?).ok()?);
+                at += 1 + length;
+            }
+        }
+    }
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u16> {
