@@ -48,6 +48,8 @@ pub mod config_flags {
     pub const POD_EDGE: u32 = 1 << 3;
     /// `--socket-edge node`: the socket edge serves the processes of the node's own network namespace only.
     pub const SOCKETS_OF_NODE: u32 = 1 << 4;
+    /// `INTERFACES` has ports of bridges: packets between two of one bridge are sent to their backend's MAC.
+    pub const BRIDGE_PORTS: u32 = 1 << 5;
     /// `--cluster-cidr`: the set [`crate::NetworkKey::CLUSTER`] has networks in it.
     pub const CLUSTER_CIDRS: u32 = 1 << 8;
 }

@@ -7,7 +7,9 @@ use crate::flow;
 use crate::parse::{Headers, kind};
 use crate::pipeline::{Edge, Step};
 use crate::reject::Refusal;
-use ferrogate_common::{Address, Direction, Flow, Port, Protocol, Reason, Tuple, flow_flags, interface_flags};
+use ferrogate_common::{
+    Address, Direction, Flow, Port, Protocol, Reason, Tuple, config_flags, flow_flags, interface_flags,
+};
 
 /// What a packet's addresses shall be.
 pub(crate) struct Rewrite {
@@ -213,6 +215,9 @@ fn update_crc32c<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewrite
 /// bridged, and the stack never sees half a connection.
 #[inline(never)]
 pub(crate) fn address_on_bridge<E: Env>(env: &mut E, tuple: &Tuple, backend: &Address) {
+    if env.config().flags & config_flags::BRIDGE_PORTS == 0 {
+        return;
+    }
     let Some(port) = env.interface(env.ifindex()) else {
         return;
     };

@@ -130,14 +130,14 @@ impl Tables {
     }
 
     /// Sets what the programs are told of the node, but for what has writers of its own: the span of NodePorts (the plans),
-    /// the node's addresses (the network), the levels of cgroups, and the flag of
+    /// the node's addresses and the flag of bridge ports (the network), the levels of cgroups, and the flag of
     /// [`Tables::set_cluster_networks`].
     pub fn set_config(&self, config: Config) -> Result<()> {
         self.update_config(|held| {
             *held = Config {
                 node_port_min: held.node_port_min,
                 node_port_max: held.node_port_max,
-                flags: config.flags | (held.flags & config_flags::CLUSTER_CIDRS),
+                flags: config.flags | (held.flags & (config_flags::CLUSTER_CIDRS | config_flags::BRIDGE_PORTS)),
                 node_source4: held.node_source4,
                 node_source6: held.node_source6,
                 cgroup_levels: held.cgroup_levels,

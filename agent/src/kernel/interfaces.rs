@@ -3,7 +3,7 @@
 use super::error::{During as _, Result};
 use super::tables::{Tables, reading, writing};
 use crate::net::{Link, Network, Role, is_global};
-use ferrogate_common::{Address, Interface, NodeAddress, interface_flags, maps};
+use ferrogate_common::{Address, Interface, NodeAddress, config_flags, interface_flags, maps};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -163,7 +163,13 @@ pub(super) fn write(tables: &Tables, desired: &Desired) -> Result<()> {
             tables.sources.put(index, address).during(|| writing(maps::SOURCES))?;
         }
     }
-    tables.update_config(|config| [config.node_source4, config.node_source6] = desired.node)?;
+    let is_port = |interface: &Interface| interface.flags & interface_flags::BRIDGE_PORT != 0;
+    let with_ports = desired.interfaces.values().any(is_port);
+    tables.update_config(|config| {
+        [config.node_source4, config.node_source6] = desired.node;
+        config.flags &= !config_flags::BRIDGE_PORTS;
+        config.flags |= if with_ports { config_flags::BRIDGE_PORTS } else { 0 };
+    })?;
     let mut held = BTreeMap::new();
     tables
         .interfaces

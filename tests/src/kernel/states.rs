@@ -87,6 +87,7 @@ impl Generator {
             config_flags::SNAT_ALWAYS,
             config_flags::NODE_EDGE_OFF,
             config_flags::CLUSTER_CIDRS,
+            config_flags::BRIDGE_PORTS,
         ] {
             if self.rng.u8(..3) == 0 {
                 flags |= flag;
