@@ -125,10 +125,18 @@ fn tallies(rig: &Rig, endpoints: usize) -> Result<()> {
         for family in Family::BOTH {
             let to = fixture::address(rig, THREE, target, family);
             let request = ProbeRequest::new(Protocol::Tcp, to).count(60);
+            let mut last = String::new();
             eventually(|| {
                 let report = fixture::place(rig, client).probe(&request)?;
+                let failures: Vec<_> = report
+                    .attempts
+                    .iter()
+                    .filter_map(|attempt| attempt.failure.as_ref())
+                    .collect();
+                last = format!("answers {:?}, failures {failures:?}", report.tally());
                 Ok(report.complete() && report.tally().len() == endpoints)
-            })?;
+            })
+            .with_context(|| format!("{client:?} to {to}: {endpoints} endpoints expected; last {last}"))?;
         }
     }
     Ok(())
