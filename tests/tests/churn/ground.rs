@@ -15,7 +15,7 @@ use ferrogate_tests::walks::fixture::{self, CLIENT_PODS};
 use ferrogate_tests::wire::{ProbeRequest, Protocol};
 use serde_json::Value;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) fn boot(layout: Layout, socket_edge: SocketEdge, more: &[&str]) -> Result<Rig> {
     let mut rig = fixture::boot(Options {
         layout,
