@@ -99,11 +99,14 @@ fn is_elsewhere<E: Env>(env: &E, by: u32, uplink: u32) -> bool {
 /// A reply that is on its way out: true where it has to leave by another device, along [`crate::Fib::hop`].
 #[inline(always)]
 pub(crate) fn leaves_by_another<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite) -> bool {
-    rewrite.uplink != 0
-        && is_elsewhere(env, env.ifindex(), rewrite.uplink)
-        && look_up(env, headers, rewrite, rewrite.uplink) == Routed::To
-        // In IPv6 the device is a wish: the best route may be another's.
-        && env.hop().ifindex == rewrite.uplink
+    if rewrite.uplink == 0 || !is_elsewhere(env, env.ifindex(), rewrite.uplink) {
+        return false;
+    }
+    // By the sender that the client knows first: the stack has routed by the backend's address. In IPv6 rules ask for the sender only
+    // where no device is given, and a device is a wish: the best route may be another's.
+    [0, rewrite.uplink]
+        .into_iter()
+        .any(|out| look_up(env, headers, rewrite, out) == Routed::To && env.hop().ifindex == rewrite.uplink)
 }
 
 #[inline(never)]

@@ -30,19 +30,22 @@ fn assign(lines: &mut String, device: &str, pair: Pair) -> Result<()> {
 }
 
 /// Services by the NodePort at these addresses: pods on this node and another, and this node's own network.
-fn served(rig: &Rig, place: &Place, node: Pair, services: &[&str]) -> Result<()> {
+fn served(rig: &Rig, place: &Place, node: Pair, from: Option<Pair>, services: &[&str]) -> Result<()> {
     for service in services {
         for family in Family::BOTH {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let port = fixture::address(rig, service, Target::NodePort(1), family).port();
                 let to = SocketAddr::new(node.get(family), port);
-                let request = ProbeRequest::new(protocol, to).timeout_ms(400);
+                let request = ProbeRequest {
+                    source: from.map(|from| from.get(family)),
+                    ..ProbeRequest::new(protocol, to).timeout_ms(400)
+                };
                 let mut report = place.probe(&request)?;
                 eventually("the NodePort answers there", || {
                     report = place.probe(&request)?;
                     Ok(report.complete())
                 })
-                .with_context(|| format!("{service} at {to} over {protocol:?}: {report:?}"))?;
+                .with_context(|| format!("{service} at {to} over {protocol:?} from {from:?}: {report:?}"))?;
                 let report = place.probe(&request.count(5).questions(3))?;
                 ensure!(report.complete(), "{service} at {to} over {protocol:?}: {report:?}");
             }
@@ -73,13 +76,13 @@ fn more_addresses(rig: &Rig) -> Result<()> {
     let mut lines = String::new();
     assign(&mut lines, "eth0", more)?;
     netns.ip_batch(&lines)?;
-    served(rig, &rig.outside, more, &EVERYWHERE)?;
+    served(rig, &rig.outside, more, None, &EVERYWHERE)?;
     netns.ip_batch(&lines.replace("addr add", "addr del").replace(" nodad", ""))?;
     gone(rig, &rig.outside, more)?;
     traffic.end()
 }
 
-/// A second uplink, with a network of its own behind it.
+/// A second uplink with a network of its own behind it; a client further away by a rule for the uplink's address.
 fn second_uplink(rig: &Rig) -> Result<()> {
     let far = rig.add_machine("far", 72)?;
     let node = &rig.node(1).place.netns;
@@ -92,9 +95,35 @@ fn second_uplink(rig: &Rig) -> Result<()> {
     let (mut lines, mut their) = ("link set eth1 up\n".to_owned(), "link set eth1 up\n".to_owned());
     assign(&mut lines, "eth1", here)?;
     assign(&mut their, "eth1", there)?;
+    let away = second(33, 7);
+    writeln!(
+        their,
+        "addr add {}/32 dev lo\naddr add {}/128 dev lo nodad",
+        away.v4, away.v6
+    )?;
     node.ip_batch(&lines)?;
     far.netns.ip_batch(&their)?;
-    served(rig, &far, here, &EVERYWHERE)?;
+    served(rig, &far, here, None, &EVERYWHERE)?;
+    // What this address sends leaves by its own uplink, but for the cluster.
+    let mut lines = String::new();
+    for line in routes("eth0")?.lines().filter(|line| !line.contains("default")) {
+        writeln!(lines, "{line} table 20")?;
+    }
+    for (network, via) in [
+        ("172.31.0.0/24", IpAddr::from(there.v4)),
+        ("fd00:31::/64", there.v6.into()),
+    ] {
+        writeln!(
+            lines,
+            "route add {network} dev eth0 table 20\nroute add default via {via} table 20"
+        )?;
+    }
+    node.ip_batch(&lines)?;
+    for (flag, address) in ["-4", "-6"].into_iter().zip(here.both()) {
+        let arguments = [flag, "rule", "add", "from", &address.to_string(), "lookup", "20"];
+        rig.node(1).place.run("ip", arguments)?;
+    }
+    served(rig, &far, here, Some(away), &EVERYWHERE)?;
     node.ip_batch("link del eth1\n")?;
     gone(rig, &far, here)?;
     traffic.end()
@@ -136,7 +165,7 @@ fn down_and_up(rig: &Rig) -> Result<()> {
         netns.ip_batch("link set eth0 down\n")?;
         thread::sleep(Duration::from_millis(400));
         netns.ip_batch(&format!("link set eth0 up\n{}", routes("eth0")?))?;
-        served(rig, &rig.outside, lan(NODE_BASE + 1), &["local", "remote"])?;
+        served(rig, &rig.outside, lan(NODE_BASE + 1), None, &["local", "remote"])?;
     }
     inside.end()?;
     through
@@ -158,7 +187,7 @@ fn bridge_over_the_nic(rig: &mut Rig) -> Result<()> {
     );
     assign(&mut lines, "br-ex", address)?;
     place.netns.ip_batch(&(lines + &routes("br-ex")?))?;
-    served(rig, &rig.outside, address, &EVERYWHERE)?;
+    served(rig, &rig.outside, address, None, &EVERYWHERE)?;
     inside.end()?;
     let roles: BTreeSet<_> = holdings(rig)?
         .interfaces
@@ -181,7 +210,7 @@ fn an_uplink_s_new_addresses_serve_and_removed_ones_do_not() -> Result<()> {
 }
 
 #[test]
-fn a_second_uplink_serves_its_network() -> Result<()> {
+fn a_second_uplink_serves_its_network_and_clients_beyond_it() -> Result<()> {
     second_uplink(&uplinked()?)
 }
 
