@@ -5,7 +5,7 @@
 //! * [`wire`] is what the `testpod` program and its callers say to each other; [`rig::Place::probe`] is how a test asks.
 //! * [`batch`] is the same for many questions at once.
 //! * [`faults`] does things to the proxy while connections are held, and counts what is lost.
-//! * [`bench`] measures.
+//! * [`mod@bench`] measures.
 //! * [`kernel`] runs packets through the loaded programs and through the host's pipeline, and compares.
 //! * [`pktgen`] sends packets by the million, and counts what comes back.
 //! * [`random`] makes Services at random, changes them, and compares with kube-proxy.

@@ -1,7 +1,7 @@
 //! The benchmarks: what Ferrogate costs, beside what it could cost at least and beside its peers, as ratios of one run.
 //!
-//! Each row group is a file. Its arms take turns ([`rounds`]); what they come to is a ratio with its spread, held against a goal
-//! ([`result`]); [`report`] writes the page and [`plot`] its pictures. [`run`] is the program `bench` (`cargo xtask bench`).
+//! Each row group is a file. Its arms take turns (`rounds`); what they come to is a ratio with its spread, held against a goal
+//! (`result`); `report` writes the page and `plot` its pictures. `run` is the program `bench` (`cargo xtask bench`).
 //! Everything here needs root.
 mod cluster;
 mod command;

@@ -1,8 +1,8 @@
 //! Faults: what happens to connections while something happens to the proxy.
 //!
-//! A [`Ground`](ground::Ground) is a rig whose clients hold connections and flows, and open new ones all the time, over every
-//! edge and in both families ([`siege`]). A [`Fault`] does something to the proxy meanwhile. Afterwards it is counted what
-//! was lost, refused or answered by somebody else, and whether the programs' links are the same as before ([`links`]).
+//! A `Ground`(ground::Ground) is a rig whose clients hold connections and flows, and open new ones all the time, over every
+//! edge and in both families (`siege`). A `Fault` does something to the proxy meanwhile. Afterwards it is counted what
+//! was lost, refused or answered by somebody else, and whether the programs' links are the same as before (`links`).
 //! `cargo xtask test` runs each fault once; `cargo xtask chaos` runs them for as long as it is told to, in an order that a seed
 //! decides, with more load, and beside kube-proxy.
 mod api;
