@@ -185,15 +185,6 @@ impl Edges {
     /// The first tcx program that could not be attached; all others are.
     pub(super) fn sync(&mut self, state: &StateDir, programs: &Programs, network: &Network) -> Result<()> {
         let wanted = wanted(network, self.options);
-        for pin in pins(state)? {
-            let of_socket_edge = SOCKET.iter().any(|(program, _)| *program == pin);
-            if !of_socket_edge && !wanted.contains_key(&pin) {
-                tracing::debug!(pin, "detached");
-                remove(&state.links().join(&pin))?;
-            }
-        }
-        self.attached.retain(|pin, _| wanted.contains_key(pin));
-        self.refused.retain(|pin| wanted.contains_key(pin));
         // Egress programs first: see `wanted`.
         let (egress, other): (Vec<_>, Vec<_>) = wanted.iter().partition(|(_, edge)| edge.hook == Hook::Egress);
         let mut failed = Ok(());
@@ -212,6 +203,16 @@ impl Edges {
                 Err(error) => failed = failed.and(self.refuse(pin, edge, error)),
             }
         }
+        // Last: where one device takes another's place (a bridge over the NIC), packets are always met by one of them.
+        for pin in pins(state)? {
+            let of_socket_edge = SOCKET.iter().any(|(program, _)| *program == pin);
+            if !of_socket_edge && !wanted.contains_key(&pin) {
+                tracing::debug!(pin, "detached");
+                remove(&state.links().join(&pin))?;
+            }
+        }
+        self.attached.retain(|pin, _| wanted.contains_key(pin));
+        self.refused.retain(|pin| wanted.contains_key(pin));
         failed
     }
 

@@ -14,7 +14,9 @@ pub enum Target {
     Link(u32),
     /// A gateway behind the device.
     Gateway(u32, Address),
-    /// This node, or nowhere at all.
+    /// This node, by its address on a device.
+    Own(u32),
+    /// Nowhere at all.
     Nowhere,
 }
 
@@ -22,8 +24,8 @@ impl Target {
     /// Whether packets that may leave by this device only (0: by any) can take it.
     fn leaves_by(&self, device: u32) -> bool {
         match self {
-            Self::Link(out) | Self::Gateway(out, _) => device == 0 || *out == device,
-            Self::Nowhere => device == 0,
+            Self::Link(out) | Self::Gateway(out, _) | Self::Own(out) => device == 0 || *out == device,
+            Self::Nowhere => true,
         }
     }
 }
@@ -106,7 +108,7 @@ impl HostFib {
         let (out, next_hop) = match route.target {
             Target::Link(out) => (out, *destination),
             Target::Gateway(out, gateway) => (out, gateway),
-            Target::Nowhere => return Routed::Nowhere,
+            Target::Own(_) | Target::Nowhere => return Routed::Nowhere,
         };
         let Some(device) = self.devices.get(&out) else {
             return Routed::Nowhere;

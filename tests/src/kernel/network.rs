@@ -255,7 +255,13 @@ fn fib(ifindexes: &BTreeMap<Place, u32>) -> HostFib {
     for (place, text, prefix) in ADDRESSES {
         let own = address(text);
         let whole = if own.is_ipv4() { 32 } else { 128 };
-        fib.routes.push(HostRoute::new(own, whole, Target::Nowhere));
+        // An IPv6 look-up that is held to a device finds an address of the node on another one all the same.
+        let here = if own.is_ipv4() {
+            Target::Own(ifindexes[place])
+        } else {
+            Target::Nowhere
+        };
+        fib.routes.push(HostRoute::new(own, whole, here));
         if *prefix != whole {
             fib.routes
                 .push(HostRoute::new(own, *prefix, Target::Link(ifindexes[place])));
