@@ -6,7 +6,8 @@ use bytemuck::{Pod, Zeroable};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Config {
-    /// Cookie of the node's own network namespace (`SO_NETNS_COOKIE`): tells its processes from those in pods.
+    /// Cookie of the node's own network namespace (`SO_NETNS_COOKIE`): tells its processes from those in pods. XDP writes it in
+    /// front of packets that it is done with, for the tcx program behind it: [`DONE_MARK`].
     pub netns_cookie: u64,
     /// Bits of [`config_flags`].
     pub flags: u32,
@@ -32,6 +33,9 @@ pub struct Config {
     pub udp_stream_timeout: u16,
     pub reserved: u32,
 }
+
+/// Bytes of metadata in front of a packet that XDP has passed on: [`Config::netns_cookie`] where nothing is left to do, or 0.
+pub const DONE_MARK: usize = size_of::<u64>();
 
 /// Levels of the cgroup hierarchy that [`Config::cgroup_levels`] can speak of: 1 to this - 1.
 pub const CGROUP_LEVELS: u32 = 9;

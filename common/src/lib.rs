@@ -26,7 +26,7 @@ mod socket;
 pub use address::{Address, Port, Protocol};
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, backend_flags};
-pub use config::{CGROUP_LEVELS, Config, config_flags};
+pub use config::{CGROUP_LEVELS, Config, DONE_MARK, config_flags};
 pub use flow::{Direction, Flow, SnatFlow, Tuple, flow_flags};
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use frontend::{Frontend, FrontendKey, FrontendKind};

@@ -238,9 +238,21 @@ fn forward<const LINK: usize>(skb: &Skb<LINK>) -> i32 {
     unsafe { bpf_redirect_neigh(skb.hop.ifindex, &raw mut next_hop, size, 0) as i32 }
 }
 
+/// Whether the XDP program before this one has left nothing to do.
+#[inline(always)]
+fn is_done(context: &TcContext) -> bool {
+    let skb = context.skb.skb;
+    // SAFETY: a live context.
+    let (metadata, data) = unsafe { ((*skb).data_meta as usize, (*skb).data as usize) };
+    packet::load::<u64>(metadata, data, 0).is_some_and(|mark| mark == config().netns_cookie)
+}
+
 /// A hook's first program.
 #[inline(always)]
 fn first<const LINK: usize>(context: &TcContext, hook: Hook, edge: Edge, second: u32) -> i32 {
+    if hook == Hook::Ingress && edge == Edge::Uplink && is_done(context) {
+        return TC_ACT_UNSPEC;
+    }
     let mut skb = Skb::<LINK>::new(context, HEADERS);
     let verdict = match hook {
         Hook::Ingress => enter(&mut skb, edge),

@@ -4,11 +4,11 @@ use crate::fib;
 use crate::packet;
 use crate::tables::{self, tables_are_maps};
 use aya_ebpf::bindings::{xdp_action, xdp_md};
-use aya_ebpf::helpers::generated::bpf_redirect;
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_meta};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use bytemuck::Pod;
-use ferrogate_common::{Address, interface_flags};
+use ferrogate_common::{Address, DONE_MARK, Reason, interface_flags};
 use ferrogate_datapath::{ChecksumChange, Edge, Fib, Packet, Route, Routed, Transport, Verdict, checksum, enter};
 
 /// Bytes of Ethernet header.
@@ -19,9 +19,37 @@ struct Frame {
     hop: Route,
     /// For `Opaque`.
     zero: u32,
+    /// Not 0: there is no room for a mark in front of the frame.
+    unmarkable: u32,
 }
 
 impl Frame {
+    /// Makes room for a mark: always as much, whatever a device below may have left there.
+    #[inline(always)]
+    fn make_room(&mut self) {
+        // SAFETY: a live context.
+        let metadata = unsafe { (*self.xdp).data_meta as usize };
+        let grow = (self.data() as i32)
+            .wrapping_sub(metadata as i32)
+            .wrapping_sub(DONE_MARK as i32);
+        // SAFETY: a live context; the helper checks the offset.
+        self.unmarkable = unsafe { bpf_xdp_adjust_meta(self.xdp, grow) } as u32;
+    }
+
+    /// Tells the tcx program behind this one whether it has anything left to do.
+    #[inline(always)]
+    fn mark(&self, reason: Reason) {
+        // SAFETY: a live context.
+        let metadata = unsafe { (*self.xdp).data_meta as usize };
+        let mark = if is_done(reason) {
+            tables::config().netns_cookie
+        } else {
+            0
+        };
+        // Without room there is no mark either.
+        let _ = packet::store(metadata, self.data(), 0, mark);
+    }
+
     #[inline(always)]
     fn data(&self) -> usize {
         // SAFETY: a live context.
@@ -84,6 +112,11 @@ impl Packet for Frame {
     fn is_from_this_node(&self) -> bool {
         false
     }
+
+    #[inline(always)]
+    fn can_be_done(&self) -> bool {
+        self.unmarkable == 0
+    }
 }
 
 impl Fib for Frame {
@@ -108,19 +141,34 @@ impl Fib for Frame {
     }
 }
 
+/// Whether the tcx program would have nothing to add. It sees the packet as it is now: one that was translated looks to it like one
+/// that its client has sent straight to the backend. What was not parsed here it may see without its VLAN tag.
+#[inline(always)]
+fn is_done(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NotService | Reason::Translated | Reason::NewFlow | Reason::Reply
+    )
+}
+
 #[xdp]
 pub fn uplink_xdp(context: XdpContext) -> u32 {
     let mut frame = Frame {
         xdp: context.ctx,
         hop: Route::NONE,
         zero: tables::config().zero,
+        unmarkable: 0,
     };
+    frame.make_room();
     let Ok(verdict) = enter(&mut frame, Edge::Xdp) else {
         // The tcx program behind this one has a second.
         return xdp_action::XDP_PASS;
     };
     match verdict {
-        Verdict::Pass(_) => xdp_action::XDP_PASS,
+        Verdict::Pass(reason) => {
+            frame.mark(reason);
+            xdp_action::XDP_PASS
+        }
         Verdict::Drop(_) => xdp_action::XDP_DROP,
         Verdict::Bounce(_) => xdp_action::XDP_TX,
         Verdict::Forward(_) => {

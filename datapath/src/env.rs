@@ -40,6 +40,13 @@ pub trait Packet {
 
     /// Whether a process of this node sent it (and it was not forwarded).
     fn is_from_this_node(&self) -> bool;
+
+    /// Whether the programs behind this one can be told that there is nothing left to do. Of the hooks only XDP has any that would
+    /// otherwise translate the packet once more, and not every driver lets it.
+    #[inline(always)]
+    fn can_be_done(&self) -> bool {
+        true
+    }
 }
 
 /// One's complement differences ("new minus old", RFC 1624) to fold into a transport checksum.

@@ -112,6 +112,7 @@ pub(crate) fn request<E: Env, const SECOND: bool>(
         Step::Drop => return Ok(Verdict::Drop(reason)),
         Step::Refuse(refusal) if SECOND => return Ok(reject::refuse(env, headers, refusal, reason)),
         Step::Refuse(_) if edge == Edge::Xdp => return Ok(Verdict::Pass(Reason::LeftToTcx)),
+        Step::Deliver if edge == Edge::Xdp && !env.can_be_done() => return Ok(Verdict::Pass(Reason::LeftToTcx)),
         Step::Refuse(_) => return Err(Left(reason)),
         Step::Deliver => 0,
         Step::Bounce => BOUNCE,

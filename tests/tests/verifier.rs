@@ -33,7 +33,7 @@ const BUDGETS: [Budget; 21] = [
     budget("uplink_egress_second", 225_000, 36_000),
     budget("uplink_ingress_l3_second", 235_000, 36_000),
     budget("uplink_egress_l3_second", 205_000, 36_000),
-    budget("uplink_xdp", 120_000, 19_000),
+    budget("uplink_xdp", 135_000, 19_000),
     budget("connect4", 6_000, 7_000),
     budget("connect6", 6_000, 7_000),
     budget("sendmsg4", 6_000, 6_500),

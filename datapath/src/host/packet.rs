@@ -17,6 +17,8 @@ pub struct HostPacket {
     pub from_this_node: bool,
     /// An XDP frame: can't be reshaped, and its checksums are always complete.
     pub frame: bool,
+    /// A frame of a driver without room for metadata.
+    pub unmarkable: bool,
     /// The device completes the transport checksum (CHECKSUM_PARTIAL): the field holds the pseudo header's sum so far.
     pub partial: bool,
     /// To be cut into segments before it leaves.
@@ -32,6 +34,7 @@ impl HostPacket {
             ifindex,
             from_this_node: false,
             frame: false,
+            unmarkable: false,
             partial: false,
             segmented: false,
         }
@@ -97,5 +100,9 @@ impl Packet for HostPacket {
 
     fn is_from_this_node(&self) -> bool {
         self.from_this_node
+    }
+
+    fn can_be_done(&self) -> bool {
+        !self.unmarkable
     }
 }

@@ -189,6 +189,10 @@ impl Packet for Surroundings<'_> {
     fn is_from_this_node(&self) -> bool {
         self.packet.is_from_this_node()
     }
+
+    fn can_be_done(&self) -> bool {
+        self.packet.can_be_done()
+    }
 }
 
 impl Clock for Surroundings<'_> {

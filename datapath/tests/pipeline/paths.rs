@@ -1,12 +1,12 @@
 //! Each way through the node: what the backend sees of a request, and what the client sees of its reply.
 
 use crate::support::{
-    FAMILIES, NARROW, Offer, POD, PROTOCOLS, SNAT_PORTS, Sent, UPLINK, Who, at, ip, node, segment, send,
+    FAMILIES, NARROW, Offer, POD, PROTOCOLS, SNAT_PORTS, Sent, UPLINK, Who, at, ip, node, run, segment, send,
 };
 use crate::wire::{Seen, What};
 use ferrogate_common::{FrontendKind, Protocol, Reason};
 use ferrogate_datapath::Verdict;
-use ferrogate_datapath::host::{Program, Segment, Simulator, tcp};
+use ferrogate_datapath::host::{HostPacket, Program, Segment, Simulator, tcp};
 
 /// What the packet that leaves has as its source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -270,6 +270,28 @@ fn xdp_leaves_a_way_that_it_cannot_take_to_tcx_which_goes_on_with_the_same_flow(
         assert_eq!(left.bytes, packet.ethernet());
         let at_backend = request(node, &path, &packet, v4, path.name);
         reply(node, &path, &at_backend, &packet, 0, path.name);
+        assert_eq!(node.tables.connections[1], 1, "one connection, not two");
+    }
+}
+
+#[test]
+fn xdp_that_cannot_mark_what_it_has_translated_leaves_it_to_tcx() {
+    let local = PATHS
+        .iter()
+        .find(|path| path.request == (UplinkXdp, UPLINK, Pass))
+        .expect("a local backend");
+    for v4 in FAMILIES {
+        let node = &mut offering(local, Protocol::Udp, v4);
+        let packet = segment(Protocol::Udp, at(Outside, v4, 40_000), at(Node, v4, 30_080), 0);
+        let unmarkable = HostPacket {
+            unmarkable: true,
+            ..HostPacket::ethernet(packet.ethernet(), UPLINK)
+        };
+        let left = run(node, UplinkXdp, unmarkable);
+        assert_eq!(left.verdict, Verdict::Pass(Reason::LeftToTcx));
+        assert_eq!(left.bytes, packet.ethernet());
+        let sent = send(node, UplinkIngress, UPLINK, &packet);
+        assert_eq!(sent.verdict, Verdict::Pass(Reason::Translated));
         assert_eq!(node.tables.connections[1], 1, "one connection, not two");
     }
 }

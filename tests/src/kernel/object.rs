@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{Map, ProgramArray};
 use aya::programs::{Program as AyaProgram, TestRun, TestRunOptions, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use ferrogate_common::{TICK_SHIFT, TcxHook, maps};
+use ferrogate_common::{DONE_MARK, TICK_SHIFT, TcxHook, maps};
 use ferrogate_datapath::host::{HostPacket, Program, Sizes};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -162,6 +162,10 @@ impl Object {
             _ => bail!("no program {}", program.name()),
         }?;
         bytes.truncate(result.data_size_out as usize);
+        if program == Program::UplinkXdp {
+            // A run gives a frame with its metadata in front.
+            bytes.drain(..DONE_MARK);
+        }
         Ok(Run {
             code: result.return_value as i32,
             bytes,
