@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod health;
 pub mod kernel;
+pub mod kube_proxy;
 pub mod logging;
 pub mod net;
 pub mod output;

@@ -56,4 +56,9 @@ pub mod config_flags {
     pub const BRIDGE_PORTS: u32 = 1 << 5;
     /// `--cluster-cidr`: the set [`crate::NetworkKey::CLUSTER`] has networks in it.
     pub const CLUSTER_CIDRS: u32 = 1 << 8;
+    /// Another proxy's rules are in place: a connection without a flow that does not begin may be one of theirs, and is left to
+    /// the kernel's connection tracking.
+    pub const TAKE_OVER: u32 = 1 << 12;
+    /// `ferrogate drain`: what has no flow is left to the kernel, flows go on.
+    pub const HAND_OVER: u32 = 1 << 13;
 }

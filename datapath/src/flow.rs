@@ -77,6 +77,7 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     reason = store(env, headers, flow, reason);
     let outcome = match reason {
         Reason::NewFlow => Outcome::Found,
+        Reason::LeftToKernel => Outcome::Pass,
         Reason::NoEndpoints | Reason::NoFlow => Outcome::Refuse,
         _ => Outcome::Drop,
     };
@@ -132,6 +133,9 @@ fn is_over<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
 /// address are told; to an address that could be a ClusterIP; or [`Reason::NotService`].
 #[inline(never)]
 fn without_frontend<E: Env>(env: &E, edge: Edge, tuple: &Tuple) -> Reason {
+    if env.config().flags & config_flags::HAND_OVER != 0 {
+        return Reason::NotService;
+    }
     let reason = select::without_frontend(env, &tuple.destination);
     if reason != Reason::NoSuchPort
         || env.config().flags & config_flags::EXTERNAL_CLUSTER_IP != 0
@@ -325,6 +329,9 @@ fn choose_backend<E: Env>(
 ) -> Reason {
     let config = env.config();
     let client = &headers.tuple.source;
+    if config.flags & config_flags::HAND_OVER != 0 {
+        return Reason::LeftToKernel;
+    }
     let Some(service) = env.service(frontend.service) else {
         return Reason::StaleService;
     };
@@ -335,7 +342,11 @@ fn choose_backend<E: Env>(
         return Reason::ExternalClusterIp;
     }
     if headers.has_connections() && !headers.is_syn() {
-        return Reason::NoFlow;
+        return if config.flags & config_flags::TAKE_OVER != 0 {
+            Reason::LeftToKernel
+        } else {
+            Reason::NoFlow
+        };
     }
     let set = select::allowed_set(frontend, &service, admitted.internal != 0);
     admitted.local = env.opaque(u32::from(set == BackendSet::Local));

@@ -201,6 +201,9 @@ fn find<E: SocketEnv>(env: &E, kind: CallKind, address: &Address, port: Port, fr
     if protocol != Protocol::Tcp as u8 && protocol != Protocol::Udp as u8 {
         return NOT_OURS;
     }
+    if env.config().flags & config_flags::HAND_OVER != 0 {
+        return NOT_OURS;
+    }
     let node_loopback = is_loopback(address) && env.netns() == env.config().netns_cookie;
     if let Some(found) = select::frontend(env, address, port, protocol, node_loopback) {
         *frontend = found;

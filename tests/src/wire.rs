@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub mod api;
 pub mod ask;
+pub mod churn;
 pub mod siege;
 
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 
 use super::query::{self, RUN_DIR, STATE_DIR};
 use crate::admin::{self, Request, Status};
-use crate::{kernel, output};
+use crate::{kernel, kube_proxy, output};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,13 @@ use std::path::{Path, PathBuf};
 /// Connections that Ferrogate translates break; Services work again once another proxy, or the agent, runs.
 #[derive(Args, Clone, Debug)]
 pub struct CleanupArgs {
-    /// Clean up even while an agent is running
+    /// Clean up even while an agent, or kube-proxy, is running, and whatever connections break
     #[arg(long)]
     force: bool,
+
+    /// Instead of Ferrogate, take the rules of kube-proxy off this node, once no connection goes through them any more
+    #[arg(long)]
+    kube_proxy: bool,
 
     /// The agent's state directory
     #[arg(long, value_name = "DIR", env = "FERROGATE_STATE_DIR", default_value = STATE_DIR)]
@@ -28,6 +32,13 @@ pub struct CleanupArgs {
 }
 
 pub(super) fn run(args: &CleanupArgs) -> Result<()> {
+    if args.kube_proxy {
+        let removed = kube_proxy::remove_rules(args.force)?;
+        return output::print(&match removed.as_slice() {
+            [] => "kube-proxy has no rules here.".to_owned(),
+            removed => format!("Removed {}.", removed.join(", ")),
+        });
+    }
     let socket = query::admin_socket(args.admin_socket.as_deref(), &args.run_dir);
     if !args.force {
         refuse_while_running(&socket)?;

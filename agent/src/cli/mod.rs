@@ -2,6 +2,7 @@
 
 mod agent;
 mod cleanup;
+mod drain;
 mod flows;
 mod metrics;
 pub mod parse;
@@ -45,6 +46,8 @@ pub enum Command {
     Flows(flows::FlowsArgs),
     /// Print the metrics of the agent, as Prometheus reads them
     Metrics(metrics::MetricsArgs),
+    /// Leave new connections to another proxy, and go on with those that there are: before `cleanup`
+    Drain(drain::DrainArgs),
     /// Take every trace of Ferrogate off this node: programs, maps, settings
     Cleanup(cleanup::CleanupArgs),
     /// Destroy sockets for the agent, in any network namespace: the one part that needs CAP_SYS_ADMIN for it
@@ -59,6 +62,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Services(args) => services::run(&args),
         Command::Flows(args) => flows::run(&args),
         Command::Metrics(args) => metrics::run(&args),
+        Command::Drain(args) => drain::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::SockDestroyHelper(args) => sock_destroy::run(&args),
     }

@@ -146,6 +146,20 @@ impl Tables {
         })
     }
 
+    /// Whether connections that no table knows may be another proxy's, and are left to the kernel.
+    pub fn set_take_over(&self, on: bool) -> Result<()> {
+        self.set_flag(config_flags::TAKE_OVER, on)
+    }
+
+    /// Whether whatever has no flow is left to the kernel: flows go on, and none is made. An agent that starts ends this.
+    pub fn set_hand_over(&self, on: bool) -> Result<()> {
+        self.set_flag(config_flags::HAND_OVER, on)
+    }
+
+    fn set_flag(&self, flag: u32, on: bool) -> Result<()> {
+        self.update_config(|config| config.flags = if on { config.flags | flag } else { config.flags & !flag })
+    }
+
     /// The kernel copies the element in words of 8 bytes, and what must change together stands in the first one.
     pub(super) fn update_config(&self, change: impl FnOnce(&mut Config)) -> Result<()> {
         let mut config = self.config()?;

@@ -1,8 +1,10 @@
 //! The steps of the loop.
 
 mod addresses;
+mod kube_proxy;
 mod scopes;
 
+use self::kube_proxy::KubeProxy;
 use super::model::{Applied, Shared};
 use super::{RETRY, settings};
 use crate::admin::{EdgeStatus, InterfaceStatus};
@@ -84,6 +86,7 @@ pub(super) struct Engine {
     node_edge: bool,
     /// NodePorts are not on every address.
     few_addresses: bool,
+    kube_proxy: KubeProxy,
     /// Publishes what an operator must know; none where there is no cluster.
     reporter: Option<Events>,
 }
@@ -93,8 +96,10 @@ impl Engine {
     pub(super) fn open(args: &AgentArgs, shared: Arc<Shared>, health: Arc<Health>) -> Result<Self> {
         let begun = Instant::now();
         let mut datapath = Datapath::open(&settings::datapath(args)).context("cannot load the datapath")?;
+        let kube_proxy = KubeProxy::find();
+        shared.lock().problems.rival = kube_proxy.problem();
         datapath
-            .set_config(settings::config(args)?)
+            .set_config(settings::config(args, kube_proxy.any())?)
             .context("cannot configure the datapath")?;
         datapath
             .set_cluster_networks(&args.cluster_cidr)
@@ -138,6 +143,7 @@ impl Engine {
             node_edge: args.node_edge.is_on(),
             reporter: None,
             few_addresses: !args.node_port_addresses.is_empty(),
+            kube_proxy,
         })
     }
 
@@ -226,6 +232,7 @@ impl Engine {
         if let Some(network) = self.unwritten.take() {
             self.sync_network(&network);
         }
+        tokio::task::block_in_place(|| self.follow_kube_proxy());
         if let Some(scopes) = self.unwritten_scopes.clone() {
             self.set_scopes(scopes);
         }

@@ -51,6 +51,8 @@ pub(super) struct Problems {
     pub(super) network: Option<String>,
     /// The first write is held back.
     pub(super) held: Option<String>,
+    /// Another proxy's rules are in place.
+    pub(super) rival: Option<String>,
 }
 
 /// A write that succeeded.
@@ -114,8 +116,13 @@ impl Model {
 
     /// Everything a person should look at, each once.
     pub(super) fn all_problems(&self) -> Vec<String> {
-        let Problems { writing, network, held } = &self.problems;
-        let mut all: Vec<String> = [held, writing, network].into_iter().flatten().cloned().collect();
+        let Problems {
+            writing,
+            network,
+            held,
+            rival,
+        } = &self.problems;
+        let mut all: Vec<String> = [held, writing, network, rival].into_iter().flatten().cloned().collect();
         all.extend(self.state.unreadable().iter().cloned());
         all.extend(self.state.unreadable_objects());
         all.extend(self.refused.iter().cloned());

@@ -30,7 +30,7 @@ pub(super) fn datapath(args: &AgentArgs) -> DatapathOptions {
 }
 
 /// The span of NodePorts is not set here: it belongs to the plans.
-pub(super) fn config(args: &AgentArgs) -> Result<Config> {
+pub(super) fn config(args: &AgentArgs, take_over: bool) -> Result<Config> {
     let mut flags = 0;
     for (set, flag) in [
         (args.external_cluster_ip, config_flags::EXTERNAL_CLUSTER_IP),
@@ -38,6 +38,7 @@ pub(super) fn config(args: &AgentArgs) -> Result<Config> {
         (!args.node_edge.is_on(), config_flags::NODE_EDGE_OFF),
         (args.pod_edge.is_on(), config_flags::POD_EDGE),
         (args.socket_edge == SocketEdge::Node, config_flags::SOCKETS_OF_NODE),
+        (take_over, config_flags::TAKE_OVER),
     ] {
         flags |= if set { flag } else { 0 };
     }

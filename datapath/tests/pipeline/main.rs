@@ -5,6 +5,7 @@ mod affinity;
 mod algorithms;
 mod flows;
 mod fragments;
+mod handover;
 mod networks;
 mod paths;
 mod policies;

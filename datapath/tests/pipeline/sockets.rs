@@ -151,6 +151,18 @@ fn a_bound_tcp_socket_of_a_pod_is_left_to_the_pod_edge_where_there_is_one() {
     }
 }
 
+#[test]
+fn a_node_that_is_handed_over_has_no_new_sockets_translated() {
+    for v4 in FAMILIES {
+        let node = &mut with_services(Protocol::Tcp, v4, 1);
+        node.tables.config.flags = config_flags::HAND_OVER;
+        let mut socket = HostSocket::new(1, Protocol::Tcp, POD_NETNS);
+        let vip = at(Who::Vip, v4, 80);
+        let (_, peer) = SocketSimulator::new(&mut node.tables, &mut socket).connect(vip);
+        assert_eq!(peer, vip);
+    }
+}
+
 /// Nothing, or one scope at one level of the hierarchy.
 fn scopes(level: usize, scope: u32) -> [u32; 4] {
     let mut scopes = [0; 4];

@@ -10,6 +10,7 @@ use super::links::{self, LinkIds};
 use super::report::Row;
 use super::siege::{Load, Siege};
 use super::{Fault, Harm};
+use crate::binaries;
 use crate::rig::{Family, FerrogateOptions, Options, Proxy, Rig, ServiceSpec};
 use crate::walks::fixture::{self, CLIENT_PODS, PORT, TARGET_PORT};
 use crate::wire::api::Weather;
@@ -27,6 +28,8 @@ const MARKERS: u16 = 1000;
 pub struct Ground {
     pub rig: Rig,
     pub random: fastrand::Rng,
+    /// Whether there is time for much.
+    pub long: bool,
     /// Options that every agent of this ground starts with.
     options: FerrogateOptions,
     /// On each node, the way by which our agents reach the API server.
@@ -56,6 +59,7 @@ impl Ground {
         let mut ground = Self {
             rig,
             random: fastrand::Rng::with_seed(seed),
+            long: false,
             options: ferrogate,
             ways,
             markers: 0,
@@ -110,6 +114,7 @@ impl Ground {
             sum.add(report);
         }
         if self.ours()
+            && !before.is_empty()
             && let Err(error) = links::same(&before, &self.links()?)
         {
             wrong.insert(0, format!("{error:#}"));
@@ -156,6 +161,37 @@ impl Ground {
             options.more.retain(|old| more.iter().all(|new| name(new) != name(old)));
             options.more.extend_from_slice(more);
             self.rig.set_proxy(Proxy::Ferrogate(options));
+        }
+    }
+
+    /// From now on the proxies that start are our agents.
+    pub fn become_ours(&mut self) {
+        self.rig.set_proxy(Proxy::Ferrogate(self.options.clone()));
+    }
+
+    /// Runs a `ferrogate` command on a node, with that node's directories.
+    pub fn command(&self, node: u8, words: &[&str]) -> Result<String> {
+        let node = self.rig.node(node);
+        let program = binaries::workspace("ferrogate")?;
+        let mut arguments: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        arguments.push(format!("--run-dir={}", node.directory.display()));
+        arguments.push(format!("--state-dir={}", node.bpffs.display()));
+        node.place.run(&program.to_string_lossy(), arguments)
+    }
+
+    /// Asks until the answer is yes.
+    pub fn eventually(&self, what: &str, mut question: impl FnMut(&Self) -> Result<bool>) -> Result<()> {
+        let begin = Instant::now();
+        loop {
+            let answer = question(self);
+            if matches!(answer, Ok(true)) {
+                return Ok(());
+            }
+            if begin.elapsed() > PATIENCE {
+                answer.with_context(|| what.to_owned())?;
+                bail!("not within {PATIENCE:?}: {what}");
+            }
+            thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -232,6 +268,11 @@ impl Ground {
             }
         }
         Ok(begin.elapsed())
+    }
+
+    /// The marker's ClusterIP.
+    pub fn address(&self, marker: &Marker) -> String {
+        self.rig.service(&marker.name).cluster_ip.get(Family::V4).to_string()
     }
 
     pub fn delete_marker(&mut self, marker: &Marker) -> Result<()> {

@@ -7,9 +7,11 @@
 //! decides, with more load, and beside kube-proxy.
 mod api;
 mod api_proxy;
+mod churn;
 mod ground;
 mod life;
 mod links;
+mod migration;
 mod objects;
 mod program;
 mod report;
@@ -53,5 +55,5 @@ pub struct Aftermath {
 
 /// All faults, in the order of the report.
 pub fn all() -> Vec<Fault> {
-    [life::FAULTS, api::FAULTS].concat()
+    [life::FAULTS, api::FAULTS, churn::FAULTS].concat()
 }

@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use super::ground::Ground;
 use super::report::{self, Row};
 use super::siege::Load;
-use super::{Fault, all};
+use super::{Fault, all, migration};
 use crate::rig::{FerrogateOptions, Layout, Options, Proxy, Source};
 
 /// Does things to the proxies of a small cluster under load, and counts what is lost.
@@ -53,7 +53,12 @@ pub enum ProxyName {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.list {
-        all().iter().for_each(|fault| println!("{}", fault.name));
+        let migrations = migration::ALL.iter().map(|migration| migration.fault.name);
+        all()
+            .iter()
+            .map(|fault| fault.name)
+            .chain(migrations)
+            .for_each(|name| println!("{name}"));
         return ExitCode::SUCCESS;
     }
     let mut rows = Vec::new();
@@ -63,6 +68,7 @@ pub fn main() -> ExitCode {
             failures.push(format!("{proxy:?}: {error:#}"));
         }
     }
+    migrate(&arguments, &mut rows, &mut failures);
     println!("\n{}", report::markdown(&rows));
     if let Some(path) = &arguments.document
         && let Err(error) = write_document(path, &report::markdown(&rows))
@@ -85,7 +91,28 @@ pub fn main() -> ExitCode {
 
 /// What kube-proxy loses is shown, and is no failure of ours.
 fn is_failure(row: &Row) -> bool {
-    row.proxy == "Ferrogate" && !row.harmless
+    row.proxy != "kube-proxy" && !row.harmless
+}
+
+/// Every migration, once, in a rig of its own.
+fn migrate(arguments: &Arguments, rows: &mut Vec<Row>, failures: &mut Vec<String>) {
+    for migration in migration::ALL {
+        let name = migration.fault.name;
+        if !name.contains(&arguments.filter) || !arguments.proxy.contains(&ProxyName::Ferrogate) {
+            continue;
+        }
+        let outcome = migration.run(arguments.layout, arguments.seed.unwrap_or_default(), load(arguments));
+        match outcome {
+            Ok(row) => {
+                println!("{}", row.line());
+                if is_failure(&row) {
+                    failures.push(format!("{name}: {}", row.wrong.join("; ")));
+                }
+                rows.push(row);
+            }
+            Err(error) => failures.push(format!("{name}: {error:#}")),
+        }
+    }
 }
 
 fn run(arguments: &Arguments, proxy: ProxyName, rows: &mut Vec<Row>, failures: &mut Vec<String>) -> Result<()> {
@@ -111,6 +138,7 @@ fn run(arguments: &Arguments, proxy: ProxyName, rows: &mut Vec<Row>, failures: &
     };
     let load = load(arguments);
     let mut ground = Ground::boot(options, seed)?;
+    ground.long = arguments.minutes.is_some();
     let end = Instant::now() + Duration::from_secs(arguments.minutes.unwrap_or_default() * 60);
     loop {
         let mut order = faults.clone();

@@ -88,10 +88,14 @@ impl Generator {
             config_flags::NODE_EDGE_OFF,
             config_flags::CLUSTER_CIDRS,
             config_flags::BRIDGE_PORTS,
+            config_flags::TAKE_OVER,
         ] {
             if self.rng.u8(..3) == 0 {
                 flags |= flag;
             }
+        }
+        if self.rng.u8(..20) == 0 {
+            flags |= config_flags::HAND_OVER;
         }
         let with_node_ports = self.rng.u8(..10) != 0;
         Config {

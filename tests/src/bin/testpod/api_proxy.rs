@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use ferrogate_tests::wire::api::Weather;
+use ferrogate_tests::wire::churn::{PREFIX, Passed, now};
 use futures::StreamExt as _;
 use futures::stream;
 use http::{Request, Response, StatusCode, header};
@@ -158,6 +159,29 @@ fn whole(bytes: impl Into<Bytes>) -> Bytestream {
         .boxed_unsync()
 }
 
+/// Says on standard error when an event about a slice of a churning Service goes on.
+fn note(line: &[u8]) {
+    let about = |part: &str| line.windows(part.len()).any(|window| window == part.as_bytes());
+    if !about(PREFIX) || !about("EndpointSlice") {
+        return;
+    }
+    let Ok(event) = serde_json::from_slice::<serde_json::Value>(line) else {
+        return;
+    };
+    let object = &event["object"];
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let passed = Passed {
+        at: now(),
+        name: text(&object["metadata"]["name"]),
+        address: text(&object["endpoints"][0]["addresses"][0]),
+    };
+    if passed.name.starts_with(PREFIX)
+        && let Ok(line) = serde_json::to_string(&passed)
+    {
+        eprintln!("{line}");
+    }
+}
+
 type Gone = mpsc::error::SendError<io::Result<Bytes>>;
 
 async fn pass_on(
@@ -194,6 +218,7 @@ async fn pass_on(
         rest.extend_from_slice(&chunk);
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
             let line = Bytes::from(rest.drain(..=end).collect::<Vec<u8>>());
+            note(&line);
             match now {
                 Weather::Slow(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
                 Weather::Duplicate => lines.send(Ok(line.clone())).await?,

@@ -5,6 +5,7 @@ mod ask;
 mod balance;
 mod batch;
 mod browse;
+mod chase;
 mod client;
 mod dns;
 mod echo;
@@ -52,6 +53,8 @@ enum Command {
     Web(web::Options),
     /// Ask over HTTP, on kept and on new connections, until standard input ends.
     Browse(browse::Options),
+    /// Ask Services whose endpoints change, until standard input ends.
+    Chase(chase::Options),
     /// Pass requests on to the API server, as badly as standard input says.
     ApiProxy(api_proxy::Options),
     /// Balance TCP connections over node ports, as a cloud's load balancer does.
@@ -126,6 +129,7 @@ fn main() -> Result<()> {
         Command::Ask => ask::run(),
         Command::Web(options) => web::run(&options),
         Command::Browse(options) => print(&browse::run(&options)?),
+        Command::Chase(options) => chase::run(&options),
         Command::ApiProxy(options) => api_proxy::run(&options),
         Command::Balance(options) => balance::run(options),
         Command::Tick {

@@ -1,0 +1,81 @@
+//! `ferrogate drain`.
+
+use super::query::{self, RUN_DIR, STATE_DIR};
+use crate::admin::{self, Request, Status};
+use crate::kernel::{FlowEntry, FlowTable, StateDir, Tables, boot_seconds};
+use crate::output;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use ferrogate_common::{Direction, Protocol, flow_flags};
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A UDP flow without a packet for this many seconds counts as ended.
+const UDP_IDLE: u32 = 30;
+
+/// For handing a node to another proxy without breaking a connection: start that one, stop the agent, drain, and clean up when
+/// the last connection has ended. An agent that starts takes the node back.
+#[derive(Args, Clone, Debug)]
+pub struct DrainArgs {
+    /// Wait until the last connection has ended, this many seconds at most
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
+
+    /// The agent's state directory
+    #[arg(long, value_name = "DIR", env = "FERROGATE_STATE_DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
+
+    /// The agent's run directory
+    #[arg(long, value_name = "DIR", env = "FERROGATE_RUN_DIR", default_value = RUN_DIR)]
+    run_dir: PathBuf,
+
+    /// The agent's admin socket [default: RUN_DIR/admin.sock]
+    #[arg(long, value_name = "PATH", env = "FERROGATE_ADMIN_SOCKET")]
+    admin_socket: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &DrainArgs) -> Result<()> {
+    let socket = query::admin_socket(args.admin_socket.as_deref(), &args.run_dir);
+    if !matches!(
+        admin::ask::<Status>(&socket, &Request::Status),
+        Err(admin::Error::NotRunning { .. })
+    ) {
+        bail!(
+            "an agent holds {} and serves new connections; stop it first",
+            socket.display()
+        );
+    }
+    let tables = Tables::open(&StateDir::new(&args.state_dir)).context("cannot open the pinned maps")?;
+    tables.set_hand_over(true).context("cannot tell the programs")?;
+    let begin = Instant::now();
+    loop {
+        let left = live(&tables)?;
+        match args.wait {
+            Some(seconds) if left > 0 && begin.elapsed() < Duration::from_secs(seconds) => {
+                sleep(Duration::from_secs(1));
+            }
+            Some(seconds) if left > 0 => bail!("{left} connections go on after {seconds} s"),
+            _ => {
+                return output::print(&format!(
+                    "New connections are left to the kernel. {left} connections go on, which `ferrogate cleanup` would break."
+                ));
+            }
+        }
+    }
+}
+
+/// Connections that are translated packet by packet still.
+fn live(tables: &Tables) -> Result<usize> {
+    let now = boot_seconds();
+    let rows = tables.flows(usize::MAX).context("cannot read the flows")?;
+    let lives = rows.iter().filter(|row| {
+        let idle = now.saturating_sub(row.seen()) > UDP_IDLE;
+        let ended = row.flags() & flow_flags::CLOSING != 0 || (row.tuple.protocol == Protocol::Udp as u8 && idle);
+        row.table == FlowTable::Established
+            && row.direction() == Direction::Forward
+            && matches!(row.entry, FlowEntry::Flow(_))
+            && !ended
+    });
+    Ok(lives.count())
+}
