@@ -133,9 +133,6 @@ fn is_over<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
 /// address are told; to an address that could be a ClusterIP; or [`Reason::NotService`].
 #[inline(never)]
 fn without_frontend<E: Env>(env: &E, edge: Edge, tuple: &Tuple) -> Reason {
-    if env.config().flags & config_flags::HAND_OVER != 0 {
-        return Reason::NotService;
-    }
     let reason = select::without_frontend(env, &tuple.destination);
     if reason != Reason::NoSuchPort
         || env.config().flags & config_flags::EXTERNAL_CLUSTER_IP != 0
@@ -342,11 +339,7 @@ fn choose_backend<E: Env>(
         return Reason::ExternalClusterIp;
     }
     if headers.has_connections() && !headers.is_syn() {
-        return if config.flags & config_flags::TAKE_OVER != 0 {
-            Reason::LeftToKernel
-        } else {
-            Reason::NoFlow
-        };
+        return select::unknown(config);
     }
     let set = select::allowed_set(frontend, &service, admitted.internal != 0);
     admitted.local = env.opaque(u32::from(set == BackendSet::Local));

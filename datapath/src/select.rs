@@ -3,8 +3,8 @@
 use crate::env::{Clock, Random, Tables};
 use crate::hash;
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Algorithm, Backend, BackendSet, Frontend, FrontendKey, FrontendKind, Port, Reason,
-    Service, SlotRange, Tuple, backend_flags, service_flags,
+    Address, Affinity, AffinityKey, Algorithm, Backend, BackendSet, Config, Frontend, FrontendKey, FrontendKind, Port,
+    Reason, Service, SlotRange, Tuple, backend_flags, config_flags, service_flags,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -43,12 +43,26 @@ pub(crate) fn frontend<T: Tables>(
 /// [`Reason::UnknownClusterIp`] inside a ServiceCIDR, else [`Reason::NotService`].
 #[inline(always)]
 pub(crate) fn without_frontend<T: Tables>(tables: &T, address: &Address) -> Reason {
+    // Services that came since are another proxy's.
+    if tables.config().flags & config_flags::HAND_OVER != 0 {
+        return Reason::NotService;
+    }
     match address_alone(tables, address) {
         Some(known) if known.is(FrontendKind::Address) => Reason::NoSuchPort,
         Some(_) => Reason::NotService,
         // A node can have such an address itself.
         None if tables.is_in_service_cidrs(address) && !tables.is_node_address(address) => Reason::UnknownClusterIp,
         None => Reason::NotService,
+    }
+}
+
+/// What a packet to a Service is that begins no connection and belongs to none.
+#[inline(always)]
+pub(crate) fn unknown(config: Config) -> Reason {
+    if config.flags & config_flags::TAKE_OVER != 0 {
+        Reason::LeftToKernel
+    } else {
+        Reason::NoFlow
     }
 }
 
