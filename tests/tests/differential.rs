@@ -59,9 +59,9 @@ fn the_loaded_programs_and_the_host_pipeline_agree_on_every_packet() -> Result<(
 /// Whether every program came to every outcome that it can come to, more than a few times.
 fn covers(world: &World) -> Result<()> {
     use Reason::{
-        Echo, ExternalClusterIp, Fragment, HopLimit, IcmpError, IcmpRedirect, LeftToTcx, LostFragment, Malformed,
-        NewFlow, NoEndpoints, NoFlow, NoLocalEndpoints, NoRoute, NoSnatPort, NoSource, NoSuchPort, NotIp, NotService,
-        Reply, SourceRange, StaleService, TooBig, Translated, UnknownClusterIp,
+        Echo, ExternalClusterIp, Fragment, HopLimit, IcmpError, IcmpRedirect, LeftToKernel, LeftToTcx, LostFragment,
+        Malformed, NewFlow, NoEndpoints, NoFlow, NoLocalEndpoints, NoRoute, NoSnatPort, NoSource, NoSuchPort, NotIp,
+        NotService, Reply, SourceRange, StaleService, TooBig, Translated, UnknownClusterIp,
     };
     const PARSE: &[Reason] = &[NotService, NotIp, Malformed];
     const SECOND: &[Reason] = &[Fragment, IcmpError, IcmpRedirect];
@@ -73,6 +73,7 @@ fn covers(world: &World) -> Result<()> {
         StaleService,
         SourceRange,
         UnknownClusterIp,
+        LeftToKernel,
     ];
     const REFUSE: &[Reason] = &[NoEndpoints, NoFlow];
     const ROUTE: &[Reason] = &[NoRoute, NoSource, NoSnatPort];

@@ -65,14 +65,7 @@ fn weather(ground: &mut Ground, bad: Weather, blind: bool, restart: bool) -> Res
     }
     ground.set_weather(Weather::Fair)?;
     let converged = ground.await_marker(&new)?;
-    let begin = Instant::now();
-    while ground.answers(&doomed)? {
-        ensure!(
-            begin.elapsed() < PATIENCE,
-            "what was deleted meanwhile is served for ever"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
+    ground.await_silence(&doomed)?;
     ground.check_services()?;
     Ok(Aftermath {
         converged: Some(converged),
@@ -125,14 +118,7 @@ fn compacted(ground: &mut Ground) -> Result<Aftermath> {
     ensure!(ground.answers(&doomed)?, "what was programmed is not served any more");
     ground.set_weather(Weather::Fair)?;
     let converged = ground.await_marker(&new)?;
-    let begin = Instant::now();
-    while ground.answers(&doomed)? {
-        ensure!(
-            begin.elapsed() < PATIENCE,
-            "what was deleted meanwhile is served for ever"
-        );
-        thread::sleep(Duration::from_millis(20));
-    }
+    ground.await_silence(&doomed)?;
     ground.check_services()?;
     Ok(Aftermath {
         converged: Some(converged),

@@ -270,6 +270,12 @@ impl Ground {
         Ok(begin.elapsed())
     }
 
+    /// Waits until a marker that was deleted is answered no more.
+    pub fn await_silence(&mut self, deleted: &Marker) -> Result<()> {
+        let what = format!("{}, which was deleted, is served no more", deleted.name);
+        self.eventually(&what, |ground| Ok(!ground.answers(deleted)?))
+    }
+
     /// The marker's ClusterIP.
     pub fn address(&self, marker: &Marker) -> String {
         self.rig.service(&marker.name).cluster_ip.get(Family::V4).to_string()

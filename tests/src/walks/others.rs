@@ -105,6 +105,8 @@ fn transports() -> impl Iterator<Item = (Protocol, Family)> {
 
 fn not_a_service(rig: &mut Rig, _: Level) -> Result<Outcome> {
     let targets = ["a", "b", "h1", "h2"].map(|pod| (pod, rig.pod(pod).addresses));
+    // A port that the kernel chooses may be that of an earlier client of a Service with this endpoint, and would then be changed.
+    let mut port = 15400;
     for (protocol, family) in transports() {
         for client in [Client::Pod, Client::Node, Client::Outside] {
             // The outside has no route to pods.
@@ -113,7 +115,9 @@ fn not_a_service(rig: &mut Rig, _: Level) -> Result<Outcome> {
                 .filter(|(pod, _)| client != Client::Outside || pod.starts_with('h'))
             {
                 let to = SocketAddr::new(address.get(family), TARGET_PORT);
-                let report = fixture::place(rig, client).probe(&ProbeRequest::new(protocol, to))?;
+                port += 1;
+                let request = ProbeRequest::new(protocol, to).source_port(port);
+                let report = fixture::place(rig, client).probe(&request)?;
                 let attempt = &report.attempts[0];
                 let answer = attempt
                     .answers
