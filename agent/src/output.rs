@@ -1,5 +1,11 @@
 //! Tables and sentences for people.
 
+mod dot;
+mod explain;
+
+pub use dot::dot;
+pub use explain::explain;
+
 use crate::admin::{EndpointRow, FlowEntry, FlowsPage, FrontendRow, ServiceRow, SourceState, Status};
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};

@@ -9,6 +9,8 @@ mod settings;
 mod state;
 mod sweeper;
 
+pub(crate) use self::state::PodFacts;
+
 use self::engine::{Engine, Sockets};
 use self::model::Shared;
 use self::only::Only;

@@ -7,7 +7,7 @@ use ferrogate_common::{
     Address, Direction, FrontendKey, FrontendKind, Port, Protocol, Reason, TICK_SHIFT, flow_flags, maps,
 };
 use ferrogate_control::PortView;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -136,6 +136,30 @@ pub(crate) fn matches_service((namespace, name): (&str, &str), wanted: &str) -> 
         Some(wanted) => wanted == (namespace, name),
         None => wanted == name,
     }
+}
+
+/// How many connections each backend has by each of these frontends.
+pub(crate) fn flows_by_backend(
+    tables: &Tables,
+    frontends: &BTreeSet<FrontendKey>,
+) -> Result<BTreeMap<(FrontendKey, SocketAddr), u64>> {
+    let mut counts = BTreeMap::new();
+    tables.connections_now(|tuple, flow| {
+        let exact = FrontendKey {
+            address: tuple.destination,
+            port: tuple.destination_port,
+            protocol: tuple.protocol,
+            reserved: 0,
+        };
+        let any = FrontendKey {
+            address: tuple.destination.unspecified(),
+            ..exact
+        };
+        if let Some(key) = frontends.get(&exact).or_else(|| frontends.get(&any)) {
+            *counts.entry((*key, socket(flow.address, flow.port))).or_default() += 1;
+        }
+    })?;
+    Ok(counts)
 }
 
 fn flow(row: &FlowRow, names: &Names, sources: &BTreeMap<u32, Address>, now: u32) -> Option<FlowEntry> {

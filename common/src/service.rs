@@ -1,5 +1,6 @@
 //! Services: one entry a Service port, and the ranges of slots that list its backends.
 
+use crate::Frontend;
 use bytemuck::{Pod, Zeroable};
 
 /// Element of the `SERVICES` array: one Service port (`namespace/name:port`) in one address family.
@@ -14,6 +15,20 @@ pub struct Service {
     /// Bits of [`service_flags`].
     pub flags: u32,
     pub reserved: u32,
+}
+
+impl Service {
+    /// The set of backends that a frontend's policy allows a client, internal (a pod or process of the cluster) or not.
+    #[inline(always)]
+    pub const fn allowed_set(&self, frontend: &Frontend, internal: bool) -> BackendSet {
+        let local = if frontend.is_cluster_ip() {
+            self.flags & service_flags::INTERNAL_LOCAL != 0
+        } else {
+            // Clients inside the cluster reach every endpoint through external addresses too.
+            !internal && self.flags & service_flags::EXTERNAL_LOCAL != 0
+        };
+        if local { BackendSet::Local } else { BackendSet::Cluster }
+    }
 }
 
 /// Bits of [`Service::flags`].

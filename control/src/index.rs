@@ -1,9 +1,13 @@
 //! The model of all Services and slices, and which of them changed.
 
+mod explain;
+
+pub use explain::{EndpointExplained, HintsUsed, PortExplained, ServiceExplained};
+
 use crate::desired::{Changes, DesiredPort};
 use crate::frontends::{NodeNetwork, frontends, source_ranges};
 use crate::health::HealthCheck;
-use crate::ingest::{self, Names, PortModel, ServiceModel, SliceModel, SourceRanges};
+use crate::ingest::{self, Names, PortModel, ServiceModel, SliceModel, SourceRanges, Unprogrammed};
 use crate::names::{Family, PortName, ServiceName};
 use crate::notice::{Notice, NoticeKind};
 use crate::select::Candidates;
@@ -53,7 +57,7 @@ pub struct Index {
     /// Our zone.
     zone: Option<u32>,
     node: NodeNetwork,
-    services: BTreeMap<ServiceName, Noted<Option<ServiceModel>>>,
+    services: BTreeMap<ServiceName, Noted<Result<ServiceModel, Unprogrammed>>>,
     /// By the Service they belong to, then by their own name: services may be seen after their slices.
     slices: BTreeMap<ServiceName, BTreeMap<Arc<str>, Noted<SliceModel>>>,
     /// Slice (namespace and name) to the Service it belongs to.
@@ -93,7 +97,7 @@ impl Index {
         notices.extend(model.iter().flat_map(|model| self.node.notices(model)));
         let old = self.services.get(&name);
         let news = news(&name, &notices, old.map(|old| old.notices.as_slice()));
-        if old.map_or(model.is_some(), |old| old.model != model) {
+        if old.map_or(model.is_ok(), |old| old.model != model) {
             self.dirty.insert(name.clone());
         }
         self.services.insert(name, Noted { model, notices });
@@ -103,7 +107,7 @@ impl Index {
     /// The Service is gone.
     pub fn delete_service(&mut self, namespace: &str, name: &str) {
         let name = ServiceName::new(namespace, name);
-        if self.services.remove(&name).is_some_and(|old| old.model.is_some()) {
+        if self.services.remove(&name).is_some_and(|old| old.model.is_ok()) {
             self.dirty.insert(name);
         }
     }
@@ -168,7 +172,7 @@ impl Index {
             .collect();
         let mut new_notices = Vec::new();
         for (name, service) in &mut self.services {
-            let Some(model) = &service.model else { continue };
+            let Ok(model) = &service.model else { continue };
             let mut has_moved = model.addresses.iter().any(|(address, _)| moved.contains(&address.ip()));
             has_moved |= old.primary != self.node.primary && model.source_ranges != SourceRanges::default();
             if !has_moved {
@@ -235,7 +239,7 @@ impl Index {
     pub fn compile(&mut self) -> Changes {
         let dirty = std::mem::take(&mut self.dirty);
         if std::mem::take(&mut self.full) {
-            let services = self.services.iter().filter(|(_, service)| service.model.is_some());
+            let services = self.services.iter().filter(|(_, service)| service.model.is_ok());
             return Changes {
                 full: true,
                 services: services.map(|(name, _)| (name.clone(), self.ports(name))).collect(),
@@ -257,7 +261,7 @@ impl Index {
 
     /// What load balancers may ask this node about the service, if it has a `healthCheckNodePort`.
     pub fn health_check(&self, name: &ServiceName) -> Option<HealthCheck> {
-        let model = self.services.get(name)?.model.as_ref()?;
+        let model = self.services.get(name)?.model.as_ref().ok()?;
         let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
         HealthCheck::of(model, slices.map(|slice| &slice.model))
     }
@@ -295,14 +299,14 @@ impl Index {
 
     /// Marks a service dirty, if it is one that is programmed.
     fn mark(&mut self, name: ServiceName) {
-        if self.services.get(&name).is_some_and(|service| service.model.is_some()) {
+        if self.services.get(&name).is_some_and(|service| service.model.is_ok()) {
             self.dirty.insert(name);
         }
     }
 
     /// The desired ports of one service, none when it has nothing to program.
     fn ports(&self, name: &ServiceName) -> Vec<DesiredPort> {
-        let Some(model) = self.services.get(name).and_then(|service| service.model.as_ref()) else {
+        let Some(model) = self.services.get(name).and_then(|service| service.model.as_ref().ok()) else {
             return Vec::new();
         };
         let families = Family::ALL.into_iter().filter(|family| model.has(*family));
@@ -311,9 +315,19 @@ impl Index {
             .collect()
     }
 
-    fn port(&self, name: &ServiceName, model: &ServiceModel, port: &PortModel, family: Family) -> DesiredPort {
+    fn candidates<'a>(
+        &'a self,
+        name: &ServiceName,
+        model: &'a ServiceModel,
+        port: &PortModel,
+        family: Family,
+    ) -> Candidates<'a> {
         let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
-        let candidates = Candidates::merge(model, port, family, slices.map(|slice| &slice.model), &self.names);
+        Candidates::merge(model, port, family, slices.map(|slice| &slice.model), &self.names)
+    }
+
+    fn port(&self, name: &ServiceName, model: &ServiceModel, port: &PortModel, family: Family) -> DesiredPort {
+        let candidates = self.candidates(name, model, port, family);
         let slots = |endpoints| slots(model.selection.algorithm, self.options.maglev_table_size, endpoints);
         let any_local = model.flags & (service_flags::INTERNAL_LOCAL | service_flags::EXTERNAL_LOCAL) != 0;
         let (guard, source_ranges) = source_ranges(model, family, &self.node);

@@ -20,11 +20,51 @@ pub(crate) struct Candidates<'a> {
     endpoints: BTreeMap<([u8; 16], u16), &'a EndpointModel>,
 }
 
+/// Which ready endpoints the Cluster set is taken from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Topology {
+pub(crate) enum Topology {
     Everywhere,
     OurNode,
     Zone(u32),
+}
+
+/// One of the two sets of endpoints, and what it is taken by.
+#[derive(Clone, Copy)]
+pub(crate) enum Rule {
+    Cluster(Topology),
+    Local,
+}
+
+/// Whether an endpoint is in a set, and why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// It is ready.
+    Ready,
+    /// It is terminating and still serving, and no endpoint is ready.
+    LastResort,
+    Out(Outside),
+}
+
+impl Place {
+    pub fn is_in(self) -> bool {
+        !matches!(self, Self::Out(_))
+    }
+}
+
+/// Why an endpoint is in no set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Outside {
+    NotReady,
+    /// It would still serve, but others are ready.
+    Terminating,
+    /// It serves no more.
+    Ended,
+    /// Hints give it to other zones.
+    OtherZone,
+    /// Hints give it to other nodes.
+    OtherNode,
+    /// It is on another node, and the set is of this one's.
+    NotLocal,
 }
 
 impl<'a> Candidates<'a> {
@@ -66,42 +106,40 @@ impl<'a> Candidates<'a> {
 
     /// The Cluster set for a node in this zone, each endpoint with its weight.
     pub(crate) fn cluster(&self, zone: Option<u32>) -> Vec<(Endpoint, u16)> {
-        let topology = self.topology(zone);
-        self.usable(|endpoint| topology.admits(endpoint), |_| true)
+        self.members(Rule::Cluster(self.topology(zone)))
     }
 
     /// The Local set.
     pub(crate) fn local(&self) -> Vec<(Endpoint, u16)> {
-        self.usable(|endpoint| endpoint.local, |endpoint| endpoint.local)
+        self.members(Rule::Local)
     }
 
-    /// The ready endpoints of the one kind, or, when there is none, the serving and terminating ones of the other.
-    fn usable(
-        &self,
-        preferred: impl Fn(&EndpointModel) -> bool,
-        last_resort: impl Fn(&EndpointModel) -> bool,
-    ) -> Vec<(Endpoint, u16)> {
-        let ready = self.collect(|endpoint| endpoint.ready && preferred(endpoint));
-        if !ready.is_empty() {
-            return ready;
-        }
-        self.collect(|endpoint| endpoint.serving && endpoint.terminating && last_resort(endpoint))
+    fn members(&self, rule: Rule) -> Vec<(Endpoint, u16)> {
+        let places = self.places(rule).filter(|(_, _, place)| place.is_in());
+        places
+            .map(|(endpoint, model, _)| (endpoint, self.weight(model)))
+            .collect()
     }
 
-    fn collect(&self, wanted: impl Fn(&EndpointModel) -> bool) -> Vec<(Endpoint, u16)> {
-        let wanted = self.endpoints.iter().filter(|(_, endpoint)| wanted(endpoint));
-        let weighed = |(&(_, port), model): (&([u8; 16], u16), &&EndpointModel)| {
+    /// Every endpoint and its place in a set: the ready ones that the rule admits, or, when there is none, those that are
+    /// serving and terminating.
+    pub(crate) fn places(&self, rule: Rule) -> impl Iterator<Item = (Endpoint, &'a EndpointModel, Place)> {
+        let one_is_ready = self.endpoints.values().any(|model| model.ready && rule.admits(model));
+        self.endpoints.iter().map(move |(&(_, port), &model)| {
             let endpoint = Endpoint {
                 address: model.address,
                 port: Port::new(port),
                 local: model.local,
             };
-            (endpoint, self.selection.weight(model, self.names))
-        };
-        wanted.map(weighed).collect()
+            (endpoint, model, rule.place(model, one_is_ready))
+        })
     }
 
-    fn topology(&self, zone: Option<u32>) -> Topology {
+    pub(crate) fn weight(&self, model: &EndpointModel) -> u16 {
+        self.selection.weight(model, self.names)
+    }
+
+    pub(crate) fn topology(&self, zone: Option<u32>) -> Topology {
         let mut all_have_nodes = true;
         let mut all_have_zones = true;
         let mut one_for_our_node = false;
@@ -116,6 +154,41 @@ impl<'a> Candidates<'a> {
             _ if all_have_nodes && one_for_our_node => Topology::OurNode,
             Some(zone) if all_have_zones && one_for_our_zone => Topology::Zone(zone),
             _ => Topology::Everywhere,
+        }
+    }
+}
+
+impl Rule {
+    fn admits(self, endpoint: &EndpointModel) -> bool {
+        match self {
+            Self::Cluster(topology) => topology.admits(endpoint),
+            Self::Local => endpoint.local,
+        }
+    }
+
+    fn place(self, endpoint: &EndpointModel, one_is_ready: bool) -> Place {
+        let mine = match self {
+            Self::Cluster(_) => true,
+            Self::Local => endpoint.local,
+        };
+        if !mine {
+            Place::Out(Outside::NotLocal)
+        } else if endpoint.ready && self.admits(endpoint) {
+            Place::Ready
+        } else if !one_is_ready && endpoint.serving && endpoint.terminating {
+            Place::LastResort
+        } else {
+            Place::Out(self.why_out(endpoint))
+        }
+    }
+
+    fn why_out(self, endpoint: &EndpointModel) -> Outside {
+        match self {
+            Self::Cluster(Topology::OurNode) if endpoint.ready => Outside::OtherNode,
+            Self::Cluster(Topology::Zone(_)) if endpoint.ready => Outside::OtherZone,
+            _ if endpoint.terminating && endpoint.serving => Outside::Terminating,
+            _ if endpoint.terminating => Outside::Ended,
+            _ => Outside::NotReady,
         }
     }
 }

@@ -341,7 +341,7 @@ fn choose_backend<E: Env>(
     if headers.has_connections() && !headers.is_syn() {
         return select::unknown(config);
     }
-    let set = select::allowed_set(frontend, &service, admitted.internal != 0);
+    let set = service.allowed_set(frontend, admitted.internal != 0);
     admitted.local = env.opaque(u32::from(set == BackendSet::Local));
     let asking = select::Client {
         address: client,

@@ -91,18 +91,6 @@ pub(crate) fn is_refused_source<T: Tables>(
         && !tables.is_in_networks(frontend.service, source)
 }
 
-/// The set of backends that a frontend's policy allows a client, internal (a pod or process of the cluster) or not.
-#[inline(always)]
-pub(crate) fn allowed_set(frontend: &Frontend, service: &Service, internal: bool) -> BackendSet {
-    let local = if frontend.is_cluster_ip() {
-        service.flags & service_flags::INTERNAL_LOCAL != 0
-    } else {
-        // Clients inside the cluster reach every endpoint through external addresses too.
-        !internal && service.flags & service_flags::EXTERNAL_LOCAL != 0
-    };
-    if local { BackendSet::Local } else { BackendSet::Cluster }
-}
-
 /// The address by which affinity and hashing know this node's processes at the socket edge: the one that their packets have
 /// on their way out of the node.
 #[inline(always)]

@@ -250,7 +250,7 @@ fn choose<E: SocketEnv>(
     if pod_edge && is_better_left(env, kind, &service) {
         return Err(not_ours);
     }
-    let set: BackendSet = select::allowed_set(&frontend, &service, true);
+    let set: BackendSet = service.allowed_set(&frontend, true);
     let asking = select::Client {
         address: &client(env, of_node, address.is_v4()),
         tuple: None,

@@ -23,6 +23,7 @@ const COMMANDS: &[&str] = &[
     "agent",
     "status",
     "services",
+    "explain",
     "flows",
     "metrics",
     "cleanup",

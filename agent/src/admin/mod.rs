@@ -7,14 +7,16 @@
 //! -> {"op":"services","name":"default/order-service"}
 //! <- {"ok":[{"namespace":"default","name":"order-service", ...}]}
 //! -> {"op":"nonsense"}
-//! <- {"error":"unknown variant `nonsense`, expected one of `status`, `metrics`, `services`, `flows` at line 1 column 16"}
+//! <- {"error":"unknown variant `nonsense`, expected one of `status`, `metrics`, `services`, `explain`, `flows` at line 1 column 16"}
 //! ```
 
 mod client;
+mod explain;
 mod server;
 mod types;
 
 pub use client::ask;
+pub use explain::{EndpointExplanation, Explained, Explanation, PortExplanation, Unknown, Way};
 pub use server::{Provider, Server};
 pub use types::{
     ApplyStatus, EdgeStatus, EndpointRow, FlowEntry, FlowsPage, FrontendRow, InterfaceStatus, MapStatus, ReasonCount,
@@ -46,6 +48,14 @@ pub enum Request {
         /// `name` or `namespace/name`; all, when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
+    },
+    /// Answered with an [`Explained`].
+    Explain {
+        /// `[namespace/]name[:port]`.
+        service: String,
+        /// `[namespace/]pod`, `node`, `outside` or an address; anybody, when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<String>,
     },
     /// Answered with a [`FlowsPage`].
     Flows {

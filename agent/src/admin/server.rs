@@ -1,6 +1,6 @@
 //! The answering side.
 
-use super::{FlowsPage, MAX_REQUEST, MAX_RESPONSE, Request, Response, ServiceRow, Status, TIMEOUT};
+use super::{Explained, FlowsPage, MAX_REQUEST, MAX_RESPONSE, Request, Response, ServiceRow, Status, TIMEOUT};
 use anyhow::{Context, Result, bail};
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -21,6 +21,8 @@ pub trait Provider: Send + Sync + 'static {
     /// As Prometheus reads them.
     fn metrics(&self) -> Result<String>;
     fn services(&self, name: Option<&str>) -> Result<Vec<ServiceRow>>;
+    /// `service` is `[namespace/]name[:port]`.
+    fn explain(&self, service: &str, from: Option<&str>) -> Result<Explained>;
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage>;
 }
 
@@ -137,6 +139,9 @@ fn respond(provider: &dyn Provider, request: &Request) -> Response {
         Request::Services { name } => provider
             .services(name.as_deref())
             .and_then(|rows| Ok(serde_json::to_value(rows)?)),
+        Request::Explain { service, from } => provider
+            .explain(service, from.as_deref())
+            .and_then(|explained| Ok(serde_json::to_value(explained)?)),
         Request::Flows { service, client, limit } => provider
             .flows(service.as_deref(), *client, *limit)
             .and_then(|page| Ok(serde_json::to_value(page)?)),
@@ -171,6 +176,10 @@ mod tests {
                 name: name.unwrap_or("every").to_owned(),
                 ..ServiceRow::default()
             }])
+        }
+
+        fn explain(&self, service: &str, _: Option<&str>) -> Result<Explained> {
+            bail!("{service} is beyond words")
         }
 
         fn flows(&self, _: Option<&str>, _: Option<IpAddr>, _: u32) -> Result<FlowsPage> {

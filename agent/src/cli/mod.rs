@@ -3,6 +3,7 @@
 mod agent;
 mod cleanup;
 mod drain;
+mod explain;
 mod flows;
 mod metrics;
 pub mod parse;
@@ -42,6 +43,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// List the Services that are programmed, with their endpoints
     Services(services::ServicesArgs),
+    /// Draw the way to a Service, with every reason why it works or not
+    Explain(explain::ExplainArgs),
     /// List the connections that are being translated
     Flows(flows::FlowsArgs),
     /// Print the metrics of the agent, as Prometheus reads them
@@ -60,6 +63,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Agent(args) => agent::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Services(args) => services::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Flows(args) => flows::run(&args),
         Command::Metrics(args) => metrics::run(&args),
         Command::Drain(args) => drain::run(&args),

@@ -228,6 +228,22 @@ pub fn service_filter(text: &str) -> Result<String, String> {
     }
 }
 
+/// `[NAMESPACE/]NAME[:PORT]`.
+pub fn service_and_port(text: &str) -> Result<String, String> {
+    let (service, port) = match text.trim().split_once(':') {
+        Some((service, port)) => (service, Some(port)),
+        None => (text.trim(), None),
+    };
+    let well_formed = !service.split('/').any(str::is_empty)
+        && service.matches('/').count() < 2
+        && port.is_none_or(|port| !port.is_empty() && !port.contains([':', '/']));
+    if well_formed {
+        Ok(text.trim().to_owned())
+    } else {
+        Err("write NAME, NAMESPACE/NAME or NAMESPACE/NAME:PORT".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -324,5 +340,11 @@ mod tests {
         assert!(node_name("node-1.example.org").is_ok());
         assert!(node_name("Node_1").is_err());
         assert!(service_filter("a/b/c").is_err());
+        for text in ["web", "shop/web", "shop/web:80", "web:http"] {
+            assert_eq!(service_and_port(text).as_deref(), Ok(text));
+        }
+        for text in ["", "/web", "shop/", "a/b/c", "web:", "web:80/TCP", "web:80:90"] {
+            assert!(service_and_port(text).is_err(), "{text:?}");
+        }
     }
 }

@@ -20,6 +20,29 @@ pub enum OutputFormat {
     Json,
 }
 
+/// The agent that is asked.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Source {
+    /// The agent's admin socket [default: RUN_DIR/admin.sock]
+    #[arg(long, value_name = "PATH", env = "FERROGATE_ADMIN_SOCKET")]
+    admin_socket: Option<PathBuf>,
+
+    /// The agent's run directory
+    #[arg(long, value_name = "DIR", env = "FERROGATE_RUN_DIR", default_value = RUN_DIR)]
+    run_dir: PathBuf,
+}
+
+impl Source {
+    pub(super) fn socket(&self) -> PathBuf {
+        admin_socket(self.admin_socket.as_deref(), &self.run_dir)
+    }
+
+    /// Asks the running agent for what the maps alone do not tell.
+    pub(super) fn ask_agent<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
+        Ok(admin::ask(&self.socket(), request)?)
+    }
+}
+
 #[derive(Args, Clone, Debug)]
 pub struct QueryArgs {
     /// How to print the result

@@ -52,6 +52,12 @@ impl Tables {
         Ok(())
     }
 
+    /// The networks whose addresses count as inside the cluster.
+    pub fn cluster_networks(&self) -> Result<Vec<IpNet>> {
+        let keys = self.networks_where(|key| key.set == NetworkKey::CLUSTER)?;
+        Ok(keys.iter().filter_map(network_of).collect())
+    }
+
     /// Keys of `NETWORKS`.
     pub(super) fn networks_where(&self, wanted: impl Fn(&NetworkKey) -> bool) -> Result<Vec<NetworkKey>> {
         let mut keys = Vec::new();
@@ -63,6 +69,16 @@ impl Tables {
             .during(|| reading(maps::NETWORKS))?;
         Ok(keys)
     }
+}
+
+/// The network of a key, whatever its set.
+fn network_of(key: &NetworkKey) -> Option<IpNet> {
+    let prefix = if key.address.is_v4() {
+        key.prefix().checked_sub(V4_PREFIX)?
+    } else {
+        key.prefix()
+    };
+    IpNet::new(key.address.ip(), u8::try_from(prefix).ok()?).ok()
 }
 
 /// Address, and length of the prefix in its 128 bits.

@@ -4,7 +4,7 @@ use super::error::{During as _, Result};
 use super::tables::{Tables, reading};
 use ferrogate_common::maps::{self, MapSpec};
 use ferrogate_common::{Address, Direction, Flow, Interface, Reason, SnatFlow, Tuple, flow_flags};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Which table a flow was found in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -156,6 +156,32 @@ impl Tables {
             })
             .during(|| reading(maps::SNAT_FLOWS))?;
         Ok(rows)
+    }
+
+    /// The forward entries of the flow tables, which are one a connection. They are read while packets change them.
+    pub fn connections_now(&self, mut visit: impl FnMut(&Tuple, &Flow)) -> Result<()> {
+        for (map, spec) in [(&self.flows, maps::FLOWS), (&self.half_open, maps::HALF_OPEN)] {
+            map.for_each(|tuple, values| {
+                if tuple.direction == Direction::Forward as u8 {
+                    visit(tuple, &values[0]);
+                }
+                true
+            })
+            .during(|| reading(spec))?;
+        }
+        Ok(())
+    }
+
+    /// The addresses in `NODE_ADDRESSES`.
+    pub fn node_addresses(&self) -> Result<BTreeSet<Address>> {
+        let mut addresses = BTreeSet::new();
+        self.node_addresses
+            .for_each(|address, _| {
+                addresses.insert(*address);
+                true
+            })
+            .during(|| reading(maps::NODE_ADDRESSES))?;
+        Ok(addresses)
     }
 
     /// The addresses in `SOURCES`, by index.

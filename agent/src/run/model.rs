@@ -55,6 +55,18 @@ pub(super) struct Problems {
     pub(super) rival: Option<String>,
 }
 
+impl Problems {
+    pub(super) fn all(&self) -> Vec<String> {
+        let Self {
+            writing,
+            network,
+            held,
+            rival,
+        } = self;
+        [held, writing, network, rival].into_iter().flatten().cloned().collect()
+    }
+}
+
 /// A write that succeeded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Applied {
@@ -116,13 +128,7 @@ impl Model {
 
     /// Everything a person should look at, each once.
     pub(super) fn all_problems(&self) -> Vec<String> {
-        let Problems {
-            writing,
-            network,
-            held,
-            rival,
-        } = &self.problems;
-        let mut all: Vec<String> = [held, writing, network, rival].into_iter().flatten().cloned().collect();
+        let mut all = self.problems.all();
         all.extend(self.state.unreadable().iter().cloned());
         all.extend(self.state.unreadable_objects());
         all.extend(self.refused.iter().cloned());

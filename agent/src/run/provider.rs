@@ -1,14 +1,17 @@
 //! What the admin socket is answered with.
 
 use super::model::{Applied, Model, Phase, Shared};
-use crate::admin::{ApplyStatus, FlowsPage, MapStatus, Provider, ServiceRow, SourceState, SourceStatus, Status};
+use crate::admin::{
+    ApplyStatus, Explained, FlowsPage, MapStatus, Provider, ServiceRow, SourceState, SourceStatus, Status,
+};
+use crate::explain::{self, Client, Facts};
 use crate::health::{Health, Observation, Observe, SourceLabel};
 use crate::kernel::{StateDir, Tables};
 use crate::views::{self, Filter, Names};
 use anyhow::{Context, Result};
-use ferrogate_common::service_flags;
-use ferrogate_control::Family;
-use std::collections::BTreeMap;
+use ferrogate_common::{Address, FrontendKey, service_flags};
+use ferrogate_control::{Family, ServiceName};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +37,44 @@ impl Knowledge {
             shared,
             health,
             counted: Mutex::new(None),
+        })
+    }
+
+    /// What the kernel has to say of a Service. The flow tables are walked, without the model's lock.
+    fn facts(&self, service: &ServiceName) -> Result<Facts> {
+        let frontends: BTreeSet<FrontendKey> = {
+            let model = self.shared.lock();
+            let ports = model.planner.ports().filter(|port| port.name.service == *service);
+            ports.flat_map(|port| port.frontends.keys().copied()).collect()
+        };
+        let flows = views::flows_by_backend(&self.tables, &frontends)?;
+        let model = self.shared.lock();
+        let mut troubles = model.problems.all();
+        if let Some(why) = model.state.away() {
+            troubles.push(format!("the API server is away, the last known state is served: {why}"));
+        }
+        let has_xdp = |hooks: &[String]| hooks.iter().any(|hook| hook.contains("xdp"));
+        Ok(Facts {
+            node: self.shared.node.clone(),
+            config: Some(self.tables.config()?),
+            edges: model
+                .edges
+                .iter()
+                .filter(|edge| edge.on)
+                .map(|edge| edge.edge.clone())
+                .collect(),
+            xdp: model.interfaces.iter().any(|one| has_xdp(&one.hooks)),
+            node_addresses: self.tables.node_addresses()?.iter().map(Address::ip).collect(),
+            cluster_networks: self.tables.cluster_networks()?,
+            connections: self.tables.connections()?,
+            flows,
+            reasons: self
+                .tables
+                .reasons()?
+                .into_iter()
+                .map(|(reason, count)| (reason.label(), count))
+                .collect(),
+            troubles,
         })
     }
 
@@ -88,6 +129,44 @@ impl Provider for Knowledge {
         Ok(rows
             .map(|port| views::service(&port, connections.get(&port.id).copied().unwrap_or_default()))
             .collect())
+    }
+
+    fn explain(&self, service: &str, from: Option<&str>) -> Result<Explained> {
+        let wanted = explain::Wanted::parse(service);
+        let (found, phase) = {
+            let model = self.shared.lock();
+            (explain::find_service(model.state.index(), &wanted), model.phase)
+        };
+        let name = match found {
+            Ok(name) => name,
+            Err(mut unknown) => {
+                if phase == Phase::Syncing {
+                    unknown.why += " among those that were read; the agent is still reading";
+                }
+                return Ok(Explained::Unknown(unknown));
+            }
+        };
+        let facts = self.facts(&name)?;
+        let model = self.shared.lock();
+        let index = model.state.index();
+        let client = match from {
+            None => Client::Any,
+            Some(from) => {
+                let pod = |namespace: &str, name: &str| model.state.pod(namespace, name).cloned();
+                let node = (facts.node.as_str(), facts.node_addresses.as_slice());
+                match explain::find_client(index, pod, node, (from, &name.namespace)) {
+                    Ok(client) => client,
+                    Err(unknown) => return Ok(Explained::Unknown(unknown)),
+                }
+            }
+        };
+        Ok(explain::explain(
+            index,
+            &model.planner,
+            &facts,
+            (&name, wanted.port),
+            &client,
+        ))
     }
 
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage> {

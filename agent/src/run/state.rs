@@ -1,14 +1,18 @@
 //! Events into the index: what is known, and whether it is enough to act on.
 
+mod pods;
+
+pub(crate) use pods::PodFacts;
+
 use super::pending::Pending;
-use crate::scope::{self, PodScope, Wanted};
+use crate::scope::Wanted;
 use crate::source::{Change, Event, Health, ObjectName};
 use ferrogate_control::{Changes, HealthCheck, Index, NodeNetwork, Notice, Options, ServiceName};
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
+use pods::Pods;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use tracing::warn;
 
 /// Taint of a Node that the cluster autoscaler is about to delete (its `utils/taints`).
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
@@ -91,52 +95,6 @@ fn object<K>(change: &Change<K>) -> Option<&K> {
     match change {
         Change::Listed(object) | Change::Applied(object) => Some(object),
         Change::Restart | Change::Complete | Change::Deleted(_) | Change::Unreadable(..) => None,
-    }
-}
-
-/// What the pods of this node ask of the socket edge.
-#[derive(Default, Debug)]
-struct Pods {
-    known: Known,
-    asked: BTreeMap<ObjectName, (String, PodScope)>,
-    /// What they ask for and cannot have.
-    problems: BTreeMap<ObjectName, String>,
-    /// [`Pods::asked`] is not what was last told.
-    changed: bool,
-}
-
-impl Pods {
-    fn take(&mut self, change: &Change<Pod>, node_name: &str) {
-        let was_synced = self.known.synced;
-        let here = |pod: &&Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(node_name);
-        if let Some(pod) = object(change).filter(here) {
-            let name = ObjectName::of(pod);
-            let asked = scope::of_pod(pod);
-            match asked.as_ref().err() {
-                Some(problem) if self.problems.get(&name) != Some(problem) => {
-                    warn!("Pod {name}: {problem}");
-                    self.problems.insert(name.clone(), problem.clone());
-                }
-                Some(_) => {}
-                None => {
-                    self.problems.remove(&name);
-                }
-            }
-            self.set(name, asked.unwrap_or_default());
-        }
-        for gone in self.known.track(change) {
-            self.problems.remove(&gone);
-            self.set(gone, None);
-        }
-        self.changed |= self.known.synced != was_synced;
-    }
-
-    fn set(&mut self, name: ObjectName, asked: Option<(String, PodScope)>) {
-        self.changed |= self.asked.get(&name) != asked.as_ref();
-        match asked {
-            Some(asked) => self.asked.insert(name, asked),
-            None => self.asked.remove(&name),
-        };
     }
 }
 
@@ -304,16 +262,24 @@ impl State {
 
     /// What the pods of this node ask of the socket edge, when that has changed and all of them are known.
     pub(crate) fn new_pod_scopes(&mut self) -> Option<Wanted> {
-        let told = self.pods.known.synced && std::mem::take(&mut self.pods.changed);
-        told.then(|| self.pods.asked.values().cloned().collect())
+        self.pods.news()
+    }
+
+    /// The objects as they are known.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// A pod of this node.
+    pub(crate) fn pod(&self, namespace: &str, name: &str) -> Option<&PodFacts> {
+        self.pods.get(namespace, name)
     }
 
     /// Single objects that cannot be read.
     pub(crate) fn unreadable_objects(&self) -> Vec<String> {
         let services = self.services.problems("Service");
         let slices = self.slices.problems("EndpointSlice");
-        let pods = self.pods.problems.iter();
-        let pods = pods.map(|(name, problem)| format!("Pod {name}: {problem}"));
+        let pods = self.pods.problems();
         let others = self.node.problems("Node").chain(self.cidrs.problems("ServiceCIDR"));
         services.chain(slices).chain(others).chain(pods).collect()
     }

@@ -11,6 +11,7 @@ mod slice;
 
 pub(crate) use selection::Selection;
 pub(crate) use service::{PortModel, ServiceModel, SourceRanges, service};
+pub use service::{ServiceKind, Unprogrammed};
 pub use slice::set_api_defaults;
 pub(crate) use slice::{EndpointModel, Names, NodeHint, SliceModel, slice};
 

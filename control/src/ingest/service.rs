@@ -9,9 +9,51 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service, ServicePort, ServiceSpec};
 use std::net::IpAddr;
 
+/// Why a Service has nothing to program; `Display` says what its clients use instead.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unprogrammed {
+    #[error("it is of type ExternalName: DNS answers with the name {name:?}, and clients connect to that")]
+    ExternalName { name: String },
+    #[error("it is headless (clusterIP: None): DNS answers with the pods' own addresses, and clients connect to those")]
+    Headless,
+    #[error("it has the label service.kubernetes.io/headless, which takes it from service proxies")]
+    LabelledHeadless,
+    #[error("its label service.kubernetes.io/service-proxy-name gives it to the proxy {name:?}")]
+    OtherProxy { name: String },
+    #[error(
+        "it lacks the label service.kubernetes.io/service-proxy-name: {ours}, and this agent takes only Services with it"
+    )]
+    NotOurProxy { ours: String },
+    #[error("no ClusterIP is allotted to it (yet)")]
+    NoClusterIp,
+    #[error("none of its clusterIPs is an address that can be used")]
+    NoUsableAddress,
+    #[error("it has no spec")]
+    NoSpec,
+}
+
+/// `spec.type`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ServiceKind {
+    ClusterIp,
+    NodePort,
+    LoadBalancer,
+}
+
+impl ServiceKind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+}
+
 /// A Service that has something to program.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct ServiceModel {
+    pub(crate) kind: ServiceKind,
     /// Seconds of the Unix epoch.
     pub(crate) created: Option<i64>,
     /// Bits of [`service_flags`].
@@ -23,6 +65,8 @@ pub(crate) struct ServiceModel {
     pub(crate) health_check_node_port: Option<u16>,
     pub(crate) source_ranges: SourceRanges,
     pub(crate) selection: Selection,
+    /// Addresses of load balancers of `ipMode: Proxy`, to which the node's own clients must go out too.
+    pub(crate) proxied: Vec<IpAddr>,
 }
 
 /// loadBalancerSourceRanges: those of a family restrict its addresses only.
@@ -66,8 +110,8 @@ impl ServiceModel {
     }
 }
 
-/// The model of a Service, or none when there is nothing to program, and what its operator must know.
-pub(crate) fn service(object: &Service, options: &Options) -> (Option<ServiceModel>, Vec<NoticeKind>) {
+/// The model of a Service, or why there is nothing to program, and what its operator must know.
+pub(crate) fn service(object: &Service, options: &Options) -> (Result<ServiceModel, Unprogrammed>, Vec<NoticeKind>) {
     let mut reader = Reader {
         options,
         notices: Vec::new(),
@@ -85,13 +129,20 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn service(&mut self, object: &Service) -> Option<ServiceModel> {
-        let spec = object.spec.as_ref()?;
-        if self.is_foreign(object) || spec.type_.as_deref() == Some("ExternalName") {
-            return None;
+    fn service(&mut self, object: &Service) -> Result<ServiceModel, Unprogrammed> {
+        let spec = object.spec.as_ref().ok_or(Unprogrammed::NoSpec)?;
+        self.is_ours(object)?;
+        if spec.type_.as_deref() == Some("ExternalName") {
+            let name = spec.external_name.clone().unwrap_or_default();
+            return Err(Unprogrammed::ExternalName { name });
         }
         let cluster_ips = self.cluster_ips(spec)?;
         let mut model = ServiceModel {
+            kind: match spec.type_.as_deref() {
+                Some("NodePort") => ServiceKind::NodePort,
+                Some("LoadBalancer") => ServiceKind::LoadBalancer,
+                _ => ServiceKind::ClusterIp,
+            },
             created: object
                 .metadata
                 .creation_timestamp
@@ -103,6 +154,7 @@ impl Reader<'_> {
             health_check_node_port: None,
             source_ranges: SourceRanges::default(),
             selection: Selection::read(object, &mut self.notices),
+            proxied: Vec::new(),
         };
         self.load_balancer_addresses(object, spec, &mut model);
         self.external_ips(spec, &mut model);
@@ -118,7 +170,7 @@ impl Reader<'_> {
         if by_client || model.flags >> service_flags::AFFINITY_SHIFT != 0 {
             model.flags |= service_flags::NEEDS_CLIENT;
         }
-        Some(model)
+        Ok(model)
     }
 
     /// As `k8s.io/kubernetes/pkg/api/v1/service.NeedsHealthCheck` has it.
@@ -153,14 +205,23 @@ impl Reader<'_> {
         }
     }
 
-    /// Labelled as headless, or as another proxy's.
-    fn is_foreign(&self, object: &Service) -> bool {
+    /// Fails for one that is labelled as headless, or as another proxy's.
+    fn is_ours(&self, object: &Service) -> Result<(), Unprogrammed> {
         let label = |key| object.metadata.labels.as_ref().and_then(|labels| labels.get(key));
-        label(HEADLESS).is_some() || label(PROXY_NAME) != self.options.proxy_name.as_ref()
+        if label(HEADLESS).is_some() {
+            return Err(Unprogrammed::LabelledHeadless);
+        }
+        match (label(PROXY_NAME), &self.options.proxy_name) {
+            (theirs, ours) if theirs == ours.as_ref() => Ok(()),
+            (Some(name), _) => Err(Unprogrammed::OtherProxy { name: name.clone() }),
+            (None, ours) => Err(Unprogrammed::NotOurProxy {
+                ours: ours.clone().unwrap_or_default(),
+            }),
+        }
     }
 
-    /// None when there is nothing to program: headless, or not one usable address.
-    fn cluster_ips(&mut self, spec: &ServiceSpec) -> Option<Vec<(Address, FrontendKind)>> {
+    /// Fails when there is nothing to program: headless, or not one usable address.
+    fn cluster_ips(&mut self, spec: &ServiceSpec) -> Result<Vec<(Address, FrontendKind)>, Unprogrammed> {
         let listed = spec.cluster_ips.as_deref().unwrap_or_default();
         let texts = if listed.is_empty() {
             spec.cluster_ip.as_slice()
@@ -168,11 +229,11 @@ impl Reader<'_> {
             listed
         };
         if texts.iter().any(|text| text == "None") {
-            return None;
+            return Err(Unprogrammed::Headless);
         }
         if texts.iter().all(String::is_empty) {
             self.notices.push(NoticeKind::NoClusterIp);
-            return None;
+            return Err(Unprogrammed::NoClusterIp);
         }
         let mut addresses = Vec::with_capacity(texts.len());
         for text in texts {
@@ -181,7 +242,10 @@ impl Reader<'_> {
                 None => continue,
             }
         }
-        (!addresses.is_empty()).then_some(addresses)
+        if addresses.is_empty() {
+            return Err(Unprogrammed::NoUsableAddress);
+        }
+        Ok(addresses)
     }
 
     fn usable(&mut self, field: &'static str, text: &str) -> Option<IpAddr> {
@@ -202,6 +266,7 @@ impl Reader<'_> {
         for entry in status.and_then(|status| status.ingress.as_deref()).unwrap_or_default() {
             // The provider wants traffic to pass through its own proxy (KEP-1860).
             if entry.ip_mode.as_deref() == Some("Proxy") {
+                model.proxied.extend(entry.ip.as_deref().and_then(address::parse));
                 continue;
             }
             if let Some(ip) = self.load_balancer_address(entry, model) {

@@ -84,6 +84,14 @@ impl Names {
         self.numbers.get(name).copied()
     }
 
+    /// The names by their numbers.
+    pub(crate) fn by_number(&self) -> HashMap<u32, &str> {
+        self.numbers
+            .iter()
+            .map(|(name, number)| (*number, name.as_ref()))
+            .collect()
+    }
+
     pub(crate) fn number(&mut self, name: &str) -> u32 {
         if let Some(&number) = self.numbers.get(name) {
             return number;

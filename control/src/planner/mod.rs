@@ -185,6 +185,11 @@ impl Planner {
         })
     }
 
+    /// What is desired and not programmed, as of the last plan.
+    pub fn refused(&self) -> impl Iterator<Item = &Refusal> {
+        self.refused.iter()
+    }
+
     /// Ports to remove and ports to bring to their desired state, the older service first.
     fn goals<'a>(
         &self,

@@ -97,6 +97,7 @@ pub(crate) const LEVELS: &[Level] = &[
             Run::libtest("rig"),
             Run::libtest("sockets"),
             Run::libtest("churn"),
+            Run::libtest("operate"),
             Run::libtest("pktgen"),
             Run::walks(&["--source", "manifests"]),
             Run::walks(&["--firewall", "--layout", "routed,bridge"]),

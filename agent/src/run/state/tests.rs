@@ -1,6 +1,8 @@
 use super::*;
+use crate::scope::PodScope;
 use ferrogate_common::FrontendKey;
 use ferrogate_control::{Limits, MemoryTables, Planner};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;

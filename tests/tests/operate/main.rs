@@ -1,0 +1,3 @@
+//! What an operator's commands say, beside what happens: real agents, real connections.
+mod common;
+mod explain;
