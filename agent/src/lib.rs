@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+mod doctor;
 mod explain;
 pub mod health;
 pub mod kernel;

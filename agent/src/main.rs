@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match config::parse_command_line(std::env::args_os().collect()).and_then(cli::run) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("ferrogate: {error:#}");
             ExitCode::FAILURE

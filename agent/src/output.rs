@@ -1,8 +1,10 @@
 //! Tables and sentences for people.
 
+mod doctor;
 mod dot;
 mod explain;
 
+pub use doctor::{diff, doctor};
 pub use dot::dot;
 pub use explain::explain;
 

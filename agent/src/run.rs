@@ -74,7 +74,12 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     let mut scopes = engine.follow_scopes(&sockets, args)?;
     engine.attach_sockets(&sockets)?;
     let sweeper = sweeper::start(&args.state_dir, Arc::clone(&shared), (&args.timeouts).into())?;
-    let knowledge = Arc::new(Knowledge::open(&args.state_dir, shared, Arc::clone(&health))?);
+    let knowledge = Arc::new(Knowledge::open(
+        &args.state_dir,
+        settings::config(args, false)?,
+        shared,
+        Arc::clone(&health),
+    )?);
     health.serve(knowledge.clone());
     let answers = tokio::spawn(server.serve(knowledge));
     info!(source = origin, took = ?begun.elapsed(), "running");

@@ -31,7 +31,7 @@ pub use index::{EndpointExplained, HintsUsed, Index, Options, PortExplained, Ser
 pub use ingest::{ServiceKind, Unprogrammed, set_api_defaults};
 pub use names::{Family, PortName, ServiceName};
 pub use notice::{Notice, NoticeKind};
-pub use planner::{Limits, Op, Plan, Planner, PortView, Refusal, RefusalReason, Snapshot};
+pub use planner::{Difference, Limits, Op, Plan, Planner, PortView, Refusal, RefusalReason, Snapshot};
 pub use select::{Outside, Place};
 pub use slots::MAGLEV_TABLE_SIZE;
 pub use tables::{MemoryTables, Violation};

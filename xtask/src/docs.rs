@@ -24,6 +24,8 @@ const COMMANDS: &[&str] = &[
     "status",
     "services",
     "explain",
+    "diff",
+    "doctor",
     "flows",
     "metrics",
     "cleanup",

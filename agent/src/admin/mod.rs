@@ -7,15 +7,17 @@
 //! -> {"op":"services","name":"default/order-service"}
 //! <- {"ok":[{"namespace":"default","name":"order-service", ...}]}
 //! -> {"op":"nonsense"}
-//! <- {"error":"unknown variant `nonsense`, expected one of `status`, `metrics`, `services`, `explain`, `flows` at line 1 column 16"}
+//! <- {"error":"unknown variant `nonsense`, expected one of `status`, `metrics`, `services`, `explain`, `diff`, `doctor`, `flows` at line 1 column 16"}
 //! ```
 
 mod client;
+mod doctor;
 mod explain;
 mod server;
 mod types;
 
 pub use client::ask;
+pub use doctor::{Checkup, Diff, Difference, Finding, Severity};
 pub use explain::{EndpointExplanation, Explained, Explanation, PortExplanation, Unknown, Way};
 pub use server::{Provider, Server};
 pub use types::{
@@ -57,6 +59,10 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         from: Option<String>,
     },
+    /// Answered with a [`Diff`].
+    Diff,
+    /// Answered with a [`Checkup`].
+    Doctor,
     /// Answered with a [`FlowsPage`].
     Flows {
         /// `name` or `namespace/name`; all, when absent.

@@ -1,6 +1,8 @@
 //! The answering side.
 
-use super::{Explained, FlowsPage, MAX_REQUEST, MAX_RESPONSE, Request, Response, ServiceRow, Status, TIMEOUT};
+use super::{
+    Checkup, Diff, Explained, FlowsPage, MAX_REQUEST, MAX_RESPONSE, Request, Response, ServiceRow, Status, TIMEOUT,
+};
 use anyhow::{Context, Result, bail};
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -23,6 +25,8 @@ pub trait Provider: Send + Sync + 'static {
     fn services(&self, name: Option<&str>) -> Result<Vec<ServiceRow>>;
     /// `service` is `[namespace/]name[:port]`.
     fn explain(&self, service: &str, from: Option<&str>) -> Result<Explained>;
+    fn diff(&self) -> Result<Diff>;
+    fn doctor(&self) -> Result<Checkup>;
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage>;
 }
 
@@ -142,6 +146,8 @@ fn respond(provider: &dyn Provider, request: &Request) -> Response {
         Request::Explain { service, from } => provider
             .explain(service, from.as_deref())
             .and_then(|explained| Ok(serde_json::to_value(explained)?)),
+        Request::Diff => provider.diff().and_then(|diff| Ok(serde_json::to_value(diff)?)),
+        Request::Doctor => provider.doctor().and_then(|checkup| Ok(serde_json::to_value(checkup)?)),
         Request::Flows { service, client, limit } => provider
             .flows(service.as_deref(), *client, *limit)
             .and_then(|page| Ok(serde_json::to_value(page)?)),
@@ -180,6 +186,14 @@ mod tests {
 
         fn explain(&self, service: &str, _: Option<&str>) -> Result<Explained> {
             bail!("{service} is beyond words")
+        }
+
+        fn diff(&self) -> Result<Diff> {
+            Ok(Diff::default())
+        }
+
+        fn doctor(&self) -> Result<Checkup> {
+            Ok(Checkup::default())
         }
 
         fn flows(&self, _: Option<&str>, _: Option<IpAddr>, _: u32) -> Result<FlowsPage> {

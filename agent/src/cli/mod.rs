@@ -2,6 +2,7 @@
 
 mod agent;
 mod cleanup;
+mod doctor;
 mod drain;
 mod explain;
 mod flows;
@@ -18,6 +19,7 @@ pub use query::{OutputFormat, QueryArgs};
 use anyhow::Result;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -45,6 +47,10 @@ pub enum Command {
     Services(services::ServicesArgs),
     /// Draw the way to a Service, with every reason why it works or not
     Explain(explain::ExplainArgs),
+    /// Compare the desired state with the kernel's tables
+    Diff(doctor::DiffArgs),
+    /// Look for what is not as it should be on this node
+    Doctor(doctor::DoctorArgs),
     /// List the connections that are being translated
     Flows(flows::FlowsArgs),
     /// Print the metrics of the agent, as Prometheus reads them
@@ -58,8 +64,10 @@ pub enum Command {
 }
 
 /// Runs the command. An error is meant for a person: what failed, where, and what to do.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
+        Command::Diff(args) => return doctor::diff(&args),
+        Command::Doctor(args) => return doctor::doctor(&args),
         Command::Agent(args) => agent::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Services(args) => services::run(&args),
@@ -69,5 +77,6 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Drain(args) => drain::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
         Command::SockDestroyHelper(args) => sock_destroy::run(&args),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

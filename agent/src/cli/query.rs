@@ -38,8 +38,8 @@ impl Source {
     }
 
     /// Asks the running agent for what the maps alone do not tell.
-    pub(super) fn ask_agent<T: DeserializeOwned>(&self, request: &Request) -> Result<T> {
-        Ok(admin::ask(&self.socket(), request)?)
+    pub(super) fn ask_agent<T: DeserializeOwned>(&self, request: &Request) -> Result<T, admin::Error> {
+        admin::ask(&self.socket(), request)
     }
 }
 

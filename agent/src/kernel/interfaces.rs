@@ -63,18 +63,18 @@ impl Sources {
 }
 
 /// What the three tables should hold.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Desired {
-    interfaces: BTreeMap<u32, Interface>,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkTables {
+    pub(super) interfaces: BTreeMap<u32, Interface>,
     /// Those that are in use now, by index.
-    sources: BTreeMap<u32, Address>,
-    node_addresses: BTreeSet<Address>,
+    pub(super) sources: BTreeMap<u32, Address>,
+    pub(super) node_addresses: BTreeSet<Address>,
     /// Indexes of the node's own address, IPv4 and IPv6; 0 where there is none.
     node: [u16; 2],
 }
 
 /// Derives the tables' contents; `xdp` are the interfaces with our XDP program. Pure but for the indexes given out.
-pub(super) fn desired(network: &Network, xdp: &BTreeSet<u32>, sources: &mut Sources) -> Desired {
+pub(super) fn desired(network: &Network, xdp: &BTreeSet<u32>, sources: &mut Sources) -> NetworkTables {
     // An uplink without an address, or a bridge of a foreign network, needs no entry: nothing of ours runs or leaves there.
     let relevant = |link: &&Link| {
         !link.loopback
@@ -84,11 +84,11 @@ pub(super) fn desired(network: &Network, xdp: &BTreeSet<u32>, sources: &mut Sour
     let facing: Vec<[Option<Address>; 2]> = links.iter().map(|link| facing_addresses(link, network)).collect();
     let own = [network.primary4, network.primary6].map(|address| address.map(Address::from));
     let in_use: BTreeSet<Address> = facing.iter().flatten().chain(&own).flatten().copied().collect();
-    let mut desired = Desired {
+    let mut desired = NetworkTables {
         node_addresses: network.node_port_addresses.iter().copied().map(Address::from).collect(),
-        ..Desired::default()
+        ..NetworkTables::default()
     };
-    let mut index = |address: Option<Address>, desired: &mut Desired| {
+    let mut index = |address: Option<Address>, desired: &mut NetworkTables| {
         let Some(address) = address else { return 0 };
         let index = sources.index(address, &in_use);
         if index != 0 {
@@ -156,7 +156,7 @@ fn facing_addresses(link: &Link, network: &Network) -> [Option<Address>; 2] {
 }
 
 /// Makes the tables hold what is desired: sources before the interfaces that name them, removals last.
-pub(super) fn write(tables: &Tables, desired: &Desired) -> Result<()> {
+pub(super) fn write(tables: &Tables, desired: &NetworkTables) -> Result<()> {
     for (index, address) in &desired.sources {
         let held = tables.sources.get(index).during(|| reading(maps::SOURCES))?;
         if held.as_deref() != Some(&[*address]) {

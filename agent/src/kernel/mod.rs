@@ -6,8 +6,10 @@
 mod apply;
 mod cgroup;
 mod cleanup;
+mod diff;
 mod edges;
 mod error;
+mod inspect;
 mod interfaces;
 mod networks;
 mod ports;
@@ -24,6 +26,8 @@ pub use cgroup::{Cgroup, cgroup_id, cgroup_levels, find_cgroup};
 pub use cleanup::{CleanupReport, cleanup};
 pub use edges::{Attachment, EdgeOptions, XdpMode};
 pub use error::{Error, Result};
+pub use inspect::{HookReport, inspect, inspect_sockets};
+pub use interfaces::NetworkTables;
 pub use programs::{PacketLog, ProgramReport, object};
 pub use read::{FlowEntry, FlowRow, FlowTable, Usage, boot_seconds};
 pub use scope::Scopes;
@@ -77,6 +81,8 @@ pub struct Datapath {
     programs: Programs,
     edges: Edges,
     sources: Sources,
+    /// What was last written of the network.
+    network: Option<NetworkTables>,
     /// Held as long as the datapath is.
     _lock: OwnedFd,
 }
@@ -101,6 +107,7 @@ impl Datapath {
             programs,
             edges,
             sources,
+            network: None,
             _lock: lock,
         })
     }
@@ -120,7 +127,14 @@ impl Datapath {
 
     fn write_network(&mut self, network: &Network, xdp: &BTreeSet<u32>) -> Result<()> {
         let desired = interfaces::desired(network, xdp, &mut self.sources);
-        interfaces::write(&self.tables, &desired)
+        let written = interfaces::write(&self.tables, &desired);
+        self.network = Some(desired);
+        written
+    }
+
+    /// What the tables of the network hold, if nobody else has written there.
+    pub fn network_tables(&self) -> Option<&NetworkTables> {
+        self.network.as_ref()
     }
 
     /// Attaches the socket edge to a cgroup2 directory, usually the one of [`find_cgroup`].

@@ -69,6 +69,14 @@ impl fmt::Display for Rules {
     }
 }
 
+/// Base chains of nf_tables, those of iptables-nft among them, that drop what is forwarded unless a rule accepts it.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN.
+pub fn forward_drops() -> io::Result<Vec<String>> {
+    Netfilter::open()?.forward_drops()
+}
+
 /// The families in which iptables-legacy has a table `nat`.
 fn legacy() -> impl Iterator<Item = Tables> {
     let names = LEGACY.map(|file| fs::read_to_string(file).unwrap_or_default());

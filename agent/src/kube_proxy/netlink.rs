@@ -9,11 +9,20 @@ const NFTABLES: u16 = 10 << 8;
 const GET_TABLE: u16 = NFTABLES | 1;
 const DELETE_TABLE: u16 = NFTABLES | 2;
 const GET_CHAIN: u16 = NFTABLES | 4;
+const NEW_CHAIN: u16 = NFTABLES | 3;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 /// Of tables and chains: name of the table; name of the chain.
 const TABLE: u16 = 1;
 const CHAIN: u16 = 3;
+
+/// Of base chains: the hook, in it its number; the policy.
+const CHAIN_HOOK: u16 = 4;
+const HOOK_NUMBER: u16 = 1;
+const CHAIN_POLICY: u16 = 5;
+/// NF_INET_FORWARD and NF_DROP.
+const FORWARD: u32 = 2;
+const DROP: u32 = 0;
 
 /// include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const CT_GET: u16 = 1 << 8 | 1;
@@ -103,6 +112,37 @@ impl Netfilter {
         }
     }
 
+    /// Base chains at the hook for forwarding whose policy is to drop: family and `table chain`.
+    pub(super) fn forward_drops(&self) -> io::Result<Vec<String>> {
+        send(
+            &self.socket,
+            &message(GET_CHAIN, REQUEST | DUMP, 0, 0, &[]),
+            SendFlags::empty(),
+        )?;
+        let mut found = Vec::new();
+        let mut failed = None;
+        let mut done = false;
+        while !done {
+            self.read(|kind, body| match kind {
+                DONE => done = true,
+                ERROR => {
+                    done = true;
+                    let code = body.get(..4).and_then(|code| code.try_into().ok());
+                    let code = code.map_or(0, i32::from_ne_bytes);
+                    failed = (code != 0).then(|| io::Error::from_raw_os_error(code.saturating_neg()));
+                }
+                NEW_CHAIN => found.extend(forward_drop(body)),
+                _ => {}
+            })?;
+        }
+        match failed {
+            // A kernel without nf_tables.
+            Some(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => Ok(vec![]),
+            Some(error) => Err(error),
+            None => Ok(found),
+        }
+    }
+
     /// TCP connections that conntrack holds for established and whose destination it changes.
     pub(super) fn translated_connections(&self) -> io::Result<u64> {
         send(
@@ -164,6 +204,29 @@ fn is_translated(attributes: &[u8]) -> bool {
     let state =
         attribute(attributes, CT_PROTOINFO).and_then(|info| attribute(attribute(info, 1)?, 1)?.first().copied());
     changed && state == Some(ESTABLISHED)
+}
+
+/// What a chain is called, if it is one that drops what is forwarded.
+fn forward_drop(body: &[u8]) -> Option<String> {
+    let family = match body.first()? {
+        1 => "inet",
+        2 => "ip",
+        10 => "ip6",
+        // Bridges and devices forward frames.
+        _ => return None,
+    };
+    let attributes = body.get(GENERIC..)?;
+    let number = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?));
+    let hook = number(attribute(attribute(attributes, CHAIN_HOOK)?, HOOK_NUMBER)?)?;
+    let policy = number(attribute(attributes, CHAIN_POLICY)?)?;
+    let text = |kind: u16| {
+        let bytes = attribute(attributes, kind)?;
+        Some(String::from_utf8_lossy(bytes.strip_suffix(b"\0").unwrap_or(bytes)).into_owned())
+    };
+    if hook != FORWARD || policy != DROP {
+        return None;
+    }
+    Some(format!("chain {} of table {family} {}", text(CHAIN)?, text(TABLE)?))
 }
 
 /// The value of the first attribute of this type.

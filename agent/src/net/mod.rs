@@ -1,11 +1,13 @@
 //! The node's network as the kernel tells it through rtnetlink: links, their addresses, and what each is to us.
 
 mod classify;
+mod devices;
 mod dump;
 mod glob;
 mod watcher;
 
 pub use classify::classify;
+pub use devices::{Device, devices};
 pub use glob::Glob;
 pub use watcher::Watcher;
 

@@ -104,7 +104,8 @@ async fn look(
         let found = found.map(|links| Network::new(links, &options.borrow()));
         let failed = found.is_err();
         if let Ok(network) = &found {
-            if last.as_ref() == Some(network) {
+            // At its period it is sent changed or not: what was attached is looked at too.
+            if event && last.as_ref() == Some(network) {
                 continue;
             }
             last = Some(network.clone());

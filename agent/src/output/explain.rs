@@ -241,7 +241,7 @@ impl Picture<'_> {
 }
 
 /// A paragraph whose first line begins with `mark`, and the others below its text.
-fn item(text: &mut String, mark: &str, paragraph: &str) {
+pub(super) fn item(text: &mut String, mark: &str, paragraph: &str) {
     let mut begin = mark.to_owned();
     for part in parts(paragraph, WIDTH - mark.len()) {
         let _ = writeln!(text, "{begin}{part}");

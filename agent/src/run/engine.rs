@@ -279,6 +279,7 @@ impl Engine {
         }
         model.problems.network = problem;
         model.interfaces = interfaces;
+        model.network_tables = self.datapath.network_tables().cloned();
         model.edges.retain(|edge| edge.edge == "socket");
         model.edges.extend(edges);
     }

@@ -3,6 +3,7 @@
 use super::{settings, state::State};
 use crate::admin::{EdgeStatus, InterfaceStatus};
 use crate::cli::AgentArgs;
+use crate::kernel::NetworkTables;
 use ferrogate_control::{Limits, Planner};
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,8 @@ pub(super) struct Model {
     pub(super) refused: Vec<String>,
     pub(super) edges: Vec<EdgeStatus>,
     pub(super) interfaces: Vec<InterfaceStatus>,
+    /// What the tables of the network should hold.
+    pub(super) network_tables: Option<NetworkTables>,
     /// What is wrong now, by what it is about.
     pub(super) problems: Problems,
 }
@@ -56,6 +59,12 @@ pub(super) struct Problems {
 }
 
 impl Problems {
+    /// All but another proxy's rules, which are there to see.
+    pub(super) fn of_this_agent(&self) -> Vec<String> {
+        let own = [&self.held, &self.writing, &self.network];
+        own.into_iter().flatten().cloned().collect()
+    }
+
     pub(super) fn all(&self) -> Vec<String> {
         let Self {
             writing,
@@ -97,6 +106,7 @@ impl Shared {
             refused: vec![],
             edges: vec![],
             interfaces: vec![],
+            network_tables: None,
             problems: Problems::default(),
         };
         Self {

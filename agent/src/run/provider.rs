@@ -1,15 +1,18 @@
 //! What the admin socket is answered with.
 
+mod checkup;
+
 use super::model::{Applied, Model, Phase, Shared};
 use crate::admin::{
-    ApplyStatus, Explained, FlowsPage, MapStatus, Provider, ServiceRow, SourceState, SourceStatus, Status,
+    ApplyStatus, Checkup, Diff, Explained, FlowsPage, MapStatus, Provider, ServiceRow, SourceState, SourceStatus,
+    Status,
 };
 use crate::explain::{self, Client, Facts};
 use crate::health::{Health, Observation, Observe, SourceLabel};
 use crate::kernel::{StateDir, Tables};
 use crate::views::{self, Filter, Names};
 use anyhow::{Context, Result};
-use ferrogate_common::{Address, FrontendKey, service_flags};
+use ferrogate_common::{Address, Config, FrontendKey, service_flags};
 use ferrogate_control::{Family, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -27,16 +30,22 @@ pub(super) struct Knowledge {
     shared: Arc<Shared>,
     health: Arc<Health>,
     counted: Mutex<Option<(Instant, Vec<MapStatus>)>>,
+    state: StateDir,
+    /// What `CONFIG` was set to.
+    config: Config,
 }
 
 impl Knowledge {
-    pub(super) fn open(state_dir: &Path, shared: Arc<Shared>, health: Arc<Health>) -> Result<Self> {
-        let tables = Tables::open(&StateDir::new(state_dir)).context("cannot open the maps for reading")?;
+    pub(super) fn open(state_dir: &Path, config: Config, shared: Arc<Shared>, health: Arc<Health>) -> Result<Self> {
+        let state = StateDir::new(state_dir);
+        let tables = Tables::open(&state).context("cannot open the maps for reading")?;
         Ok(Self {
             tables,
             shared,
             health,
             counted: Mutex::new(None),
+            state,
+            config,
         })
     }
 
@@ -167,6 +176,14 @@ impl Provider for Knowledge {
             (&name, wanted.port),
             &client,
         ))
+    }
+
+    fn diff(&self) -> Result<Diff> {
+        self.compare()
+    }
+
+    fn doctor(&self) -> Result<Checkup> {
+        self.examine()
     }
 
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage> {

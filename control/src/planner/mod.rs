@@ -11,12 +11,14 @@
 //! that moves from one service to another is deleted in one round and put in the next, and so never shows one
 //! service's value under another's key; a full table gets its second chance the same way.
 
+mod diff;
 mod plan;
 mod port;
 mod ranges;
 mod restore;
 mod shared;
 
+pub use diff::Difference;
 pub(crate) use plan::frontend_name;
 pub use plan::{Limits, Op, Plan, Refusal, RefusalReason};
 pub use restore::Snapshot;

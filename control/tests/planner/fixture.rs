@@ -110,6 +110,8 @@ impl Fixture {
                 panic!("write {number} of {:#?}: {violation}\n{}", plan.ops, self.tables);
             }
         }
+        let (_, differences) = self.planner.differences(&self.tables.snapshot());
+        assert!(differences.is_empty(), "{differences:#?}\n{}", self.tables);
         (self.refused, self.notices) = (plan.refused, plan.notices);
         plan.ops
     }

@@ -12,6 +12,8 @@ const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_LINK_CREATE: libc::c_int = 28;
 
 const BPF_XDP: u32 = 37;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_F_BEFORE: u32 = 1 << 3;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 
@@ -201,6 +203,18 @@ impl RawProgram {
         };
         descriptor(BPF_LINK_CREATE, &mut attributes)
             .with_context(|| format!("attaching an XDP program to interface {ifindex}"))
+    }
+
+    /// Attaches a program for packets at tcx ingress, before all others or behind them; it goes with what is returned.
+    pub(super) fn attach_ingress(&self, ifindex: u32, first: bool) -> Result<OwnedFd> {
+        let mut attributes = LinkAttributes {
+            program: self.fd.as_raw_fd() as u32,
+            ifindex,
+            attach_type: BPF_TCX_INGRESS,
+            flags: if first { BPF_F_BEFORE } else { 0 },
+        };
+        descriptor(BPF_LINK_CREATE, &mut attributes)
+            .with_context(|| format!("attaching a program to tcx ingress of interface {ifindex}"))
     }
 }
 

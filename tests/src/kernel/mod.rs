@@ -10,6 +10,7 @@
 //! Everything here needs root.
 mod asm;
 mod bpf;
+mod bystander;
 mod counter;
 mod floor;
 mod frames;
@@ -24,6 +25,7 @@ mod states;
 mod world;
 
 pub use bpf::{Kind, RawProgram};
+pub use bystander::Bystander;
 pub use counter::Counter;
 pub use floor::Floor;
 pub use frames::{Driver, Frames, RandomSource, Then};

@@ -1,3 +1,4 @@
 //! What an operator's commands say, beside what happens: real agents, real connections.
 mod common;
+mod doctor;
 mod explain;

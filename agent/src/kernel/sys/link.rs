@@ -12,8 +12,8 @@ const BEFORE: u32 = 1 << 3;
 const XDP_GENERIC: u32 = 1 << 1;
 const XDP_NATIVE: u32 = 1 << 2;
 /// `enum bpf_attach_type`.
-const TCX_INGRESS: u32 = 46;
-const TCX_EGRESS: u32 = 47;
+pub(crate) const TCX_INGRESS: u32 = 46;
+pub(crate) const TCX_EGRESS: u32 = 47;
 const XDP: u32 = 37;
 /// `enum bpf_link_type`.
 const LINK_CGROUP: u32 = 3;
@@ -142,6 +142,11 @@ impl Link {
         };
         // SAFETY: the attributes hold no addresses.
         unsafe { bpf(Command::LinkDetach, &mut attr) }.map(drop)
+    }
+
+    /// The id of its program.
+    pub(crate) fn program(&self) -> io::Result<u32> {
+        object_info::<LinkInfo>(self.fd.as_fd()).map(|info| info.prog_id)
     }
 
     /// Whether the link is attached to `target` still. The mode of an XDP link cannot be asked for.

@@ -5,12 +5,14 @@ mod link;
 mod map;
 mod mapping;
 mod netns;
+mod query;
 
 pub(crate) use grace::Grace;
-pub(crate) use link::{Link, LinkTarget, attach};
+pub(crate) use link::{Link, LinkTarget, TCX_EGRESS, TCX_INGRESS, attach};
 pub(crate) use map::{Map, MapInfo};
 pub(crate) use mapping::{MMAPABLE, Mapping};
 pub use netns::netns_cookie;
+pub(crate) use query::{attached, program_name};
 
 use aya_log::EbpfLogger;
 use bytemuck::{Pod, Zeroable};
@@ -34,7 +36,9 @@ pub(crate) enum Command {
     MapGetNextKey = 4,
     ObjPin = 6,
     ObjGet = 7,
+    ProgramFdById = 13,
     ObjGetInfoByFd = 15,
+    ProgramQuery = 16,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
     MapDeleteBatch = 27,

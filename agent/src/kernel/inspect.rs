@@ -1,0 +1,119 @@
+//! The hooks as the kernel has them: whether our programs are attached, and whose else are beside them.
+
+use super::programs::SOCKET;
+use super::state::StateDir;
+use super::sys::{self, Link, LinkTarget, TCX_EGRESS, TCX_INGRESS};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
+
+/// One of our programs where it should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HookReport {
+    /// Name of our program.
+    pub program: String,
+    /// `tcx ingress`, `tcx egress`, `XDP`, or `cgroup connect4` and the like.
+    pub hook: String,
+    /// The interface; 0 at the socket edge.
+    pub ifindex: u32,
+    /// Why ours is not attached; `None`: it is.
+    pub missing: Option<String>,
+    /// The id of ours, where it is XDP.
+    pub xdp: Option<u32>,
+    /// Other programs there that run before ours, and behind it.
+    pub before: Vec<String>,
+    pub after: Vec<String>,
+}
+
+/// A program on an interface.
+///
+/// An XDP hook has one program only; whose else it is, rtnetlink tells.
+pub fn inspect(state: &StateDir, ifindex: u32, program: &str) -> HookReport {
+    let (hook, attach_type, target, pin) = match program {
+        _ if program.contains("xdp") => {
+            let pins = ["native", "generic"].map(|mode| (mode, format!("{program}-{mode}-{ifindex}")));
+            let found = pins.into_iter().find(|(_, pin)| state.links().join(pin).exists());
+            let (mode, pin) = found.unwrap_or(("native", format!("{program}-native-{ifindex}")));
+            let native = mode == "native";
+            ("XDP", None, LinkTarget::Xdp { ifindex, native }, pin)
+        }
+        _ if program.contains("egress") => {
+            let target = LinkTarget::TcxEgress { ifindex };
+            ("tcx egress", Some(TCX_EGRESS), target, format!("{program}-{ifindex}"))
+        }
+        _ => {
+            let target = LinkTarget::TcxIngress { ifindex };
+            ("tcx ingress", Some(TCX_INGRESS), target, format!("{program}-{ifindex}"))
+        }
+    };
+    let ours = own_program(&state.links().join(pin), target, 0);
+    let others = attach_type.map_or(Ok(vec![]), |kind| sys::attached(ifindex, kind));
+    report((program, hook, ifindex), ours, others)
+}
+
+/// The socket edge's programs on a cgroup.
+///
+/// # Errors
+/// When the directory cannot be opened.
+pub fn inspect_sockets(state: &StateDir, cgroup: &Path) -> io::Result<Vec<HookReport>> {
+    use std::os::unix::fs::MetadataExt as _;
+    let directory = File::open(cgroup)?;
+    let id = directory.metadata()?.ino();
+    let descriptor = directory.as_raw_fd().cast_unsigned();
+    let reports = SOCKET.iter().map(|(program, attach_type)| {
+        let target = LinkTarget::Cgroup {
+            directory: directory.as_fd(),
+            attach_type: *attach_type,
+        };
+        let ours = own_program(&state.links().join(program), target, id);
+        let hook = format!("cgroup {program}");
+        report((program, &hook, 0), ours, sys::attached(descriptor, *attach_type))
+    });
+    Ok(reports.collect())
+}
+
+/// The id of the program behind a pin, if the link is attached to where it should be.
+fn own_program(pin: &Path, target: LinkTarget<'_>, cgroup_id: u64) -> io::Result<Option<u32>> {
+    let link = Link::open(pin)?;
+    if link.is_attached_to(target, cgroup_id)? {
+        return link.program().map(Some);
+    }
+    Ok(None)
+}
+
+fn report(
+    (program, hook, ifindex): (&str, &str, u32),
+    ours: io::Result<Option<u32>>,
+    attached: io::Result<Vec<u32>>,
+) -> HookReport {
+    let (ours, missing) = match ours {
+        Ok(Some(id)) => (Some(id), None),
+        Ok(None) => (None, Some("its link is detached".to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (None, Some("its link is gone".to_owned())),
+        Err(error) => (None, Some(format!("its link cannot be looked at: {error}"))),
+    };
+    let attached = attached.unwrap_or_default();
+    let place = attached.iter().position(|id| Some(*id) == ours);
+    let names = |ids: &[u32]| ids.iter().map(|id| name(*id)).collect();
+    let (before, after) = match place {
+        Some(place) => (names(&attached[..place]), names(&attached[place + 1..])),
+        None => (vec![], names(&attached)),
+    };
+    HookReport {
+        program: program.to_owned(),
+        hook: hook.to_owned(),
+        ifindex,
+        missing,
+        xdp: ours.filter(|_| hook == "XDP"),
+        before,
+        after,
+    }
+}
+
+fn name(id: u32) -> String {
+    match sys::program_name(id) {
+        Ok(name) if !name.is_empty() => format!("{name} (id {id})"),
+        _ => format!("a program with id {id}"),
+    }
+}
