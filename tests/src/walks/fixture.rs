@@ -1,9 +1,9 @@
 //! The pods and Services that the walks meet, the same in every rig.
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use super::cell::{Backend, Client, Target, same_bridge_limit};
 use crate::rig::{Family, Options, Place, PodSpec, Rig, ServiceSpec, Source};
@@ -168,6 +168,32 @@ pub fn wait_ready(rig: &mut Rig, patience: Duration) -> Result<Duration> {
         }
     }
     Ok(begin.elapsed())
+}
+
+/// Waits until every proxy has brought its tables up to date since it was started: that Services answer may be what an earlier one has
+/// left in place.
+pub fn wait_followed(rig: &Rig, patience: Duration) -> Result<()> {
+    const METRIC: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds";
+    let begin = Instant::now();
+    for number in 1..=rig.options.nodes {
+        let followed = || -> Result<bool> {
+            let metrics = rig
+                .node(number)
+                .place
+                .get((Ipv4Addr::LOCALHOST, 10249).into(), "/metrics")?;
+            let text = metrics.map(|answer| answer.body).unwrap_or_default();
+            let times = text.lines().filter_map(|line| line.strip_prefix(METRIC));
+            Ok(times.filter(|time| !time.trim().ends_with(" 0")).count() >= Family::BOTH.len())
+        };
+        while !followed().unwrap_or(false) {
+            ensure!(
+                begin.elapsed() < patience,
+                "the proxy of node {number} has written nothing"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Ok(())
 }
 
 /// Whether a pod of `node` is answered by the Service once the proxies are ready: what has no endpoint is not, nor what the

@@ -65,7 +65,11 @@ impl Directory {
     pub(super) fn scan(&mut self) -> Scan {
         let mut scan = Scan::default();
         let paths = match self.list() {
-            Ok(paths) => paths,
+            Ok(mut paths) => {
+                // A long listing takes several system calls, and a file that is replaced between two of them may be in neither.
+                paths.extend(self.files.keys().filter(|path| path.is_file()).cloned());
+                paths
+            }
             Err(error) => {
                 scan.away = Some(format!("cannot read the directory {}: {error}", self.path.display()));
                 return scan;
