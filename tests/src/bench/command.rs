@@ -50,7 +50,7 @@ impl Settings {
 
     /// How often arms take turns where a measurement takes milliseconds.
     pub(super) fn rounds(&self) -> usize {
-        self.choose(15, 61)
+        self.choose(9, 61)
     }
 }
 
@@ -76,9 +76,9 @@ pub fn run() -> Result<()> {
     let mut failed = Vec::new();
     for group in groups {
         eprintln!("{:>6.1} s  {}", begun.elapsed().as_secs_f64(), group.about);
-        let (work, settings) = (group.measure, settings.clone());
+        let (work, own) = (group.measure, settings.clone());
         // A thread of its own: it may move to another network namespace.
-        let outcome = thread::spawn(move || work(&settings))
+        let outcome = thread::spawn(move || work(&own))
             .join()
             .unwrap_or_else(|_| Err(anyhow!("panicked")));
         match outcome {
@@ -88,15 +88,9 @@ pub fn run() -> Result<()> {
             }
             Err(error) => failed.push(format!("{}: {error:#}", group.about)),
         }
+        // Each time: a run that is stopped leaves what it has.
+        write(&settings, &measured, &failed, begun)?;
     }
-    write(&settings, &measured, &failed, begun)?;
-    if !failed.is_empty() {
-        bail!("not everything could be measured:\n{}", failed.join("\n"));
-    }
-    Ok(())
-}
-
-fn write(settings: &Settings, measured: &[Measured], failed: &[String], begun: Instant) -> Result<()> {
     let met = measured.iter().filter(|row| row.met).count();
     println!(
         "{} measurements in {:.0} s, {met} goals met, {} not",
@@ -104,6 +98,13 @@ fn write(settings: &Settings, measured: &[Measured], failed: &[String], begun: I
         begun.elapsed().as_secs_f64(),
         measured.len() - met
     );
+    if !failed.is_empty() {
+        bail!("not everything could be measured:\n{}", failed.join("\n"));
+    }
+    Ok(())
+}
+
+fn write(settings: &Settings, measured: &[Measured], failed: &[String], begun: Instant) -> Result<()> {
     if let Some(file) = &settings.json {
         let json = serde_json::to_string_pretty(measured)? + "\n";
         fs::write(file, json).with_context(|| format!("--json {}", file.display()))?;

@@ -6,6 +6,7 @@
 mod cluster;
 mod command;
 mod facts;
+mod forward;
 mod memory;
 mod packet;
 mod plot;
@@ -13,6 +14,7 @@ mod processor;
 mod report;
 mod result;
 mod rounds;
+mod scale;
 mod stage;
 mod traffic;
 
@@ -41,8 +43,18 @@ const GROUPS: &[Group] = &[
         measure: traffic::measure,
     },
     Group {
+        about: "packets forwarded, from the packet generator",
+        rows: forward::ROWS,
+        measure: forward::measure,
+    },
+    Group {
         about: "kernel memory",
         rows: memory::ROWS,
         measure: memory::measure,
+    },
+    Group {
+        about: "10,000 Services with 10 endpoints",
+        rows: scale::ROWS,
+        measure: scale::measure,
     },
 ];

@@ -60,7 +60,7 @@ fn once(arena: &Arena, from: From, kind: &str, clients: usize, milliseconds: u64
 
 fn connections(settings: &Settings, arenas: &[Arena], from: From) -> Result<Vec<Measured>> {
     let milliseconds = settings.choose(1000, 2000);
-    let rounds = settings.choose(7, 21);
+    let rounds = settings.choose(5, 21);
     let arms = arenas
         .iter()
         // From outside nothing goes by sockets, and nothing without a proxy.
@@ -97,7 +97,7 @@ fn bulk(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
     let arms = arenas
         .iter()
         .map(|arena| Arm::of_many(arena.name, move || once(arena, From::Pod, "stream", 1, milliseconds)));
-    let [rates, used]: [Samples; 2] = interleave(settings.choose(7, 21), &mut arms.collect::<Vec<_>>())?;
+    let [rates, used]: [Samples; 2] = interleave(settings.choose(5, 21), &mut arms.collect::<Vec<_>>())?;
     let (rates, used) = (rates.scaled(BITS), used.scaled(1.0 / BITS));
     let mut measured = Vec::new();
     for arm in [SOCKET, POD] {
@@ -119,7 +119,7 @@ fn latency(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
             Ok(vec![report.p50_nanos as f64, report.p99_nanos as f64])
         })
     });
-    let all: [Samples; 2] = interleave(settings.choose(7, 21), &mut arms.collect::<Vec<_>>())?;
+    let all: [Samples; 2] = interleave(settings.choose(5, 21), &mut arms.collect::<Vec<_>>())?;
     let mut measured = Vec::new();
     for (what, samples) in ["p50", "p99"].into_iter().zip(all) {
         let samples = samples.scaled(MICROSECOND);

@@ -1,6 +1,6 @@
 //! What no program can be cheaper than, put together by hand so that nothing else is measured: one that does nothing, one
 //! that parses a packet and looks its tuple up once, and such as insert into LRU maps.
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::Result;
 use ferrogate_common::{Direction, Flow, Tuple};
@@ -114,6 +114,11 @@ impl Floor {
         }
         a.exit(Layout::of(kind).pass);
         Self::of(kind, a, maps)
+    }
+
+    /// Attaches an XDP program to an interface of this thread's network namespace; it goes with what is returned.
+    pub fn attach(&self, ifindex: u32) -> Result<OwnedFd> {
+        self.program.attach(ifindex)
     }
 
     /// The program itself.

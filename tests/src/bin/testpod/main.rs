@@ -10,6 +10,7 @@ mod client;
 mod dns;
 mod echo;
 mod failure;
+mod hold;
 mod load;
 mod ping;
 mod probe;
@@ -96,6 +97,8 @@ enum Command {
     },
     /// Ask a `testpod lean` as much and as fast as can be, and print how much that was.
     Strain(strain::Options),
+    /// Connect many UDP sockets, and hold them until standard input ends.
+    Hold(hold::Options),
     /// Answer such questions, and do nothing else.
     Lean {
         #[arg(long)]
@@ -146,6 +149,7 @@ fn main() -> Result<()> {
         } => print(&client::bulk(to, bytes, download, timeout_ms)),
         Command::Ping { to, timeout_ms } => print(&ping::run(to, timeout_ms)),
         Command::Strain(options) => print(&strain::run(&options)?),
+        Command::Hold(options) => hold::run(&options),
         Command::Lean { listen } => strain::serve(listen),
         Command::HoldRig => hold_rig(),
         Command::Resolve {
