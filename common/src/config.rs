@@ -54,6 +54,8 @@ pub mod config_flags {
     pub const SOCKETS_OF_NODE: u32 = 1 << 4;
     /// `INTERFACES` has ports of bridges: packets between two of one bridge are sent to their backend's MAC.
     pub const BRIDGE_PORTS: u32 = 1 << 5;
+    /// `ADDRESSES` is complete: what it does not have is no Service's.
+    pub const FILTER: u32 = 1 << 6;
     /// `--cluster-cidr`: the set [`crate::NetworkKey::CLUSTER`] has networks in it.
     pub const CLUSTER_CIDRS: u32 = 1 << 8;
     /// Another proxy's rules are in place: a connection without a flow that does not begin may be one of theirs, and is left to

@@ -30,6 +30,7 @@ maps! {
     BACKENDS = 262_144, "backend -> address, port, generation";
     ACTIVE = 262_144, "backend -> connections that it has, as far as its flows tell";
     CURSORS = 65_536, "service -> round-robin cursor, shared by all CPUs and edges";
+    ADDRESSES = 1 << crate::FILTER_SHIFT, "hash of an address -> whether it may be a Service's or a backend's: what most packets need no more than";
     NODE_ADDRESSES = 1_024, "addresses on which NodePorts answer";
     SERVICE_CIDRS = 1, "the networks that ClusterIPs are taken from";
     NETWORKS = 65_536, "sets of networks: a service's loadBalancerSourceRanges, the cluster's pod networks (LPM trie)";

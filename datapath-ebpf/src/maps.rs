@@ -25,6 +25,8 @@ pub(crate) static ACTIVE: Array<u64> = Array::with_max_entries(maps::ACTIVE.entr
 #[map]
 pub(crate) static CURSORS: Array<u64> = Array::with_max_entries(maps::CURSORS.entries, 0);
 #[map]
+pub(crate) static ADDRESSES: Array<u64> = Array::with_max_entries(maps::ADDRESSES.entries, BPF_F_MMAPABLE);
+#[map]
 pub(crate) static NODE_ADDRESSES: HashMap<Address, NodeAddress> =
     HashMap::with_max_entries(maps::NODE_ADDRESSES.entries, 0);
 #[map]

@@ -85,6 +85,10 @@ pub trait Tables {
     fn config(&self) -> Config;
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend>;
     fn is_node_address(&self, address: &Address) -> bool;
+    /// What an address may be, as bits of [`ferrogate_common::address_roles`]; one that is not set certainly is not so.
+    fn roles(&self, address: &Address) -> u32;
+    /// Packets to this address may be a flow's from now on.
+    fn add_destination(&mut self, address: &Address);
     /// Whether an address is in one of `SERVICE_CIDRS`.
     fn is_in_service_cidrs(&self, address: &Address) -> bool;
     /// Whether an address is in a set of `NETWORKS` ([`ferrogate_common::NetworkKey::set`]).

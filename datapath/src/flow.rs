@@ -5,8 +5,8 @@ use crate::parse::Headers;
 use crate::pipeline::Edge;
 use crate::{select, snat};
 use ferrogate_common::{
-    Address, BackendSet, Direction, Flow, Frontend, NetworkKey, Port, Reason, Tuple, backend_flags, config_flags,
-    flow_flags,
+    Address, BackendSet, Direction, Flow, Frontend, NetworkKey, Port, Reason, Tuple, address_roles, backend_flags,
+    config_flags, flow_flags,
 };
 
 /// What [`find_or_make`] came to.
@@ -24,6 +24,10 @@ pub(crate) enum Outcome {
 #[inline(always)]
 pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: &mut Flow) -> (Outcome, Reason) {
     let tuple = &headers.tuple;
+    let roles = env.roles(&tuple.destination);
+    if roles & address_roles::DESTINATION == 0 && !concerns(env, edge, headers, roles) {
+        return (Outcome::Pass, Reason::NotService);
+    }
     if let Some(found) = env.flow(FlowTable::Established, tuple) {
         *flow = found;
         if serves(env, flow, headers) {
@@ -53,6 +57,7 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
                 return (Outcome::Pass, Reason::NotService);
             }
             change_port(env, headers, flow);
+            env.add_destination(&tuple.destination);
         }
         Some(frontend) => {
             if let Some(found) = env.flow(FlowTable::HalfOpen, tuple) {
@@ -82,6 +87,17 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
         _ => Outcome::Drop,
     };
     (outcome, reason)
+}
+
+/// Whether a packet to an address that neither a frontend nor a flow has is of any concern: where it opens a connection, to an
+/// address that only a ClusterIP may have, or straight to an endpoint beside one of its client's through a Service.
+#[inline(never)]
+fn concerns<E: Env>(env: &mut E, edge: Edge, headers: &Headers, roles: u32) -> bool {
+    if headers.has_connections() && !headers.is_syn() {
+        return false;
+    }
+    env.is_in_service_cidrs(&headers.tuple.destination)
+        || (edge != Edge::Node && roles & address_roles::BACKEND != 0 && is_taken(env, headers))
 }
 
 /// Whether the replies to a connection straight to an endpoint would be taken for those of one through a Service, since its

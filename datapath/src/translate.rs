@@ -8,7 +8,7 @@ use crate::parse::{Headers, kind};
 use crate::pipeline::{Edge, Step};
 use crate::reject::Refusal;
 use ferrogate_common::{
-    Address, Direction, Flow, Port, Protocol, Reason, Tuple, config_flags, flow_flags, interface_flags,
+    Address, Direction, Flow, Port, Protocol, Reason, Tuple, address_roles, config_flags, flow_flags, interface_flags,
 };
 
 /// What a packet's addresses shall be.
@@ -122,6 +122,9 @@ fn look_up<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite, out: u32) 
 /// A packet that leaves, with direction Reply in its tuple: where it is a reply, fills in how its client knows the sender.
 #[inline(always)]
 pub(crate) fn towards_client<E: Env>(env: &mut E, headers: &Headers, rewrite: &mut Rewrite) -> bool {
+    if env.roles(&headers.tuple.source) & address_roles::BACKEND == 0 {
+        return false;
+    }
     let mut table = FlowTable::Established;
     let flow = match env.flow(table, &headers.tuple) {
         Some(flow) => flow,

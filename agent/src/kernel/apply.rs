@@ -5,7 +5,9 @@ use super::sys::Mapping;
 use super::tables::{Tables, reading, writing};
 use bytemuck::Pod;
 use ferrogate_common::maps::{self, MapSpec};
-use ferrogate_common::{Backend, Config, Frontend, FrontendKey, NetworkKey, Service, SlotRange, config_flags};
+use ferrogate_common::{
+    Backend, Config, Frontend, FrontendKey, NetworkKey, Service, SlotRange, address_roles, config_flags,
+};
 use ferrogate_control::{Limits, Op, Plan, Snapshot};
 use std::collections::BTreeMap;
 use std::mem::offset_of;
@@ -49,6 +51,7 @@ impl Tables {
         let generation = offset_of!(Backend, generation);
         match op {
             Op::WriteBackend { id, value } => {
+                self.add_role(&value.address, address_roles::BACKEND);
                 // Flows of the id's last use end without being counted: they carry its generation.
                 self.active.publish_wide(*id, 0, 0);
                 // Not in use first, then the rest: a reader sees 0 or, after the publication, the whole entry.
@@ -113,6 +116,9 @@ impl Tables {
             _ => None,
         });
         let (keys, values): (Vec<FrontendKey>, Vec<Frontend>) = entries.unzip();
+        for key in &keys {
+            self.add_role(&key.address, address_roles::DESTINATION);
+        }
         self.frontends
             .put_all(&keys, &values)
             .during(|| writing(maps::FRONTENDS))
@@ -131,7 +137,7 @@ impl Tables {
 
     /// Sets what the programs are told of the node, but for what has writers of its own: the span of NodePorts (the plans),
     /// the node's addresses and the flag of bridge ports (the network), the levels of cgroups, and the flag of
-    /// [`Tables::set_cluster_networks`].
+    /// [`Tables::set_cluster_networks`]. The filter is off until [`Tables::fill_filter`].
     pub fn set_config(&self, config: Config) -> Result<()> {
         self.update_config(|held| {
             *held = Config {

@@ -3,7 +3,7 @@
 use super::error::{During as _, Result};
 use super::tables::{Tables, reading, writing};
 use crate::net::{Link, Network, Role, is_global};
-use ferrogate_common::{Address, Interface, NodeAddress, config_flags, interface_flags, maps};
+use ferrogate_common::{Address, Interface, NodeAddress, address_roles, config_flags, interface_flags, maps};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -195,6 +195,7 @@ pub(super) fn write(tables: &Tables, desired: &NetworkTables) -> Result<()> {
         .for_each(|address, _| held.insert(*address))
         .during(|| reading(maps::NODE_ADDRESSES))?;
     for address in desired.node_addresses.difference(&held) {
+        tables.add_role(address, address_roles::DESTINATION);
         let value = NodeAddress { reserved: 0 };
         tables
             .node_addresses

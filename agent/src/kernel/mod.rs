@@ -9,6 +9,7 @@ mod cleanup;
 mod diff;
 mod edges;
 mod error;
+mod filter;
 mod inspect;
 mod interfaces;
 mod networks;

@@ -11,6 +11,7 @@ use ferrogate_common::{
 };
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::AtomicU32;
 
 /// Handles to the maps. Opening them needs a running or a former agent's pins, not its programs, so commands that only
 /// read go through this.
@@ -22,6 +23,9 @@ pub struct Tables {
     pub(super) slots: Mapping<u32>,
     pub(super) backends: Mapping<Backend>,
     pub(super) active: Mapping<u64>,
+    pub(super) addresses: Mapping<u64>,
+    /// Bits that were set since it was filled.
+    pub(super) filter_news: AtomicU32,
     pub(super) node_addresses: Map<Address, NodeAddress>,
     pub(super) service_cidrs: Map<u32, ServiceCidrs>,
     pub(super) networks: Map<NetworkKey, u32>,
@@ -59,6 +63,8 @@ impl Tables {
             slots: mapping(state, maps::SLOTS)?,
             backends: mapping(state, maps::BACKENDS)?,
             active: mapping(state, maps::ACTIVE)?,
+            addresses: mapping(state, maps::ADDRESSES)?,
+            filter_news: AtomicU32::new(0),
             node_addresses: map(state, maps::NODE_ADDRESSES, 1)?,
             service_cidrs: map(state, maps::SERVICE_CIDRS, 1)?,
             networks: map(state, maps::NETWORKS, 1)?,
@@ -144,6 +150,7 @@ pub(super) fn check_pins(state: &StateDir) -> Result<()> {
         checked::<u32, Backend>(state, maps::BACKENDS),
         checked::<u32, u64>(state, maps::ACTIVE),
         checked::<u32, u64>(state, maps::CURSORS),
+        checked::<u32, u64>(state, maps::ADDRESSES),
         checked::<Address, NodeAddress>(state, maps::NODE_ADDRESSES),
         checked::<u32, ServiceCidrs>(state, maps::SERVICE_CIDRS),
         checked::<NetworkKey, u32>(state, maps::NETWORKS),

@@ -121,6 +121,7 @@ impl Engine {
         }
         let snapshot = datapath.snapshot().context("cannot read the maps back")?;
         let restored = !snapshot.frontends.is_empty();
+        datapath.fill_filter().context("cannot fill the filter of addresses")?;
         info!(frontends = snapshot.frontends.len(), took = ?begun.elapsed(), "datapath loaded");
         shared.lock().planner = Planner::restore(datapath.limits(), snapshot);
         Ok(Self {
@@ -221,6 +222,14 @@ impl Engine {
     /// Asks for a full comparison.
     pub(super) fn reconcile(&mut self) {
         self.shared.lock().state.mark_all();
+        if self.datapath.filter_is_stale()
+            && let Err(error) = tokio::task::block_in_place(|| self.datapath.fill_filter())
+        {
+            warn!(
+                error = chain(&error),
+                "cannot fill the filter of addresses: the programs do without it"
+            );
+        }
     }
 
     /// Asks for another attempt at what failed.

@@ -3,9 +3,9 @@
 use crate::env::{FlowTable, Insert, Tables};
 use bytemuck::Zeroable;
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, Config, Direction, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Interface, Network, NetworkKey, Reason, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey,
-    Tuple, flow_flags,
+    Address, Affinity, AffinityKey, Backend, Config, Direction, FilterPlace, Flow, FragmentKey, FragmentPorts,
+    Frontend, FrontendKey, Interface, Network, NetworkKey, Reason, Service, ServiceCidrs, SnatFlow, SocketPair,
+    SocketPairKey, Tuple, address_roles, config_flags, flow_flags,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::vec;
@@ -42,6 +42,7 @@ pub enum Touched {
     Cursor(u32),
     Connections(u32),
     Active(u32),
+    Addresses(u32),
 }
 
 impl Touched {
@@ -68,6 +69,8 @@ pub struct HostTables {
     /// State of the random numbers.
     pub random: u32,
     pub node_addresses: BTreeSet<Address>,
+    /// Elements that are not 0. [`HostTables::fill_filter`] makes them fit the rest.
+    pub addresses: BTreeMap<u32, u64>,
     pub service_cidrs: ServiceCidrs,
     /// An entry matches an address by its first [`NetworkKey::bits`].
     pub networks: BTreeSet<NetworkKey>,
@@ -108,6 +111,7 @@ impl HostTables {
             active: vec![0; sizes.backends],
             random: 1,
             node_addresses: BTreeSet::new(),
+            addresses: BTreeMap::new(),
             service_cidrs: ServiceCidrs::zeroed(),
             networks: BTreeSet::new(),
             sources: vec![Address::zeroed(); sizes.sources],
@@ -129,6 +133,38 @@ impl HostTables {
         if let Some(count) = self.active.get_mut(backend as usize) {
             *count = count.wrapping_add(number);
             self.touched.insert(Touched::Active(backend));
+        }
+    }
+
+    /// Adds what an address may be to the filter.
+    pub fn add_role(&mut self, address: &Address, role: u32) {
+        let place = FilterPlace::of(address);
+        *self.addresses.entry(place.index).or_default() |= u64::from(role) << place.shift;
+        self.touched.insert(Touched::Addresses(place.index));
+    }
+
+    /// The same for the addresses of a flow's entry.
+    pub fn add_flow_roles(&mut self, key: &Tuple) {
+        if key.direction == Direction::Forward as u8 {
+            self.add_role(&key.destination, address_roles::DESTINATION);
+        } else {
+            self.add_role(&key.source, address_roles::BACKEND);
+        }
+    }
+
+    /// Makes the filter anew from all that the tables hold.
+    pub fn fill_filter(&mut self) {
+        self.addresses.clear();
+        let frontends: Vec<Address> = self.frontends.keys().map(|key| key.address).collect();
+        for address in frontends.iter().chain(&self.node_addresses.clone()) {
+            self.add_role(address, address_roles::DESTINATION);
+        }
+        for backend in self.backends.clone() {
+            self.add_role(&backend.address, address_roles::BACKEND);
+        }
+        let flows: Vec<Tuple> = self.flows.keys().chain(self.half_open.keys()).copied().collect();
+        for key in &flows {
+            self.add_flow_roles(key);
         }
     }
 
@@ -174,6 +210,19 @@ impl Tables for HostTables {
 
     fn is_node_address(&self, address: &Address) -> bool {
         self.node_addresses.contains(address)
+    }
+
+    fn roles(&self, address: &Address) -> u32 {
+        if self.config.flags & config_flags::FILTER == 0 {
+            return address_roles::ALL;
+        }
+        let place = FilterPlace::of(address);
+        let bits = self.addresses.get(&place.index).copied().unwrap_or_default();
+        (bits >> place.shift) as u32 & address_roles::ALL
+    }
+
+    fn add_destination(&mut self, address: &Address) {
+        self.add_role(address, address_roles::DESTINATION);
     }
 
     fn is_in_service_cidrs(&self, address: &Address) -> bool {
@@ -354,6 +403,12 @@ macro_rules! delegate_tables {
             }
             fn is_node_address(&self, address: &Address) -> bool {
                 self.tables.is_node_address(address)
+            }
+            fn roles(&self, address: &Address) -> u32 {
+                self.tables.roles(address)
+            }
+            fn add_destination(&mut self, address: &Address) {
+                self.tables.add_destination(address);
             }
             fn is_in_service_cidrs(&self, address: &Address) -> bool {
                 self.tables.is_in_service_cidrs(address)

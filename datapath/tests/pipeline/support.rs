@@ -3,7 +3,7 @@
 use crate::wire::Seen;
 use ferrogate_common::{
     Address, Backend, Frontend, FrontendKey, FrontendKind, Interface, Port, Protocol, Reason, Service, SlotRange,
-    backend_flags, interface_flags,
+    backend_flags, config_flags, interface_flags,
 };
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{HostDevice, HostPacket, HostRoute, Program, Segment, Simulator, Target, sctp, tcp};
@@ -268,6 +268,9 @@ pub(crate) fn send(node: &mut Simulator, mut program: Program, ifindex: u32, seg
 /// Runs a packet through a program.
 pub(crate) fn run(node: &mut Simulator, program: Program, packet: HostPacket) -> Sent {
     let link = packet.link;
+    // As the agent has it as soon as all is written.
+    node.tables.config.flags |= config_flags::FILTER;
+    node.tables.fill_filter();
     let outcome = node.run(program, packet);
     let forwarded = matches!(outcome.verdict, Verdict::Forward(_));
     Sent {

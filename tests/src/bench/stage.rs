@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result, ensure};
 use ferrogate_common::{
     Address, Backend, Direction, Flow, Frontend, FrontendKey, FrontendKind, Port, Protocol, Reason, Service, SlotRange,
-    Tuple, backend_flags, flow_flags, maps,
+    Tuple, backend_flags, config_flags, flow_flags, maps,
 };
 use ferrogate_datapath::FlowTable;
 use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Sizes, tcp};
@@ -102,6 +102,8 @@ fn tables(network: &Network, load: Load) -> HostTables {
     for service in 0..load.services {
         add_service(&mut tables, service, load);
     }
+    tables.config.flags |= config_flags::FILTER;
+    tables.fill_filter();
     tables
 }
 

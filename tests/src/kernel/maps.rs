@@ -1,5 +1,6 @@
 //! The programs' maps, with the types of the ABI.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
@@ -170,6 +171,9 @@ pub struct KernelTables {
     backends: List<Backend>,
     active: List<u64>,
     cursors: List<u64>,
+    addresses: List<u64>,
+    /// Elements of it that are not 0.
+    filled: BTreeSet<u32>,
     node_addresses: Table<Address, NodeAddress>,
     service_cidrs: List<ServiceCidrs>,
     networks: Trie,
@@ -194,6 +198,8 @@ impl KernelTables {
             backends: List::take(ebpf, "BACKENDS")?,
             active: List::take(ebpf, "ACTIVE")?,
             cursors: List::take(ebpf, "CURSORS")?,
+            addresses: List::take(ebpf, "ADDRESSES")?,
+            filled: BTreeSet::new(),
             node_addresses: Table::take(ebpf, "NODE_ADDRESSES")?,
             service_cidrs: List::take(ebpf, "SERVICE_CIDRS")?,
             networks: Trie::take(ebpf, "NETWORKS")?,
@@ -211,6 +217,10 @@ impl KernelTables {
     /// Writes what the agent writes; flows and counters as well.
     pub fn write(&mut self, tables: &HostTables) -> Result<()> {
         self.write_control(tables)?;
+        for index in mem::take(&mut self.filled) {
+            self.addresses.set(index as usize, &0)?;
+        }
+        self.set_addresses(&tables.addresses)?;
         let node_address = NodeAddress::zeroed();
         self.node_addresses
             .replace(tables.node_addresses.iter().map(|address| (address, node_address)))?;
@@ -241,6 +251,15 @@ impl KernelTables {
         self.services.replace(&tables.services)?;
         self.slots.replace(&tables.slots)?;
         self.backends.replace(&tables.backends)
+    }
+
+    /// Writes elements of the filter.
+    pub fn set_addresses(&mut self, addresses: &BTreeMap<u32, u64>) -> Result<()> {
+        for (index, bits) in addresses {
+            self.addresses.set(*index as usize, bits)?;
+            self.filled.insert(*index);
+        }
+        Ok(())
     }
 
     /// Writes one backend.
@@ -292,6 +311,7 @@ impl KernelTables {
             Touched::Fragment(key) => format!("{:?}", self.fragments.get(key)?),
             Touched::Cursor(service) => format!("{}", self.cursors.get(*service)?),
             Touched::Active(backend) => format!("{}", self.active.get(*backend)?),
+            Touched::Addresses(index) => format!("{:x}", self.addresses.get(*index)?),
             Touched::Connections(service) => format!("{}", self.connections.get(*service)?),
         })
     }
@@ -305,13 +325,18 @@ impl KernelTables {
             Touched::Fragment(key) => self.fragments.get(key)? == tables.fragments.get(key).copied(),
             Touched::Cursor(service) => self.cursors.get(*service)? == tables.cursors[*service as usize],
             Touched::Active(backend) => self.active.get(*backend)? == tables.active[*backend as usize],
+            Touched::Addresses(index) => Some(self.addresses.get(*index)?) == tables.addresses.get(index).copied(),
             Touched::Connections(service) => self.connections.get(*service)? == tables.connections[*service as usize],
         })
     }
 
     /// The tables that the pipeline writes, read back whole; the others are left as they are in `like`.
     pub fn read(&self, like: &HostTables) -> Result<HostTables> {
+        let filled = self.filled.iter();
         Ok(HostTables {
+            addresses: filled
+                .map(|index| Ok((*index, self.addresses.get(*index)?)))
+                .collect::<Result<_>>()?,
             flows: self.flows.dump()?,
             half_open: self.half_open.dump()?,
             snat_flows: self.snat_flows.dump()?,

@@ -77,6 +77,7 @@ impl Generator {
             tables.cursors[id] = self.rng.u64(..) >> self.rng.u8(..64);
             self.add_frontends(&mut tables, id, v4);
         }
+        tables.fill_filter();
         tables
     }
 
@@ -89,6 +90,7 @@ impl Generator {
             config_flags::CLUSTER_CIDRS,
             config_flags::BRIDGE_PORTS,
             config_flags::TAKE_OVER,
+            config_flags::FILTER,
         ] {
             if self.rng.u8(..3) == 0 {
                 flags |= flag;

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
-use ferrogate_common::Reason;
+use ferrogate_common::{Reason, address_roles};
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{HostTables, Outcome, Program, Simulator};
 
@@ -84,6 +84,8 @@ impl World {
                     Some(flow) => tables.flow_table_mut(*table).insert(*key, *flow),
                     None => tables.flow_table_mut(*table).remove(key),
                 };
+                tables.add_flow_roles(key);
+                self.kernel.set_addresses(&tables.addresses)?;
                 self.kernel.set_flow(*table, key, flow.as_ref())
             }
             Event::SnatFlow(key, flow) => {
@@ -95,6 +97,8 @@ impl World {
             }
             Event::Backend(id, backend) => {
                 tables.backends[*id] = *backend;
+                tables.add_role(&backend.address, address_roles::BACKEND);
+                self.kernel.set_addresses(&tables.addresses)?;
                 self.kernel.set_backend(*id, backend)
             }
             Event::Service(id, service) => {

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// BPF_F_MMAPABLE (include/uapi/linux/bpf.h).
 pub(crate) const MMAPABLE: u32 = 1 << 10;
@@ -121,15 +121,26 @@ impl<T: Pod> Mapping<T> {
 
     /// Stores the aligned word of 8 bytes at byte `offset` of an element, after all earlier writes; whether it exists.
     pub(crate) fn publish_wide(&self, index: u32, offset: usize, value: u64) -> bool {
-        use std::sync::atomic::AtomicU64;
+        self.wide(index, offset)
+            .map(|word| word.store(value, Ordering::Release))
+            .is_some()
+    }
+
+    /// The aligned word of 8 bytes at byte `offset` of an element; None outside of the array or the element.
+    fn wide(&self, index: u32, offset: usize) -> Option<&AtomicU64> {
         if index >= self.entries || offset + 8 > self.stride || !offset.is_multiple_of(8) {
-            return false;
+            return None;
         }
         let position = index as usize * self.stride + offset;
         // SAFETY: as in `word`, with 8 for 4.
-        let word = unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(position).cast()) };
-        word.store(value, Ordering::Release);
-        true
+        Some(unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(position).cast()) })
+    }
+}
+
+impl Mapping<u64> {
+    /// Sets bits of an element, beside programs that do the same; what it was before, None outside of the array.
+    pub(crate) fn add_bits(&self, index: u32, bits: u64) -> Option<u64> {
+        Some(self.wide(index, 0)?.fetch_or(bits, Ordering::AcqRel))
     }
 }
 
