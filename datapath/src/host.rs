@@ -6,6 +6,7 @@
 mod build;
 mod display;
 mod fib;
+mod filter;
 mod packet;
 mod simulator;
 mod socket;

@@ -29,6 +29,7 @@ mod second;
 mod select;
 mod snat;
 mod socket;
+mod straight;
 mod translate;
 
 pub use env::{
