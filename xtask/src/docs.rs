@@ -29,6 +29,8 @@ const COMMANDS: &[&str] = &[
     "flows",
     "metrics",
     "cleanup",
+    "completions",
+    "man",
     "sock-destroy-helper",
 ];
 

@@ -7,6 +7,7 @@ mod chaos;
 mod cmd;
 mod conformance;
 mod docs;
+mod image;
 mod lint;
 mod paths;
 mod pktgen;
@@ -51,6 +52,8 @@ enum Command {
     Chaos(chaos::Args),
     /// Check formatting, lints, documentation and house rules
     Lint(lint::Args),
+    /// Make an OCI image with a static binary, without a container engine
+    Image(image::Args),
     /// Write the lists of docs/reference.md from the code
     Docs(docs::Args),
 }
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Pktgen(args) => pktgen::pktgen(&args).map(|()| true),
         Command::Chaos(args) => chaos::chaos(&args),
         Command::Lint(args) => lint::lint(&args).map(|()| true),
+        Command::Image(args) => image::image(&args).map(|()| true),
         Command::Docs(args) => docs::docs(&args).map(|()| true),
     };
     match well {

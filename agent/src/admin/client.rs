@@ -14,6 +14,9 @@ pub fn ask<T: DeserializeOwned>(socket: &Path, request: &Request) -> Result<T, E
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => Error::NotRunning {
             socket: socket.to_owned(),
         },
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => Error::Silent {
+            socket: socket.to_owned(),
+        },
         _ => Error::Io {
             socket: socket.to_owned(),
             source,

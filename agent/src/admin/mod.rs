@@ -89,6 +89,11 @@ pub enum Error {
     /// No socket there, or nobody behind it.
     #[error("no agent answers at {}; is one running, with this --run-dir?", socket.display())]
     NotRunning { socket: PathBuf },
+    #[error(
+        "the agent at {} does not answer within {} s: it is still loading its programs, or very busy; its log says more",
+        socket.display(), TIMEOUT.as_secs()
+    )]
+    Silent { socket: PathBuf },
     #[error("cannot talk to the agent at {}", socket.display())]
     Io {
         socket: PathBuf,

@@ -10,6 +10,7 @@ mod metrics;
 pub mod parse;
 mod query;
 mod services;
+mod shell;
 mod sock_destroy;
 mod status;
 
@@ -59,6 +60,10 @@ pub enum Command {
     Drain(drain::DrainArgs),
     /// Take every trace of Ferrogate off this node: programs, maps, settings
     Cleanup(cleanup::CleanupArgs),
+    /// Print what completes this command's options in a shell
+    Completions(shell::CompletionsArgs),
+    /// Write manual pages
+    Man(shell::ManArgs),
     /// Destroy sockets for the agent, in any network namespace: the one part that needs CAP_SYS_ADMIN for it
     SockDestroyHelper(sock_destroy::HelperArgs),
 }
@@ -76,6 +81,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Metrics(args) => metrics::run(&args),
         Command::Drain(args) => drain::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
         Command::SockDestroyHelper(args) => sock_destroy::run(&args),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -110,7 +110,7 @@ impl Host {
 
     fn ports(&self, doctor: &mut Doctor) {
         doctor.looked_at(format!(
-            "{} NodePorts beside listening sockets and ephemeral ports",
+            "ports: NodePorts beside listening sockets and ephemeral ports ({})",
             self.node_ports.len()
         ));
         let listeners = listeners();

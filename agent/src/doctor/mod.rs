@@ -58,7 +58,10 @@ impl Doctor {
     /// Hooks of interfaces and of the cgroup.
     pub(crate) fn hooks(&mut self, reports: &[HookReport], interfaces: &[InterfaceStatus]) {
         let names: BTreeMap<u32, &str> = interfaces.iter().map(|one| (one.ifindex, one.name.as_str())).collect();
-        self.looked_at(format!("{} hooks: our programs, and others beside them", reports.len()));
+        self.looked_at(format!(
+            "hooks: our programs, and others beside them ({})",
+            reports.len()
+        ));
         for report in reports {
             let at = match names.get(&report.ifindex) {
                 Some(interface) => format!("{} of {interface}", report.hook),
@@ -120,7 +123,7 @@ impl Doctor {
 
     /// How full the tables are.
     pub(crate) fn pressure(&mut self, maps: &[MapStatus]) {
-        self.looked_at(format!("{} maps: how full they are", maps.len()));
+        self.looked_at(format!("maps: how full they are ({})", maps.len()));
         for map in maps {
             let used = map.used.unwrap_or_default();
             let percent = used * 100 / map.limit.max(1);

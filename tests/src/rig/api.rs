@@ -100,6 +100,15 @@ impl Api {
         Ok(())
     }
 
+    /// Creates what a path makes of a body: a token of an account (`.../serviceaccounts/NAME/token`).
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        let request = http::Request::post(path).header(CONTENT_TYPE, "application/json");
+        let answer = self.send(request.body(serde_json::to_vec(body)?)?);
+        Ok(serde_json::from_str(
+            &answer.with_context(|| format!("post to {path}"))?,
+        )?)
+    }
+
     /// The text at a path (`/readyz`, `/api/v1/nodes`).
     pub fn get(&self, path: &str) -> Result<String> {
         self.send(http::Request::get(path).body(Vec::new())?)

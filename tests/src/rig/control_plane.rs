@@ -90,6 +90,11 @@ impl ControlPlane {
         &self.agents_kubeconfig
     }
 
+    /// The certificate authority of the API server.
+    pub fn authority(&self) -> &Path {
+        &self.pki.authority
+    }
+
     /// Where the control plane runs.
     pub fn place(&self) -> &Place {
         &self.place

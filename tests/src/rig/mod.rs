@@ -36,6 +36,7 @@ mod process;
 mod proxy;
 mod web;
 
+pub use access::{objects, write_kubeconfig_of};
 pub use addresses::{Family, Pair};
 pub use balancer::{Balanced, LoadBalancer, Server};
 pub use cluster::{Options, Rig, Source};

@@ -181,10 +181,7 @@ fn shown(found: Found) -> Difference {
 }
 
 fn tables(doctor: &mut Doctor, diff: &Diff) {
-    doctor.looked_at(format!(
-        "{} entries of the kernel's tables beside what they should be",
-        diff.entries
-    ));
+    doctor.looked_at(format!("tables: entries beside what they should be ({})", diff.entries));
     if !diff.differences.is_empty() {
         let mut services: Vec<&str> = diff
             .differences
@@ -200,7 +197,7 @@ fn tables(doctor: &mut Doctor, diff: &Diff) {
         doctor.found(
             Severity::Error,
             "tables",
-            format!("{} entries of the kernel's tables are not as desired{of}", diff.differences.len()),
+            format!("entries of the kernel's tables that are not as desired: {}{of}", diff.differences.len()),
             "`ferrogate diff` lists them; somebody else writes to the maps, or a write failed. A restarted agent reads the tables \
              back and mends them; connections go on",
         );
