@@ -7,8 +7,11 @@ use ferrogate_common::{Config, config_flags};
 use ferrogate_control::Difference;
 
 /// Flags that have writers of their own.
-const OTHERS: u32 =
-    config_flags::CLUSTER_CIDRS | config_flags::BRIDGE_PORTS | config_flags::TAKE_OVER | config_flags::HAND_OVER;
+const OTHERS: u32 = config_flags::CLUSTER_CIDRS
+    | config_flags::BRIDGE_PORTS
+    | config_flags::FILTER
+    | config_flags::TAKE_OVER
+    | config_flags::HAND_OVER;
 
 /// Compares one entry; counts it.
 fn compare<T: PartialEq>(
