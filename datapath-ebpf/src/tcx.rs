@@ -17,7 +17,7 @@ use aya_log_ebpf::debug;
 use bytemuck::Pod;
 use ferrogate_common::{Address, TcxHook};
 use ferrogate_datapath::{
-    ChecksumChange, Edge, Fib, Left, Packet, Route, Routed, Transport, Verdict, enter, enter_second, leave,
+    ChecksumChange, Edge, Fib, Left, Packet, Route, Routed, Transport, Verdict, checksum, enter, enter_second, leave,
     leave_second,
 };
 
@@ -32,6 +32,21 @@ const QUOTED_HEADERS: u32 = 576;
 
 /// `BPF_F_IPV6` of kernels from 6.16 on: in IPv6 no header checksum makes up for changed addresses.
 const BPF_F_IPV6: u64 = 1 << 7;
+
+/// Where a packet begins. Volatile: a pointer that the compiler keeps in memory comes back through 32 bits, and one from before a
+/// helper's call is none any more.
+#[inline(always)]
+fn data(skb: *mut __sk_buff) -> usize {
+    // SAFETY: a live context.
+    unsafe { (&raw const (*skb).data).read_volatile() as usize }
+}
+
+/// Where it ends.
+#[inline(always)]
+fn data_end(skb: *mut __sk_buff) -> usize {
+    // SAFETY: a live context.
+    unsafe { (&raw const (*skb).data_end).read_volatile() as usize }
+}
 
 /// A socket buffer whose packets begin with `LINK` bytes of link-layer header.
 struct Skb<const LINK: usize> {
@@ -60,15 +75,12 @@ impl<const LINK: usize> Skb<LINK> {
 
     #[inline(always)]
     fn data(&self) -> usize {
-        // Volatile: a pointer that the compiler keeps in memory comes back through 32 bits, and is none any more.
-        // SAFETY: a live context.
-        unsafe { (&raw const (*self.skb).data).read_volatile() as usize }
+        data(self.skb)
     }
 
     #[inline(always)]
     fn data_end(&self) -> usize {
-        // SAFETY: a live context.
-        unsafe { (&raw const (*self.skb).data_end).read_volatile() as usize }
+        data_end(self.skb)
     }
 
     #[inline(always)]
@@ -98,28 +110,8 @@ impl<const LINK: usize> Packet for Skb<LINK> {
 
     #[inline(always)]
     fn update_transport_checksum(&mut self, at: usize, change: ChecksumChange) -> Option<()> {
-        let optional: u64 = if change.optional {
-            BPF_F_MARK_MANGLED_0.into()
-        } else {
-            0
-        };
-        let pseudo: u64 = BPF_F_PSEUDO_HDR as u64 | optional;
-        let replace = |difference: u32, flags: u64| {
-            // SAFETY: a live context; the helper checks the offset.
-            unsafe { bpf_l4_csum_replace(self.skb, at as u32, 0, difference.into(), flags) }
-        };
-        let mut result = -1;
-        if change.v6 {
-            result = replace(change.addresses, pseudo | BPF_F_IPV6);
-        }
-        if result < 0 {
-            result = replace(change.addresses, pseudo);
-        }
-        if result < 0 {
-            return None;
-        }
-        result = replace(change.rest, optional);
-        (result >= 0).then_some(())
+        // A function of its own to the verifier, which looks at it once, whoever calls it and with what.
+        (mend_checksum(self.skb, at as u32, change.addresses, change.rest, how(&change)) >= 0).then_some(())
     }
 
     #[inline(always)]
@@ -177,6 +169,66 @@ impl<const LINK: usize> Fib for Skb<LINK> {
     #[inline(always)]
     fn hop(&self) -> &Route {
         &self.hop
+    }
+}
+
+/// Bits of what [`mend_checksum`] is told: 0 means "no checksum"; IPv6.
+const OPTIONAL: u32 = 1;
+const V6: u32 = 1 << 1;
+
+#[inline(always)]
+fn how(change: &ChecksumChange) -> u32 {
+    (if change.optional { OPTIONAL } else { 0 }) | if change.v6 { V6 } else { 0 }
+}
+
+/// Folds differences of the pseudo header and of the segment into the checksum at `at`; negative where there is none.
+///
+/// With one call of the helper, mostly: two would be the largest part of a translation.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn mend_checksum(skb: *mut __sk_buff, at: u32, addresses: u32, rest: u32, how: u32) -> i32 {
+    // All headers that are looked at lie below; the verifier wants to see it.
+    let at = (at & 0xfff) as usize;
+    let field = || packet::load::<u16>(data(skb), data_end(skb), at);
+    let Some(old) = field() else { return -1 };
+    if how & OPTIONAL != 0 && old == 0 {
+        return 0;
+    }
+    let change = ChecksumChange {
+        addresses,
+        rest,
+        optional: how & OPTIONAL != 0,
+        v6: how & V6 != 0,
+    };
+    let optional: u64 = if change.optional {
+        BPF_F_MARK_MANGLED_0.into()
+    } else {
+        0
+    };
+    let pseudo: u64 = BPF_F_PSEUDO_HDR as u64 | optional;
+    // SAFETY: the helper checks the offset.
+    let replace = |difference: u32, flags: u64| unsafe {
+        bpf_l4_csum_replace(skb, at as u32, 0, difference.into(), flags) as i32
+    };
+    let mut result = -1;
+    if change.v6 {
+        result = replace(addresses, pseudo | BPF_F_IPV6);
+    }
+    if result < 0 {
+        result = replace(addresses, pseudo);
+    }
+    if result < 0 {
+        return result;
+    }
+    // The helper counts the other way in a field that the device completes. Where it shows that it did not, the rest can be folded in
+    // here: it is in the segment, and with the field it leaves the segment's sum as it was.
+    let Some(new) = field() else { return -1 };
+    if new == old || new != checksum::updated(old, &ChecksumChange { rest: 0, ..change }) {
+        return replace(rest, optional);
+    }
+    match packet::store(data(skb), data_end(skb), at, checksum::updated(old, &change)) {
+        Some(()) => 0,
+        None => -1,
     }
 }
 
