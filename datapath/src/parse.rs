@@ -23,6 +23,8 @@ pub(crate) struct Headers {
     pub(crate) tcp_flags: u8,
     /// Length of the IP packet as its header says, host order.
     pub(crate) length: u16,
+    /// Low half of the ifindex of the device that it is met at; 0 in the second programs, which do without.
+    pub(crate) device: u16,
     /// One of [`kind`].
     pub(crate) kind: u8,
 }
@@ -64,6 +66,7 @@ impl Headers {
         hop_limit: 0,
         tcp_flags: 0,
         length: 0,
+        device: 0,
         kind: kind::PLAIN,
     };
 
@@ -192,6 +195,7 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Unparsed> {
         hop_limit: ip.ttl,
         tcp_flags: transport.flags,
         length: u16::from_be(ip.total_length),
+        device: packet.ifindex() as u16,
         kind: kind::PLAIN,
     })
 }
@@ -218,6 +222,7 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Unparsed> {
         hop_limit: ip.hop_limit,
         tcp_flags: transport.flags,
         length: u16::from_be(ip.payload_length).saturating_add(40),
+        device: packet.ifindex() as u16,
         kind: kind::PLAIN,
     })
 }

@@ -98,6 +98,7 @@ fn parse<E: Env>(env: &mut E, headers: &mut Headers, quote: &mut Quote) -> Reaso
         hop_limit: chain.hop_limit,
         tcp_flags: 0,
         length: chain.length,
+        device: 0,
         kind: kind::PLAIN,
     };
     let icmp = if v6 != 0 { Protocol::ICMPV6 } else { Protocol::ICMP };

@@ -19,6 +19,9 @@ pub(crate) fn concerns<E: Env>(env: &mut E, edge: Edge, headers: &Headers, roles
 
 /// Whether the replies to a connection straight to an endpoint would be taken for those of one through a Service, since its
 /// client uses one port for both. The remains of one that has ended are removed instead.
+///
+/// A flow of another uplink is none of this packet's business: where devices are stacked (a NIC that has just been put into a bridge), it
+/// is that flow's own packet, translated below and on its way up.
 #[inline(never)]
 pub(crate) fn is_taken<E: Env>(env: &mut E, headers: &Headers) -> bool {
     let tuple = &headers.tuple;
@@ -32,6 +35,9 @@ pub(crate) fn is_taken<E: Env>(env: &mut E, headers: &Headers) -> bool {
         let Some(other) = env.flow(table, &key) else {
             continue;
         };
+        if headers.device != 0 && other.uplink != 0 && other.uplink as u16 != headers.device {
+            return false;
+        }
         if !is_over(env, headers, &other) {
             return true;
         }

@@ -21,12 +21,12 @@ const fn budget(program: &'static str, verified: u32, jited: u32) -> Budget {
 
 /// A little above what holds today.
 const BUDGETS: [Budget; 21] = [
-    budget("pod_ingress", 125_000, 21_500),
+    budget("pod_ingress", 125_000, 22_000),
     budget("pod_egress", 9_000, 6_600),
-    budget("uplink_ingress", 125_000, 21_500),
-    budget("uplink_egress", 142_000, 21_500),
-    budget("uplink_ingress_l3", 125_000, 21_500),
-    budget("uplink_egress_l3", 142_000, 21_500),
+    budget("uplink_ingress", 125_000, 22_000),
+    budget("uplink_egress", 142_000, 22_000),
+    budget("uplink_ingress_l3", 125_000, 22_000),
+    budget("uplink_egress_l3", 142_000, 22_000),
     budget("pod_ingress_second", 255_000, 38_000),
     budget("pod_egress_second", 27_500, 15_500),
     budget("uplink_ingress_second", 250_000, 38_000),

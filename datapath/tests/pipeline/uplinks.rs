@@ -78,6 +78,32 @@ fn a_reply_that_the_routes_send_by_another_uplink_leaves_by_its_clients() {
 }
 
 #[test]
+fn a_packet_that_the_device_below_has_translated_is_left_alone_on_its_way_up() {
+    for v4 in FAMILIES {
+        // Second programs, which alone meet SCTP, do without.
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let node = &mut with_two_ways_out(protocol, v4, Who::LocalPod);
+            let (client, frontend) = (at(Who::Outside, v4, 40_000), at(Who::Node, v4, 30_080));
+            let request = (protocol, client, frontend, tcp::SYN);
+            let below = send(node, Program::UplinkIngress, UPLINK, request).1.seen();
+            let again = (protocol, client, below.destination, tcp::SYN);
+            // Whichever of the two is the bridge.
+            let (outcome, above) = send(node, Program::UplinkIngress, NARROW, again);
+            assert_eq!(outcome.verdict, Verdict::Pass(Reason::NotService));
+            assert_eq!(
+                (above.seen().source, above.seen().destination),
+                (client, below.destination)
+            );
+            let straight = send(node, Program::UplinkIngress, UPLINK, again).1.seen();
+            assert_ne!(
+                straight.source, client,
+                "one that comes in below is a connection of its own"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_transit_reply_leaves_by_its_clients_uplink_whichever_way_it_came_back() {
     for v4 in FAMILIES {
         for program in [Program::UplinkIngress, Program::UplinkXdp] {
