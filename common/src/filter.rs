@@ -20,12 +20,23 @@ const PLACES_SHIFT: u32 = 5;
 
 /// Bits of a place in `ADDRESSES`.
 pub mod address_roles {
+    use crate::{Address, Direction, Tuple};
+
     /// Packets to it may be a Service's: of a frontend, of the node, or of a flow.
     pub const DESTINATION: u32 = 1;
     /// Packets from it may be replies: of a backend, or of one that was.
     pub const BACKEND: u32 = 1 << 1;
     /// Both.
     pub const ALL: u32 = DESTINATION | BACKEND;
+
+    /// The address by which the packets of a flow's entry are known, and what it is.
+    pub const fn of_flow(key: &Tuple) -> (&Address, u32) {
+        if key.direction == Direction::Forward as u8 {
+            (&key.destination, DESTINATION)
+        } else {
+            (&key.source, BACKEND)
+        }
+    }
 }
 
 impl FilterPlace {

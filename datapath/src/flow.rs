@@ -41,7 +41,7 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     let mut reason = Reason::NewFlow;
     match select::frontend(env, &tuple.destination, tuple.destination_port, tuple.protocol, false) {
         None => {
-            let opens = !headers.has_connections() || headers.is_syn();
+            let opens = headers.opens();
             // Where there are connections, only what opens one: that spares the rest a look-up.
             if opens {
                 let reason = without_frontend(env, edge, tuple);
@@ -298,7 +298,7 @@ fn choose_backend<E: Env>(
     if frontend.is_cluster_ip() && admitted.internal == 0 && config.flags & config_flags::EXTERNAL_CLUSTER_IP == 0 {
         return Reason::ExternalClusterIp;
     }
-    if headers.has_connections() && !headers.is_syn() {
+    if !headers.opens() {
         return select::unknown(config);
     }
     let set = service.allowed_set(frontend, admitted.internal != 0);

@@ -86,6 +86,12 @@ impl Headers {
         self.tuple.protocol != Protocol::Udp as u8
     }
 
+    /// Whether it may be the first packet of a flow: of UDP each may.
+    #[inline(always)]
+    pub(crate) fn opens(&self) -> bool {
+        !self.has_connections() || self.is_syn()
+    }
+
     #[inline(always)]
     pub(crate) fn is_sctp(&self) -> bool {
         self.tuple.protocol == Protocol::Sctp as u8

@@ -10,7 +10,7 @@ use ferrogate_common::{Direction, Flow, Tuple, address_roles, flow_flags};
 /// address that only a ClusterIP may have, or straight to an endpoint beside one of its client's through a Service.
 #[inline(never)]
 pub(crate) fn concerns<E: Env>(env: &mut E, edge: Edge, headers: &Headers, roles: u32) -> bool {
-    if headers.has_connections() && !headers.is_syn() {
+    if !headers.opens() {
         return false;
     }
     env.is_in_service_cidrs(&headers.tuple.destination)

@@ -10,6 +10,7 @@
 //! * [`pktgen`] sends packets by the million, and counts what comes back.
 //! * [`random`] makes Services at random, changes them, and compares with kube-proxy.
 //! * [`traffic`] goes on while something else happens.
+//! * [`wait`] waits for what comes about by itself.
 //! * [`walks`] is the matrix of clients, addresses, protocols and backends, as data, with what each walk must see.
 pub mod batch;
 pub mod bench;
@@ -21,5 +22,6 @@ pub mod pktgen;
 pub mod random;
 pub mod rig;
 pub mod traffic;
+pub mod wait;
 pub mod walks;
 pub mod wire;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ferrogate_tests::rig::{Family, FerrogateOptions, NAMESPACE, Options, Place, Process, Proxy, Rig, SocketEdge};
+use ferrogate_tests::wait;
 use ferrogate_tests::walks::cell::Target;
 use ferrogate_tests::walks::fixture::{self, CLIENT_PODS, STICKY, TARGET_PORT};
 use ferrogate_tests::wire::{FailureKind, ProbeReport, ProbeRequest, Protocol};
@@ -28,13 +29,8 @@ fn boot(socket_edge: SocketEdge) -> Result<Rig> {
     Ok(rig)
 }
 
-fn eventually(what: &str, mut question: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !question()? {
-        ensure!(Instant::now() < deadline, "not within 5 s: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+fn eventually(what: &str, question: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait::eventually(Duration::from_secs(5), what, question)
 }
 
 /// The client pod's network namespace, from another cgroup of its node.

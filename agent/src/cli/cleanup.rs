@@ -1,6 +1,6 @@
 //! `ferrogate cleanup`.
 
-use super::query::{self, RUN_DIR, STATE_DIR};
+use super::query::{STATE_DIR, Source};
 use crate::admin::{self, Request, Status};
 use crate::{kernel, kube_proxy, output};
 use anyhow::{Context, Result, bail};
@@ -22,13 +22,8 @@ pub struct CleanupArgs {
     #[arg(long, value_name = "DIR", env = "FERROGATE_STATE_DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
 
-    /// The agent's run directory
-    #[arg(long, value_name = "DIR", env = "FERROGATE_RUN_DIR", default_value = RUN_DIR)]
-    run_dir: PathBuf,
-
-    /// The agent's admin socket [default: RUN_DIR/admin.sock]
-    #[arg(long, value_name = "PATH", env = "FERROGATE_ADMIN_SOCKET")]
-    admin_socket: Option<PathBuf>,
+    #[command(flatten)]
+    source: Source,
 }
 
 pub(super) fn run(args: &CleanupArgs) -> Result<()> {
@@ -39,14 +34,14 @@ pub(super) fn run(args: &CleanupArgs) -> Result<()> {
             removed => format!("Removed {}.", removed.join(", ")),
         });
     }
-    let socket = query::admin_socket(args.admin_socket.as_deref(), &args.run_dir);
+    let socket = args.source.socket();
     if !args.force {
         refuse_while_running(&socket)?;
     }
     let report =
         kernel::cleanup(&args.state_dir).with_context(|| format!("cannot clean up {}", args.state_dir.display()))?;
     if !args.force {
-        remove_run_files(&socket, &args.run_dir)?;
+        remove_run_files(&socket, &args.source.run_dir)?;
     }
     output::print(&report.to_string())
 }

@@ -1,6 +1,6 @@
 //! `ferrogate drain`.
 
-use super::query::{self, RUN_DIR, STATE_DIR};
+use super::query::{STATE_DIR, Source};
 use crate::admin::{self, Request, Status};
 use crate::kernel::{FlowEntry, FlowTable, StateDir, Tables, boot_seconds};
 use crate::output;
@@ -26,17 +26,12 @@ pub struct DrainArgs {
     #[arg(long, value_name = "DIR", env = "FERROGATE_STATE_DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
 
-    /// The agent's run directory
-    #[arg(long, value_name = "DIR", env = "FERROGATE_RUN_DIR", default_value = RUN_DIR)]
-    run_dir: PathBuf,
-
-    /// The agent's admin socket [default: RUN_DIR/admin.sock]
-    #[arg(long, value_name = "PATH", env = "FERROGATE_ADMIN_SOCKET")]
-    admin_socket: Option<PathBuf>,
+    #[command(flatten)]
+    source: Source,
 }
 
 pub(super) fn run(args: &DrainArgs) -> Result<()> {
-    let socket = query::admin_socket(args.admin_socket.as_deref(), &args.run_dir);
+    let socket = args.source.socket();
     if !matches!(
         admin::ask::<Status>(&socket, &Request::Status),
         Err(admin::Error::NotRunning { .. })

@@ -1,12 +1,11 @@
 //! `ferrogate metrics`.
 
-use super::query;
-use crate::admin::{self, Request};
+use super::query::Source;
+use crate::admin::Request;
 use crate::health::METRICS;
 use crate::output;
 use anyhow::Result;
 use clap::Args;
-use std::path::PathBuf;
 
 #[derive(Args, Clone, Debug)]
 pub struct MetricsArgs {
@@ -14,21 +13,15 @@ pub struct MetricsArgs {
     #[arg(long)]
     list: bool,
 
-    /// The agent's admin socket [default: RUN_DIR/admin.sock]
-    #[arg(long, value_name = "PATH", env = "FERROGATE_ADMIN_SOCKET")]
-    admin_socket: Option<PathBuf>,
-
-    /// The agent's run directory
-    #[arg(long, value_name = "DIR", env = "FERROGATE_RUN_DIR", default_value = query::RUN_DIR)]
-    run_dir: PathBuf,
+    #[command(flatten)]
+    source: Source,
 }
 
 pub(super) fn run(args: &MetricsArgs) -> Result<()> {
     if args.list {
         return output::print(&list());
     }
-    let socket = query::admin_socket(args.admin_socket.as_deref(), &args.run_dir);
-    let text: String = admin::ask(&socket, &Request::Metrics)?;
+    let text: String = args.source.ask_agent(&Request::Metrics)?;
     output::print(text.trim_end())
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Source {
 
     /// The agent's run directory
     #[arg(long, value_name = "DIR", env = "FERROGATE_RUN_DIR", default_value = RUN_DIR)]
-    run_dir: PathBuf,
+    pub(super) run_dir: PathBuf,
 }
 
 impl Source {
@@ -49,13 +49,8 @@ pub struct QueryArgs {
     #[arg(long, short, value_name = "FORMAT", default_value = "table")]
     pub output: OutputFormat,
 
-    /// The agent's admin socket [default: RUN_DIR/admin.sock]
-    #[arg(long, value_name = "PATH", env = "FERROGATE_ADMIN_SOCKET")]
-    pub admin_socket: Option<PathBuf>,
-
-    /// The agent's run directory
-    #[arg(long, value_name = "DIR", env = "FERROGATE_RUN_DIR", default_value = RUN_DIR)]
-    pub run_dir: PathBuf,
+    #[command(flatten)]
+    source: Source,
 
     /// The agent's state directory; its pinned maps are read when no agent runs
     #[arg(long, value_name = "DIR", env = "FERROGATE_STATE_DIR", default_value = STATE_DIR)]
@@ -69,7 +64,7 @@ pub(super) fn admin_socket(option: Option<&Path>, run_dir: &Path) -> PathBuf {
 
 impl QueryArgs {
     pub(super) fn socket(&self) -> PathBuf {
-        admin_socket(self.admin_socket.as_deref(), &self.run_dir)
+        self.source.socket()
     }
 
     /// Asks the running agent; without one, `fallback` reads the pinned maps and a note says so on standard error.

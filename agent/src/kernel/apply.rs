@@ -162,7 +162,7 @@ impl Tables {
         self.set_flag(config_flags::HAND_OVER, on)
     }
 
-    fn set_flag(&self, flag: u32, on: bool) -> Result<()> {
+    pub(super) fn set_flag(&self, flag: u32, on: bool) -> Result<()> {
         self.update_config(|config| config.flags = if on { config.flags | flag } else { config.flags & !flag })
     }
 

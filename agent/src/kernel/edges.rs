@@ -52,10 +52,29 @@ impl Default for EdgeOptions {
 
 /// Where on an interface a program goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Hook {
+pub(super) enum Hook {
     Ingress,
     Egress,
     Xdp { native: bool },
+}
+
+impl Hook {
+    /// Name of a program's pin.
+    pub(super) fn pin(self, program: &str, ifindex: u32) -> String {
+        match self {
+            Self::Ingress | Self::Egress => format!("{program}-{ifindex}"),
+            Self::Xdp { native: true } => format!("{program}-native-{ifindex}"),
+            Self::Xdp { native: false } => format!("{program}-generic-{ifindex}"),
+        }
+    }
+
+    pub(super) fn target(self, ifindex: u32) -> LinkTarget<'static> {
+        match self {
+            Self::Ingress => LinkTarget::TcxIngress { ifindex },
+            Self::Egress => LinkTarget::TcxEgress { ifindex },
+            Self::Xdp { native } => LinkTarget::Xdp { ifindex, native },
+        }
+    }
 }
 
 /// One program on one interface.
@@ -70,21 +89,11 @@ struct Edge {
 impl Edge {
     /// Name of its pin.
     fn pin(&self) -> String {
-        let Self { program, ifindex, .. } = self;
-        match self.hook {
-            Hook::Ingress | Hook::Egress => format!("{program}-{ifindex}"),
-            Hook::Xdp { native: true } => format!("{program}-native-{ifindex}"),
-            Hook::Xdp { native: false } => format!("{program}-generic-{ifindex}"),
-        }
+        self.hook.pin(self.program, self.ifindex)
     }
 
     fn target(&self) -> LinkTarget<'static> {
-        let ifindex = self.ifindex;
-        match self.hook {
-            Hook::Ingress => LinkTarget::TcxIngress { ifindex },
-            Hook::Egress => LinkTarget::TcxEgress { ifindex },
-            Hook::Xdp { native } => LinkTarget::Xdp { ifindex, native },
-        }
+        self.hook.target(self.ifindex)
     }
 }
 

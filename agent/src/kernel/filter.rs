@@ -3,7 +3,7 @@
 use super::error::{During as _, Result};
 use super::tables::{Tables, reading};
 use ferrogate_common::maps;
-use ferrogate_common::{Address, Direction, FilterPlace, Flow, Tuple, address_roles, config_flags};
+use ferrogate_common::{Address, FilterPlace, Flow, Tuple, address_roles, config_flags};
 use std::sync::atomic::Ordering;
 
 impl Tables {
@@ -20,7 +20,7 @@ impl Tables {
     /// Makes the filter anew from all that the tables hold, without what is no more; from then on the programs use it. Until then
     /// they do without.
     pub fn fill_filter(&self) -> Result<()> {
-        self.update_config(|config| config.flags &= !config_flags::FILTER)?;
+        self.set_flag(config_flags::FILTER, false)?;
         self.grace()?;
         // Programs add the destination of a flow that they are about to make. After a grace period such flows are in the tables.
         for index in 0..self.addresses.entries() {
@@ -33,12 +33,9 @@ impl Tables {
                 true
             })
             .during(|| reading(maps::FRONTENDS))?;
-        self.node_addresses
-            .for_each(|address, _| {
-                self.add_role(address, address_roles::DESTINATION);
-                true
-            })
-            .during(|| reading(maps::NODE_ADDRESSES))?;
+        for address in self.node_addresses()? {
+            self.add_role(&address, address_roles::DESTINATION);
+        }
         for backend in (0..self.backends.entries()).filter_map(|id| self.backends.read(id)) {
             if backend.address != Address::UNSPECIFIED {
                 self.add_role(&backend.address, address_roles::BACKEND);
@@ -46,17 +43,14 @@ impl Tables {
         }
         for (map, spec) in [(&self.flows, maps::FLOWS), (&self.half_open, maps::HALF_OPEN)] {
             map.for_each(|key: &Tuple, _: &[Flow]| {
-                if key.direction == Direction::Forward as u8 {
-                    self.add_role(&key.destination, address_roles::DESTINATION);
-                } else {
-                    self.add_role(&key.source, address_roles::BACKEND);
-                }
+                let (address, role) = address_roles::of_flow(key);
+                self.add_role(address, role);
                 true
             })
             .during(|| reading(spec))?;
         }
         self.filter_news.store(0, Ordering::Relaxed);
-        self.update_config(|config| config.flags |= config_flags::FILTER)
+        self.set_flag(config_flags::FILTER, true)
     }
 
     /// Whether so many addresses came since it was filled that those of them that went are worth being forgotten.

@@ -1,5 +1,6 @@
 //! The hooks as the kernel has them: whether our programs are attached, and whose else are beside them.
 
+use super::edges::Hook;
 use super::programs::SOCKET;
 use super::state::StateDir;
 use super::sys::{self, Link, LinkTarget, TCX_EGRESS, TCX_INGRESS};
@@ -30,26 +31,22 @@ pub struct HookReport {
 ///
 /// An XDP hook has one program only; whose else it is, rtnetlink tells.
 pub fn inspect(state: &StateDir, ifindex: u32, program: &str) -> HookReport {
-    let (hook, attach_type, target, pin) = match program {
+    let (name, attach_type, hook) = match program {
         _ if program.contains("xdp") => {
-            let pins = ["native", "generic"].map(|mode| (mode, format!("{program}-{mode}-{ifindex}")));
-            let found = pins.into_iter().find(|(_, pin)| state.links().join(pin).exists());
-            let (mode, pin) = found.unwrap_or(("native", format!("{program}-native-{ifindex}")));
-            let native = mode == "native";
-            ("XDP", None, LinkTarget::Xdp { ifindex, native }, pin)
+            let pinned = |native| {
+                let pin = Hook::Xdp { native }.pin(program, ifindex);
+                state.links().join(pin).exists()
+            };
+            let native = pinned(true) || !pinned(false);
+            ("XDP", None, Hook::Xdp { native })
         }
-        _ if program.contains("egress") => {
-            let target = LinkTarget::TcxEgress { ifindex };
-            ("tcx egress", Some(TCX_EGRESS), target, format!("{program}-{ifindex}"))
-        }
-        _ => {
-            let target = LinkTarget::TcxIngress { ifindex };
-            ("tcx ingress", Some(TCX_INGRESS), target, format!("{program}-{ifindex}"))
-        }
+        _ if program.contains("egress") => ("tcx egress", Some(TCX_EGRESS), Hook::Egress),
+        _ => ("tcx ingress", Some(TCX_INGRESS), Hook::Ingress),
     };
-    let ours = own_program(&state.links().join(pin), target, 0);
+    let pin = state.links().join(hook.pin(program, ifindex));
+    let ours = own_program(&pin, hook.target(ifindex), 0);
     let others = attach_type.map_or(Ok(vec![]), |kind| sys::attached(ifindex, kind));
-    report((program, hook, ifindex), ours, others)
+    report((program, name, ifindex), ours, others)
 }
 
 /// The socket edge's programs on a cgroup.

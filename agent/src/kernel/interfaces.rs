@@ -170,14 +170,7 @@ pub(super) fn write(tables: &Tables, desired: &NetworkTables) -> Result<()> {
         config.flags &= !config_flags::BRIDGE_PORTS;
         config.flags |= if with_ports { config_flags::BRIDGE_PORTS } else { 0 };
     })?;
-    let mut held = BTreeMap::new();
-    tables
-        .interfaces
-        .for_each(|ifindex, values| {
-            held.insert(*ifindex, values[0]);
-            true
-        })
-        .during(|| reading(maps::INTERFACES))?;
+    let held = tables.interfaces()?;
     for (ifindex, interface) in &desired.interfaces {
         if held.get(ifindex) != Some(interface) {
             tables
@@ -189,11 +182,7 @@ pub(super) fn write(tables: &Tables, desired: &NetworkTables) -> Result<()> {
     for ifindex in held.keys().filter(|ifindex| !desired.interfaces.contains_key(ifindex)) {
         tables.interfaces.delete(ifindex).during(|| writing(maps::INTERFACES))?;
     }
-    let mut held = BTreeSet::new();
-    tables
-        .node_addresses
-        .for_each(|address, _| held.insert(*address))
-        .during(|| reading(maps::NODE_ADDRESSES))?;
+    let held = tables.node_addresses()?;
     for address in desired.node_addresses.difference(&held) {
         tables.add_role(address, address_roles::DESTINATION);
         let value = NodeAddress { reserved: 0 };

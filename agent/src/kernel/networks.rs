@@ -38,14 +38,7 @@ impl Tables {
         for key in wanted.difference(&held) {
             self.networks.put(key, &0).during(|| writing(maps::NETWORKS))?;
         }
-        self.update_config(|config| {
-            config.flags &= !config_flags::CLUSTER_CIDRS;
-            config.flags |= if wanted.is_empty() {
-                0
-            } else {
-                config_flags::CLUSTER_CIDRS
-            };
-        })?;
+        self.set_flag(config_flags::CLUSTER_CIDRS, !wanted.is_empty())?;
         for key in held.difference(&wanted) {
             self.networks.delete(key).during(|| writing(maps::NETWORKS))?;
         }

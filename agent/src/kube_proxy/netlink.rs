@@ -96,13 +96,10 @@ impl Netfilter {
             let mut answer = None;
             self.read(|kind, body| {
                 if kind == ERROR {
-                    answer = body
-                        .get(..4)
-                        .and_then(|code| code.try_into().ok())
-                        .map(i32::from_ne_bytes);
+                    answer = error_code(body);
                 }
             })?;
-            match answer.map(i32::saturating_neg) {
+            match answer {
                 Some(0) => return Ok(true),
                 // A kernel without nf_tables knows no such subsystem.
                 Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EINVAL) => return Ok(false),
@@ -114,65 +111,36 @@ impl Netfilter {
 
     /// Base chains at the hook for forwarding whose policy is to drop: family and `table chain`.
     pub(super) fn forward_drops(&self) -> io::Result<Vec<String>> {
-        send(
-            &self.socket,
-            &message(GET_CHAIN, REQUEST | DUMP, 0, 0, &[]),
-            SendFlags::empty(),
-        )?;
         let mut found = Vec::new();
-        let mut failed = None;
-        let mut done = false;
-        while !done {
-            self.read(|kind, body| match kind {
-                DONE => done = true,
-                ERROR => {
-                    done = true;
-                    let code = body.get(..4).and_then(|code| code.try_into().ok());
-                    let code = code.map_or(0, i32::from_ne_bytes);
-                    failed = (code != 0).then(|| io::Error::from_raw_os_error(code.saturating_neg()));
-                }
-                NEW_CHAIN => found.extend(forward_drop(body)),
-                _ => {}
-            })?;
-        }
-        match failed {
-            // A kernel without nf_tables.
-            Some(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => Ok(vec![]),
-            Some(error) => Err(error),
-            None => Ok(found),
-        }
+        self.dump(GET_CHAIN, NEW_CHAIN, |body| found.extend(forward_drop(body)))?;
+        Ok(found)
     }
 
     /// TCP connections that conntrack holds for established and whose destination it changes.
     pub(super) fn translated_connections(&self) -> io::Result<u64> {
-        send(
-            &self.socket,
-            &message(CT_GET, REQUEST | DUMP, 0, 0, &[]),
-            SendFlags::empty(),
-        )?;
         let mut count = 0;
-        let mut failed = None;
-        let mut done = false;
-        while !done {
+        self.dump(CT_GET, CT_GET_REPLY, |body| {
+            count += u64::from(body.get(GENERIC..).is_some_and(is_translated));
+        })?;
+        Ok(count)
+    }
+
+    /// Asks for all objects of a kind and shows the body of each; nothing where the kernel has no such subsystem.
+    fn dump(&self, request: u16, reply: u16, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
+        let question = message(request, REQUEST | DUMP, 0, 0, &[]);
+        send(&self.socket, &question, SendFlags::empty())?;
+        let mut end = None;
+        while end.is_none() {
             self.read(|kind, body| match kind {
-                DONE => done = true,
-                ERROR => {
-                    done = true;
-                    let code = body
-                        .get(..4)
-                        .and_then(|code| code.try_into().ok())
-                        .map_or(0, i32::from_ne_bytes);
-                    failed = (code != 0).then(|| io::Error::from_raw_os_error(code.saturating_neg()));
-                }
-                CT_GET_REPLY => count += u64::from(body.get(GENERIC..).is_some_and(is_translated)),
+                DONE => end = Some(0),
+                ERROR => end = Some(error_code(body).unwrap_or_default()),
+                _ if kind == reply => visit(body),
                 _ => {}
             })?;
         }
-        match failed {
-            // No connection tracking at all.
-            Some(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) => Ok(0),
-            Some(error) => Err(error),
-            None => Ok(count),
+        match end.unwrap_or_default() {
+            0 | libc::EOPNOTSUPP | libc::EINVAL => Ok(()),
+            code => Err(io::Error::from_raw_os_error(code)),
         }
     }
 
@@ -191,6 +159,12 @@ impl Netfilter {
         }
         Ok(())
     }
+}
+
+/// What an error message says, as errno; 0: it is an acknowledgement.
+fn error_code(body: &[u8]) -> Option<i32> {
+    let code = body.get(..4)?.try_into().ok()?;
+    Some(i32::from_ne_bytes(code).saturating_neg())
 }
 
 /// IPCTNL_MSG_CT_NEW, which answers to CT_GET are.

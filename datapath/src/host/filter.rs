@@ -2,7 +2,7 @@
 
 use super::HostTables;
 use super::tables::Touched;
-use ferrogate_common::{Address, Direction, FilterPlace, Tuple, address_roles};
+use ferrogate_common::{Address, FilterPlace, Tuple, address_roles};
 use std::vec::Vec;
 
 impl HostTables {
@@ -15,11 +15,8 @@ impl HostTables {
 
     /// The same for the addresses of a flow's entry.
     pub fn add_flow_roles(&mut self, key: &Tuple) {
-        if key.direction == Direction::Forward as u8 {
-            self.add_role(&key.destination, address_roles::DESTINATION);
-        } else {
-            self.add_role(&key.source, address_roles::BACKEND);
-        }
+        let (address, role) = address_roles::of_flow(key);
+        self.add_role(address, role);
     }
 
     /// Makes the filter anew from all that the tables hold.

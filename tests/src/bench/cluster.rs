@@ -54,15 +54,19 @@ fn proxy(name: &str) -> Proxy {
     }
 }
 
-/// Boots the arms; the first is [`STRAIGHT`], which has the API server.
-pub(super) fn boot(names: &[&'static str]) -> Result<Vec<Arena>> {
-    let options = |proxy| Options {
+/// One node, whose Services come from an API server.
+pub(super) fn options(proxy: Proxy) -> Options {
+    Options {
         nodes: 1,
         layout: Layout::Routed,
         source: Source::ControlPlane,
         proxy,
         firewall: false,
-    };
+    }
+}
+
+/// Boots the arms; the first is [`STRAIGHT`], which has the API server.
+pub(super) fn boot(names: &[&'static str]) -> Result<Vec<Arena>> {
     let mut arenas = vec![Arena {
         name: STRAIGHT,
         rig: Rig::boot(options(Proxy::None))?,

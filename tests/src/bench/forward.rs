@@ -13,12 +13,13 @@ use ferrogate_common::Protocol;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use super::cluster::options;
 use super::command::Settings;
 use super::result::{Goal, Measured, Samples};
 use super::rounds::{Arm, interleave};
 use crate::kernel::{Counter, Floor};
 use crate::pktgen::{Flows, Generator, Pace, Traffic, ifindex};
-use crate::rig::{Family, FerrogateOptions, Layout, NAMESPACE, Options, PodSpec, Proxy, Rig, Source};
+use crate::rig::{Family, FerrogateOptions, NAMESPACE, PodSpec, Proxy, Rig};
 
 const ROW_6: (u8, &str) = (6, "forwarding to a backend elsewhere");
 const ROW_7: (u8, &str) = (7, "forwarding to a backend here");
@@ -81,13 +82,6 @@ pub(super) fn measure(settings: &Settings) -> Result<Vec<Measured>> {
 }
 
 fn boot() -> Result<Vec<Track>> {
-    let options = |proxy| Options {
-        nodes: 1,
-        layout: Layout::Routed,
-        source: Source::ControlPlane,
-        proxy,
-        firewall: false,
-    };
     let ferrogate = |xdp| {
         Proxy::Ferrogate(FerrogateOptions {
             xdp,

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
+use super::cluster::options;
 use super::command::Settings;
 use super::processor::{of_process, resident};
 use super::result::{Goal, Measured, Samples, quantile};
-use crate::rig::{FerrogateOptions, KubeProxyOptions, Layout, NAMESPACE, Options, PodSpec, Proxy, Rig, Source};
+use crate::rig::{FerrogateOptions, KubeProxyOptions, NAMESPACE, PodSpec, Proxy, Rig};
 
 const ROW_9: (u8, &str) = (9, "endpoint change to first connection");
 const ROW_10: (u8, &str) = (10, "start");
@@ -63,7 +64,7 @@ struct Outcome {
 
 /// Rows 9 to 11.
 pub(super) fn measure(settings: &Settings) -> Result<Vec<Measured>> {
-    let leader = Rig::boot(options())?;
+    let leader = Rig::boot(options(Proxy::None))?;
     let begun = Instant::now();
     fill(&leader)?;
     eprintln!(
@@ -88,16 +89,6 @@ pub(super) fn measure(settings: &Settings) -> Result<Vec<Measured>> {
         .into_iter()
         .filter(|row| settings.wants(row.row, row.name))
         .collect())
-}
-
-fn options() -> Options {
-    Options {
-        nodes: 1,
-        layout: Layout::Routed,
-        source: Source::ControlPlane,
-        proxy: Proxy::None,
-        firewall: false,
-    }
 }
 
 fn kube_proxy(min_sync_period: &'static str) -> Proxy {
@@ -138,24 +129,25 @@ fn endpoints(service: u32, turn: u32) -> Vec<Ipv4Addr> {
         .collect()
 }
 
-/// Enters all objects.
-fn fill(rig: &Rig) -> Result<()> {
+/// Does something for each number below `count`, on several threads that take turns.
+fn by_many(count: u32, each: impl Fn(u32) -> Result<()> + Sync) -> Result<()> {
+    let each = &each;
     thread::scope(|scope| {
         let threads: Vec<_> = (0..FILLING)
-            .map(|first| {
-                scope.spawn(move || -> Result<()> {
-                    for number in (first..SERVICES).step_by(FILLING as usize) {
-                        let name = format!("s{number}");
-                        rig.apply(&service(&name, Ipv4Addr::from(0x0a60_1000 + number)))?;
-                        rig.apply(&slice(&name, &endpoints(number, 0)))?;
-                    }
-                    Ok(())
-                })
-            })
+            .map(|first| scope.spawn(move || (first..count).step_by(FILLING as usize).try_for_each(each)))
             .collect();
         threads
             .into_iter()
             .try_for_each(|thread| thread.join().map_err(|_| anyhow!("panicked"))?)
+    })
+}
+
+/// Enters all objects.
+fn fill(rig: &Rig) -> Result<()> {
+    by_many(SERVICES, |number| {
+        let name = format!("s{number}");
+        rig.apply(&service(&name, Ipv4Addr::from(0x0a60_1000 + number)))?;
+        rig.apply(&slice(&name, &endpoints(number, 0)))
     })?;
     rig.apply(&service(PROBE, PROBE_ADDRESS))?;
     rig.apply(&slice(PROBE, &[]))
@@ -163,7 +155,7 @@ fn fill(rig: &Rig) -> Result<()> {
 
 /// Starts a proxy in a rig of its own and measures it.
 fn one(settings: &Settings, leader: &Rig, proxy: &Proxy) -> Result<Outcome> {
-    let mut rig = Rig::boot_beside(options(), leader)?;
+    let mut rig = Rig::boot_beside(options(Proxy::None), leader)?;
     rig.add_pod(PodSpec::new(SERVER, 1).ports(&[]))?;
     rig.add_pod(PodSpec::new(CLIENT, 1).ports(&[]))?;
     let pod = rig.pod(SERVER);
@@ -229,23 +221,11 @@ fn strained(settings: &Settings, leader: &Rig, process: u32) -> Result<f64> {
     let seconds = settings.choose(5, 20);
     let before = of_process(process)?;
     let begun = Instant::now();
-    thread::scope(|scope| {
-        let threads: Vec<_> = (0..FILLING)
-            .map(|first| {
-                scope.spawn(move || -> Result<()> {
-                    for number in (first..RATE * seconds).step_by(FILLING as usize) {
-                        let due = begun + Duration::from_secs(1) * number / RATE;
-                        thread::sleep(due.saturating_duration_since(Instant::now()));
-                        let service = number * 37 % SERVICES;
-                        leader.apply(&slice(&format!("s{service}"), &endpoints(service, 1 + number)))?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| thread.join().map_err(|_| anyhow!("panicked"))?)
+    by_many(RATE * seconds, |number| {
+        let due = begun + Duration::from_secs(1) * number / RATE;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let service = number * 37 % SERVICES;
+        leader.apply(&slice(&format!("s{service}"), &endpoints(service, 1 + number)))
     })?;
     // What is still to be done for them.
     thread::sleep(SETTLING);

@@ -195,26 +195,24 @@ impl RawProgram {
 
     /// Attaches an XDP program in the driver; it goes with what is returned.
     pub(super) fn attach(&self, ifindex: u32) -> Result<OwnedFd> {
-        let mut attributes = LinkAttributes {
-            program: self.fd.as_raw_fd() as u32,
-            ifindex,
-            attach_type: BPF_XDP,
-            flags: XDP_FLAGS_DRV_MODE,
-        };
-        descriptor(BPF_LINK_CREATE, &mut attributes)
+        self.link(ifindex, BPF_XDP, XDP_FLAGS_DRV_MODE)
             .with_context(|| format!("attaching an XDP program to interface {ifindex}"))
     }
 
     /// Attaches a program for packets at tcx ingress, before all others or behind them; it goes with what is returned.
     pub(super) fn attach_ingress(&self, ifindex: u32, first: bool) -> Result<OwnedFd> {
+        self.link(ifindex, BPF_TCX_INGRESS, if first { BPF_F_BEFORE } else { 0 })
+            .with_context(|| format!("attaching a program to tcx ingress of interface {ifindex}"))
+    }
+
+    fn link(&self, ifindex: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
         let mut attributes = LinkAttributes {
             program: self.fd.as_raw_fd() as u32,
             ifindex,
-            attach_type: BPF_TCX_INGRESS,
-            flags: if first { BPF_F_BEFORE } else { 0 },
+            attach_type,
+            flags,
         };
         descriptor(BPF_LINK_CREATE, &mut attributes)
-            .with_context(|| format!("attaching a program to tcx ingress of interface {ifindex}"))
     }
 }
 

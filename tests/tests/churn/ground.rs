@@ -3,13 +3,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use ferrogate_tests::binaries;
 use ferrogate_tests::rig::{Family, FerrogateOptions, Layout, Options, Place, Proxy, Rig, SocketEdge};
 use ferrogate_tests::traffic::{Load, Ticking};
+use ferrogate_tests::wait;
 use ferrogate_tests::walks::cell::Target;
 use ferrogate_tests::walks::fixture::{self, CLIENT_PODS};
 use ferrogate_tests::wire::{ProbeRequest, Protocol};
@@ -30,15 +30,8 @@ pub(crate) fn boot(layout: Layout, socket_edge: SocketEdge, more: &[&str]) -> Re
     Ok(rig)
 }
 
-pub(crate) fn eventually(what: &str, mut question: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !question()? {
-        if Instant::now() > deadline {
-            bail!("not within {PATIENCE:?}: {what}");
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+pub(crate) fn eventually(what: &str, question: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait::eventually(PATIENCE, what, question)
 }
 
 /// Connections that last, and new ones all the time, on ways that nothing is to disturb.

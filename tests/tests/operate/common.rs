@@ -1,13 +1,13 @@
 //! A rig with a Service that tests can turn about, and the `ferrogate` command on a node.
 use std::net::IpAddr;
 use std::process::Output;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use ferrogate_tests::binaries;
 use ferrogate_tests::rig::addresses::{self, NODE_BASE, lan};
 use ferrogate_tests::rig::{Family, FerrogateOptions, NAMESPACE, Options, PodSpec, Proxy, Rig, Source};
+use ferrogate_tests::wait;
 use serde_json::{Value, json};
 
 /// A machine with much else to do is slow, not wrong: six agents that start at once load their programs for half a minute there.
@@ -18,15 +18,8 @@ pub(crate) const NODE_PORT: u16 = 31_700;
 pub(crate) const VIP: &str = "203.0.113.80";
 
 /// Asks until the answer is yes.
-pub(crate) fn eventually(what: &str, mut question: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !question()? {
-        if Instant::now() > deadline {
-            bail!("not within {PATIENCE:?}: {what}");
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+pub(crate) fn eventually(what: &str, question: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait::eventually(PATIENCE, what, question)
 }
 
 /// Two nodes; pods `a1` and `a2` on the first, `b1` on the second, and a client pod `client` on the first.

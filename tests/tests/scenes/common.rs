@@ -2,27 +2,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use ferrogate_tests::binaries;
 use ferrogate_tests::rig::Rig;
+use ferrogate_tests::wait;
 use serde::Deserialize;
 
 /// A machine with much else to do is slow, not wrong.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Asks until the answer is yes.
-pub(crate) fn eventually(what: &str, mut question: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !question()? {
-        if Instant::now() > deadline {
-            bail!("not within {PATIENCE:?}: {what}");
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+pub(crate) fn eventually(what: &str, question: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait::eventually(PATIENCE, what, question)
 }
 
 /// A frontend: protocol, address (none: a NodePort, on every node address), family, port.

@@ -70,6 +70,7 @@ impl KubeProxy {
 impl Engine {
     /// Has the programs leave to kube-proxy's rules what may be theirs, as long as there are any.
     pub(super) fn follow_kube_proxy(&mut self) {
+        let before = self.kube_proxy.rules;
         if !self.kube_proxy.look() {
             return;
         }
@@ -80,7 +81,7 @@ impl Engine {
                 "cannot tell the programs about kube-proxy's rules"
             );
             // The next look finds the difference again.
-            self.kube_proxy.rules = Rules::default();
+            self.kube_proxy.rules = before;
             return;
         }
         if let Some(problem) = self.kube_proxy.problem() {
