@@ -16,4 +16,5 @@ pub mod run;
 pub mod scope;
 pub mod source;
 pub mod stuck;
+pub mod top;
 mod views;

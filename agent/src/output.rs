@@ -21,6 +21,11 @@ const WIDTH: u16 = 100;
 
 /// Prints to standard output. A reader that stops early (`| head`) is no failure.
 pub fn print(text: &str) -> Result<()> {
+    write(text).map(|_| ())
+}
+
+/// The same; whether anybody reads on.
+pub fn write(text: &str) -> Result<bool> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| {
         if text.ends_with('\n') {
@@ -29,8 +34,8 @@ pub fn print(text: &str) -> Result<()> {
             out.write_all(b"\n")
         }
     }) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write to standard output"),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("cannot write to standard output"),
     }
 }
 

@@ -26,6 +26,7 @@ const COMMANDS: &[&str] = &[
     "explain",
     "diff",
     "doctor",
+    "top",
     "flows",
     "metrics",
     "cleanup",

@@ -7,19 +7,21 @@
 //! -> {"op":"services","name":"default/order-service"}
 //! <- {"ok":[{"namespace":"default","name":"order-service", ...}]}
 //! -> {"op":"nonsense"}
-//! <- {"error":"unknown variant `nonsense`, expected one of `status`, `metrics`, `services`, `explain`, `diff`, `doctor`, `flows` at line 1 column 16"}
+//! <- {"error":"unknown variant `nonsense`, expected one of `status`, `metrics`, `services`, `explain`, `diff`, `doctor`, `top`, `flows` at line 1 column 16"}
 //! ```
 
 mod client;
 mod doctor;
 mod explain;
 mod server;
+mod top;
 mod types;
 
 pub use client::ask;
 pub use doctor::{Checkup, Diff, Difference, Finding, Severity};
 pub use explain::{EndpointExplanation, Explained, Explanation, PortExplanation, Unknown, Way};
 pub use server::{Provider, Server};
+pub use top::{BackendFlows, Counters, ServiceCounters};
 pub use types::{
     ApplyStatus, EdgeStatus, EndpointRow, FlowEntry, FlowsPage, FrontendRow, InterfaceStatus, MapStatus, ReasonCount,
     ServiceRow, SourceState, SourceStatus, Status,
@@ -63,6 +65,12 @@ pub enum Request {
     Diff,
     /// Answered with a [`Checkup`].
     Doctor,
+    /// Answered with [`Counters`].
+    Top {
+        /// Index into `SERVICES` of the Service port whose backends are asked for: their flows are counted by a walk.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backends_of: Option<u32>,
+    },
     /// Answered with a [`FlowsPage`].
     Flows {
         /// `name` or `namespace/name`; all, when absent.

@@ -1,7 +1,8 @@
 //! The answering side.
 
 use super::{
-    Checkup, Diff, Explained, FlowsPage, MAX_REQUEST, MAX_RESPONSE, Request, Response, ServiceRow, Status, TIMEOUT,
+    Checkup, Counters, Diff, Explained, FlowsPage, MAX_REQUEST, MAX_RESPONSE, Request, Response, ServiceRow, Status,
+    TIMEOUT,
 };
 use anyhow::{Context, Result, bail};
 use std::io::ErrorKind;
@@ -27,6 +28,8 @@ pub trait Provider: Send + Sync + 'static {
     fn explain(&self, service: &str, from: Option<&str>) -> Result<Explained>;
     fn diff(&self) -> Result<Diff>;
     fn doctor(&self) -> Result<Checkup>;
+    /// `backends_of`: index into `SERVICES`.
+    fn counters(&self, backends_of: Option<u32>) -> Result<Counters>;
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage>;
 }
 
@@ -148,6 +151,9 @@ fn respond(provider: &dyn Provider, request: &Request) -> Response {
             .and_then(|explained| Ok(serde_json::to_value(explained)?)),
         Request::Diff => provider.diff().and_then(|diff| Ok(serde_json::to_value(diff)?)),
         Request::Doctor => provider.doctor().and_then(|checkup| Ok(serde_json::to_value(checkup)?)),
+        Request::Top { backends_of } => provider
+            .counters(*backends_of)
+            .and_then(|counters| Ok(serde_json::to_value(counters)?)),
         Request::Flows { service, client, limit } => provider
             .flows(service.as_deref(), *client, *limit)
             .and_then(|page| Ok(serde_json::to_value(page)?)),
@@ -194,6 +200,10 @@ mod tests {
 
         fn doctor(&self) -> Result<Checkup> {
             Ok(Checkup::default())
+        }
+
+        fn counters(&self, _: Option<u32>) -> Result<Counters> {
+            Ok(Counters::default())
         }
 
         fn flows(&self, _: Option<&str>, _: Option<IpAddr>, _: u32) -> Result<FlowsPage> {

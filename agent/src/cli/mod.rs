@@ -13,6 +13,7 @@ mod services;
 mod shell;
 mod sock_destroy;
 mod status;
+mod top;
 
 pub use agent::{AgentArgs, SnatMode, SocketEdge, Switch, XdpMode};
 pub use query::{OutputFormat, QueryArgs};
@@ -54,6 +55,8 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// List the connections that are being translated
     Flows(flows::FlowsArgs),
+    /// Show live which Services are busy, what is refused, how full the maps are
+    Top(top::TopArgs),
     /// Print the metrics of the agent, as Prometheus reads them
     Metrics(metrics::MetricsArgs),
     /// Leave new connections to another proxy, and go on with those that there are: before `cleanup`
@@ -78,6 +81,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Services(args) => services::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Flows(args) => flows::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Metrics(args) => metrics::run(&args),
         Command::Drain(args) => drain::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),

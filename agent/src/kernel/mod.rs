@@ -30,7 +30,7 @@ pub use error::{Error, Result};
 pub use inspect::{HookReport, inspect, inspect_sockets};
 pub use interfaces::NetworkTables;
 pub use programs::{PacketLog, ProgramReport, object};
-pub use read::{FlowEntry, FlowRow, FlowTable, Usage, boot_seconds};
+pub use read::{FlowEntry, FlowRow, FlowTable, Usage, boot_nanos, boot_seconds};
 pub use scope::Scopes;
 pub use state::{DEFAULT_STATE_DIR, StateDir};
 pub use stuck::StuckSocket;

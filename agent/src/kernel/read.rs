@@ -92,6 +92,13 @@ pub fn boot_seconds() -> u32 {
     u32::try_from(now.tv_sec).unwrap_or(u32::MAX)
 }
 
+/// The same clock, nanoseconds.
+pub fn boot_nanos() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let nanos = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
+    u64::try_from(nanos).unwrap_or_default()
+}
+
 /// How full a table is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Usage {

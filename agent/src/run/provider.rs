@@ -1,11 +1,12 @@
 //! What the admin socket is answered with.
 
 mod checkup;
+mod counters;
 
 use super::model::{Applied, Model, Phase, Shared};
 use crate::admin::{
-    ApplyStatus, Checkup, Diff, Explained, FlowsPage, MapStatus, Provider, ServiceRow, SourceState, SourceStatus,
-    Status,
+    ApplyStatus, Checkup, Counters, Diff, Explained, FlowsPage, MapStatus, Provider, ServiceRow, SourceState,
+    SourceStatus, Status,
 };
 use crate::explain::{self, Client, Facts};
 use crate::health::{Health, Observation, Observe, SourceLabel};
@@ -184,6 +185,10 @@ impl Provider for Knowledge {
 
     fn doctor(&self) -> Result<Checkup> {
         self.examine()
+    }
+
+    fn counters(&self, backends_of: Option<u32>) -> Result<Counters> {
+        self.count(backends_of)
     }
 
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage> {

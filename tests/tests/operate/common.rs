@@ -1,6 +1,6 @@
 //! A rig with a Service that tests can turn about, and the `ferrogate` command on a node.
 use std::net::IpAddr;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -90,11 +90,16 @@ pub(crate) fn apply(rig: &Rig, spec: &Value, pods: &[(&str, Is)]) -> Result<()> 
 
 /// Runs `ferrogate` in a node's namespace, for its agent.
 pub(crate) fn ferrogate(rig: &Rig, node: u8, arguments: &[&str]) -> Result<Output> {
+    ferrogate_command(rig, node, arguments)?.output().context("ferrogate")
+}
+
+/// The command line of that.
+pub(crate) fn ferrogate_command(rig: &Rig, node: u8, arguments: &[&str]) -> Result<Command> {
     let node = rig.node(node);
     let mut command = node.place.command(binaries::workspace("ferrogate")?)?;
     command.args(arguments).env("FERROGATE_RUN_DIR", &node.directory);
     command.env("FERROGATE_STATE_DIR", &node.bpffs);
-    command.output().context("ferrogate")
+    Ok(command)
 }
 
 /// The same, whose standard output is JSON.

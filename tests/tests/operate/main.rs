@@ -3,3 +3,5 @@ mod common;
 mod deploy;
 mod doctor;
 mod explain;
+mod terminal;
+mod top;

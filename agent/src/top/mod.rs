@@ -1,0 +1,196 @@
+//! `ferrogate top`: what a node is doing now, from the counters that its programs keep anyway.
+
+mod live;
+mod page;
+
+pub use live::live;
+pub use page::{Look, page};
+
+use crate::admin::{BackendFlows, Counters, MapStatus};
+use clap::ValueEnum;
+use ferrogate_common::Reason;
+use serde::Serialize;
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+/// What comes first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Sort {
+    /// New connections a second
+    Rate,
+    /// New connections so far
+    Total,
+    /// Endpoints, the fewest first
+    Endpoints,
+    /// Namespace, name and port
+    Name,
+}
+
+impl Sort {
+    /// In a heading.
+    const fn title(self) -> &'static str {
+        match self {
+            Self::Rate => "connections/s",
+            Self::Total => "connections",
+            Self::Endpoints => "endpoints",
+            Self::Name => "name",
+        }
+    }
+}
+
+/// What happened between two moments, as `--output json` prints it.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Rates {
+    pub node: String,
+    /// Between the two moments.
+    pub seconds: f64,
+    /// Packets a second that were translated, and that were passed on as they were.
+    pub translated: f64,
+    pub passed: f64,
+    /// Socket calls a second that were translated.
+    pub socket_calls: f64,
+    /// Packets and calls a second that got no further.
+    pub refused: f64,
+    /// New connections a second, of all Services.
+    pub connections: f64,
+    pub services: Vec<ServiceRate>,
+    /// What was refused or dropped, by reason: those that ever were, the most frequent first.
+    pub drops: Vec<DropRate>,
+    pub maps: Vec<MapStatus>,
+    /// Of the Service port that was asked about.
+    pub backends: Vec<BackendFlows>,
+}
+
+/// One Service port in one family.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ServiceRate {
+    /// `namespace/name:port`.
+    pub service: String,
+    pub protocol: String,
+    pub family: String,
+    /// Index into the map `SERVICES`.
+    pub id: u32,
+    /// New connections a second, and so far.
+    pub rate: f64,
+    pub connections: u64,
+    pub endpoints: usize,
+    pub local: usize,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct DropRate {
+    pub reason: String,
+    pub rate: f64,
+    pub count: u64,
+}
+
+/// What becomes of packets and calls, for the sums of the heading.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Translated,
+    Passed,
+    SocketCall,
+    Refused,
+    /// Counted once more by the program behind.
+    Elsewhere,
+}
+
+fn fate(reason: Reason) -> Fate {
+    match reason {
+        Reason::Translated | Reason::NewFlow | Reason::Reply | Reason::IcmpError | Reason::Echo => Fate::Translated,
+        Reason::SocketTranslated | Reason::SocketReply => Fate::SocketCall,
+        Reason::LeftToTcx => Fate::Elsewhere,
+        _ if reason.is_drop() => Fate::Refused,
+        _ => Fate::Passed,
+    }
+}
+
+/// A counter that went back was begun anew: what it has now came since.
+fn grown(before: u64, after: u64) -> u64 {
+    after.checked_sub(before).unwrap_or(after)
+}
+
+impl Rates {
+    /// From two moments of one node, the earlier first.
+    pub fn between(before: &Counters, after: Counters) -> Self {
+        let seconds = (after.at_nanos.saturating_sub(before.at_nanos) as f64 / 1e9).max(1e-3);
+        let rate = |before: u64, after: u64| grown(before, after) as f64 / seconds;
+        // An id can have become another Service's.
+        let known: HashMap<(u32, &str), u64> = before
+            .services
+            .iter()
+            .map(|row| ((row.id, row.service.as_str()), row.connections))
+            .collect();
+        let services: Vec<ServiceRate> = after
+            .services
+            .into_iter()
+            .map(|row| {
+                let before = known.get(&(row.id, row.service.as_str())).copied();
+                ServiceRate {
+                    rate: rate(before.unwrap_or_default(), row.connections),
+                    service: row.service,
+                    protocol: row.protocol,
+                    family: row.family,
+                    id: row.id,
+                    connections: row.connections,
+                    endpoints: row.endpoints,
+                    local: row.local,
+                }
+            })
+            .collect();
+        let earlier: HashMap<&str, u64> = before
+            .reasons
+            .iter()
+            .map(|one| (one.reason.as_str(), one.count))
+            .collect();
+        let (mut drops, mut sums) = (Vec::new(), [0.0; 5]);
+        for reason in Reason::ALL {
+            let Some(one) = after.reasons.iter().find(|one| one.reason == reason.label()) else {
+                continue;
+            };
+            let rate = rate(earlier.get(reason.label()).copied().unwrap_or_default(), one.count);
+            sums[fate(*reason) as usize] += rate;
+            if reason.is_drop() && one.count > 0 {
+                drops.push(DropRate {
+                    reason: one.reason.clone(),
+                    rate,
+                    count: one.count,
+                });
+            }
+        }
+        drops.sort_by(|a, b| b.rate.total_cmp(&a.rate).then(b.count.cmp(&a.count)));
+        Self {
+            node: after.node,
+            seconds,
+            translated: sums[Fate::Translated as usize],
+            passed: sums[Fate::Passed as usize],
+            socket_calls: sums[Fate::SocketCall as usize],
+            refused: sums[Fate::Refused as usize],
+            connections: services.iter().map(|row| row.rate).sum(),
+            services,
+            drops,
+            maps: after.maps,
+            backends: after.backends,
+        }
+    }
+
+    /// Puts the services in order; those that are equal, by name.
+    pub fn sort(&mut self, by: Sort, reverse: bool) {
+        let order = |a: &ServiceRate, b: &ServiceRate| match by {
+            Sort::Rate => b.rate.total_cmp(&a.rate).then(b.connections.cmp(&a.connections)),
+            Sort::Total => b.connections.cmp(&a.connections),
+            Sort::Endpoints => a.endpoints.cmp(&b.endpoints),
+            Sort::Name => Ordering::Equal,
+        };
+        let name = |a: &ServiceRate, b: &ServiceRate| {
+            (&a.service, &a.protocol, &a.family).cmp(&(&b.service, &b.protocol, &b.family))
+        };
+        self.services.sort_by(|a, b| {
+            let order = order(a, b).then_with(|| name(a, b));
+            if reverse { order.reverse() } else { order }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
