@@ -12,6 +12,7 @@ pub mod logging;
 pub mod net;
 pub mod output;
 mod pinned;
+mod privileges;
 pub mod run;
 pub mod scope;
 pub mod source;

@@ -22,6 +22,7 @@ use crate::kernel::Scopes;
 use crate::net::Watcher;
 use crate::scope::Follower;
 use crate::source::{self, Receiver, cluster, manifests};
+use crate::stuck::HelperSource;
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ const BATCH: usize = 8192;
 /// Runs the agent until SIGTERM or SIGINT. The datapath stays in place, whatever ends the agent.
 ///
 /// Fails when it cannot begin: no bpffs, programs that the kernel refuses, no source, another agent in its place.
-pub async fn run(args: &AgentArgs) -> Result<()> {
+pub async fn run(args: &AgentArgs, helper: Option<HelperSource>) -> Result<()> {
     let begun = Instant::now();
     let node = args.node_name()?;
     let mut signals = Signals::new()?;
@@ -71,7 +72,7 @@ pub async fn run(args: &AgentArgs) -> Result<()> {
     engine.report_to(reporter);
     let mut network = Watcher::start(settings::network(args)).context("cannot follow the node's interfaces")?;
     engine.sync_network(&network.next().await.context("cannot read the node's interfaces")?);
-    let mut scopes = engine.follow_scopes(&sockets, args)?;
+    let mut scopes = engine.follow_scopes(&sockets, args, helper)?;
     engine.attach_sockets(&sockets)?;
     let sweeper = sweeper::start(&args.state_dir, Arc::clone(&shared), (&args.timeouts).into())?;
     let knowledge = Arc::new(Knowledge::open(

@@ -1,21 +1,62 @@
-//! The maps: names and default sizes. The agent may create them larger or smaller; the programs never depend on a size.
+//! The maps: names and sizes. The agent may create them larger or smaller; the programs never depend on a size.
 
 /// Everything there is to know of a map but its types.
 #[derive(Clone, Copy, Debug)]
 pub struct MapSpec {
     /// Name in the object file, and of the pin.
     pub name: &'static str,
-    /// Default number of entries.
+    /// Number of entries; where it follows the node's memory, that of a node whose maps may take [`BYTES`].
     pub entries: u32,
+    pub size: Size,
     /// One line for documents and `ferrogate status`.
     pub purpose: &'static str,
 }
 
+/// What decides how many entries a map is created with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Size {
+    /// The programs.
+    Fixed,
+    /// Another map, by name: both are used by the same index.
+    Like(&'static str),
+    /// An option.
+    Chosen,
+    /// An option, else the node's memory, between these two.
+    Memory { least: u32, most: u32 },
+}
+
+impl MapSpec {
+    /// Whether an option can set the number of entries.
+    pub const fn is_sizable(&self) -> bool {
+        matches!(self.size, Size::Chosen | Size::Memory { .. })
+    }
+}
+
+/// Kernel memory of all maps with the numbers of entries below, on a node with few CPUs.
+pub const BYTES: u64 = 120 << 20;
+
+/// Tables that the cluster fills: no smaller on a small node, which has as many Services as the others.
+const fn cluster(entries: u32) -> Size {
+    Size::Memory {
+        least: entries,
+        most: entries * 4,
+    }
+}
+
+/// Tables that the node's traffic fills.
+const fn traffic(entries: u32) -> Size {
+    Size::Memory {
+        least: entries / 4,
+        most: entries * 16,
+    }
+}
+
 macro_rules! maps {
-    ($($(#[$doc:meta])* $name:ident = $entries:expr, $purpose:expr;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $entries:expr, $size:expr, $purpose:expr;)*) => {
         $(
             #[doc = $purpose]
-            pub const $name: MapSpec = MapSpec { name: stringify!($name), entries: $entries, purpose: $purpose };
+            pub const $name: MapSpec =
+                MapSpec { name: stringify!($name), entries: $entries, size: $size, purpose: $purpose };
         )*
         /// All of them.
         pub const ALL: &[MapSpec] = &[$($name),*];
@@ -23,29 +64,29 @@ macro_rules! maps {
 }
 
 maps! {
-    CONFIG = 1, "what the agent tells the datapath about the node";
-    FRONTENDS = 131_072, "{address, port, protocol} -> service and kind";
-    SERVICES = 65_536, "service -> its range of slots (one atomic word) and its policies";
-    SLOTS = 1_048_576, "ranges of backend ids: a service's Cluster set, then its Local set";
-    BACKENDS = 262_144, "backend -> address, port, generation";
-    ACTIVE = 262_144, "backend -> connections that it has, as far as its flows tell";
-    CURSORS = 65_536, "service -> round-robin cursor, shared by all CPUs and edges";
-    ADDRESSES = 1 << crate::FILTER_SHIFT, "hash of an address -> whether it may be a Service's or a backend's: what most packets need no more than";
-    NODE_ADDRESSES = 1_024, "addresses on which NodePorts answer";
-    SERVICE_CIDRS = 1, "the networks that ClusterIPs are taken from";
-    NETWORKS = 65_536, "sets of networks: a service's loadBalancerSourceRanges, the cluster's pod networks (LPM trie)";
-    SOURCES = 1_024, "node addresses that SNAT uses, by index; 0 is unused";
-    INTERFACES = 8_192, "ifindex -> role, layer-3 device, source addresses";
-    FLOWS = 262_144, "established flows, forward and reply entries (LRU)";
-    HALF_OPEN = 65_536, "flows that only one side has confirmed, forward and reply entries (LRU)";
-    SNAT_FLOWS = 131_072, "replies to flows whose source was changed too (LRU)";
-    AFFINITY = 65_536, "{client, service} -> backend, for sessionAffinity ClientIP (LRU)";
-    FRAGMENTS = 16_384, "fragmented packets on their way: {addresses, identification} -> ports (LRU)";
-    SECOND = 8, "hook -> the program that takes what the hook's first one leaves: errors, fragments, refusals";
-    SOCKETS = 0, "socket-local storage: frontends a socket uses and their backends";
-    SOCKET_PAIRS = 65_536, "the same for sockets that use more than two frontends (LRU)";
-    UDP_SOCKETS = 65_536, "connected UDP socket that the socket edge translated -> its backend (LRU)";
-    CGROUPS = 4_096, "cgroups whose processes the socket edge serves, or leaves alone";
-    REASONS = 64, "per-CPU packet counters, one a verdict reason";
-    CONNECTIONS = 65_536, "per-CPU counters of new connections, one a service";
+    CONFIG = 1, Size::Fixed, "what the agent tells the datapath about the node";
+    FRONTENDS = 131_072, cluster(131_072), "{address, port, protocol} -> service and kind";
+    SERVICES = 65_536, cluster(65_536), "service -> its range of slots (one atomic word) and its policies";
+    SLOTS = 1_048_576, cluster(1_048_576), "ranges of backend ids: a service's Cluster set, then its Local set";
+    BACKENDS = 262_144, cluster(262_144), "backend -> address, port, generation";
+    ACTIVE = 262_144, Size::Like("BACKENDS"), "backend -> connections that it has, as far as its flows tell";
+    CURSORS = 65_536, Size::Like("SERVICES"), "service -> round-robin cursor, shared by all CPUs and edges";
+    ADDRESSES = 1 << crate::FILTER_SHIFT, Size::Fixed, "hash of an address -> whether it may be a Service's or a backend's: what most packets need no more than";
+    NODE_ADDRESSES = 1_024, Size::Chosen, "addresses on which NodePorts answer";
+    SERVICE_CIDRS = 1, Size::Fixed, "the networks that ClusterIPs are taken from";
+    NETWORKS = 65_536, cluster(65_536), "sets of networks: a service's loadBalancerSourceRanges, the cluster's pod networks (LPM trie)";
+    SOURCES = 1_024, Size::Chosen, "node addresses that SNAT uses, by index; 0 is unused";
+    INTERFACES = 8_192, Size::Chosen, "ifindex -> role, layer-3 device, source addresses";
+    FLOWS = 262_144, traffic(262_144), "established flows, forward and reply entries (LRU)";
+    HALF_OPEN = 65_536, traffic(65_536), "flows that only one side has confirmed, forward and reply entries (LRU)";
+    SNAT_FLOWS = 131_072, traffic(131_072), "replies to flows whose source was changed too (LRU)";
+    AFFINITY = 65_536, traffic(65_536), "{client, service} -> backend, for sessionAffinity ClientIP (LRU)";
+    FRAGMENTS = 16_384, traffic(16_384), "fragmented packets on their way: {addresses, identification} -> ports (LRU)";
+    SECOND = 8, Size::Fixed, "hook -> the program that takes what the hook's first one leaves: errors, fragments, refusals";
+    SOCKETS = 0, Size::Fixed, "socket-local storage: frontends a socket uses and their backends";
+    SOCKET_PAIRS = 65_536, traffic(65_536), "the same for sockets that use more than two frontends (LRU)";
+    UDP_SOCKETS = 65_536, traffic(65_536), "connected UDP socket that the socket edge translated -> its backend (LRU)";
+    CGROUPS = 4_096, Size::Chosen, "cgroups whose processes the socket edge serves, or leaves alone";
+    REASONS = 64, Size::Fixed, "per-CPU packet counters, one a verdict reason";
+    CONNECTIONS = 65_536, Size::Like("SERVICES"), "per-CPU counters of new connections, one a service";
 }

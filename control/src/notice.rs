@@ -1,6 +1,7 @@
 //! What an operator must know about an object that was taken differently from how it reads.
 
 use crate::names::{PortName, ServiceName};
+use crate::planner::RefusalReason;
 use ferrogate_common::Algorithm;
 use std::fmt;
 use std::net::IpAddr;
@@ -78,6 +79,8 @@ pub enum NoticeKind {
         address: IpAddr,
         class: &'static str,
     },
+    #[error("port {} ({}): {reason}", .port.port, .port.family)]
+    NoRoom { port: PortName, reason: RefusalReason },
     #[error(
         "{frontend} of port {} is taken by {}: not programmed until that one gives it up",
         .port.port,

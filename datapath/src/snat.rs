@@ -69,12 +69,14 @@ pub(crate) fn allocate<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) 
 const NO_ANSWER: u32 = 2;
 
 /// Whether another flow has to give its port to a new one, if there is no other: where nothing has come of it but first
-/// packets. An answer that is still on its way would reach the new one; of a connection that is an ACK at which it takes offence,
-/// but of UDP it would be somebody's data.
+/// packets, and where it has ended and is silent. An answer that is still on its way would reach the new one; of a connection that
+/// is an ACK at which it takes offence, but of UDP it would be somebody's data.
 #[inline(always)]
 fn may_take<E: Env>(env: &E, headers: &Headers, other: &SnatFlow) -> bool {
-    other.flags & flow_flags::CONFIRMED == 0
-        && (headers.has_connections() || env.ticks().wrapping_sub(other.seen) > NO_ANSWER)
+    let silent = env.ticks().wrapping_sub(other.seen) > NO_ANSWER;
+    let unconfirmed = other.flags & flow_flags::CONFIRMED == 0 && headers.has_connections();
+    let over = other.flags & (flow_flags::CONFIRMED | flow_flags::CLOSING) != flow_flags::CONFIRMED && silent;
+    unconfirmed || over
 }
 
 /// Whether a flow that is not confirmed still has the port that it was given.

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use ferrogate_common::{ABI_VERSION, Reason, maps};
+use ferrogate_common::maps::{self, BYTES, Size};
+use ferrogate_common::{ABI_VERSION, Reason};
 
 use crate::{bpf, cmd, paths};
 
@@ -93,8 +94,18 @@ fn reasons(text: &mut String) {
 fn map_table(text: &mut String) {
     let _ = write!(
         text,
-        "\n## Maps\n\nABI version {ABI_VERSION}: the maps are pinned below `<state-dir>/v{ABI_VERSION}/maps/`. *Entries* is the default;\n\
-         `--map-entries NAME=N` sets another number when the map is created.\n\n| map | entries | purpose |\n|---|---:|---|\n"
+        "\n## Maps\n\nABI version {ABI_VERSION}: the maps are pinned below `<state-dir>/v{ABI_VERSION}/maps/`. A map is\n\
+         created with *entries*, where it follows the node's memory (`--map-memory`) between *least* and *most*: the numbers under\n\
+         *entries* are those of {} MiB for all maps, 0.5 % of {} GiB. `--map-entries NAME=N` sets another number, for any map with\n\
+         one under *set by*, bounds or not.\n\n\
+         A map that is pinned keeps its size, so that what it holds goes on working: where an option asks for another, `ferrogate\n\
+         status` and `doctor` say so until `ferrogate cleanup`. `ferrogate_map_pressure` is how full each one is. What of a Service\n\
+         has no room is refused with an Event and a line under Problems, counted in `ferrogate_refused`, and programmed once there is\n\
+         room; `/healthz` stays as it is, since what was programmed goes on. Tables of traffic are LRU: they push out what is least\n\
+         recent.\n\n\
+         | map | entries | least | most | set by | purpose |\n|---|---:|---:|---:|---|---|\n",
+        BYTES >> 20,
+        (BYTES * 200) >> 30,
     );
     for map in maps::ALL {
         let entries = if map.entries == 0 {
@@ -102,7 +113,17 @@ fn map_table(text: &mut String) {
         } else {
             map.entries.to_string()
         };
-        let _ = writeln!(text, "| `{}` | {entries} | {} |", map.name, map.purpose);
+        let (least, most, by) = match map.size {
+            Size::Fixed => (String::new(), String::new(), String::new()),
+            Size::Like(other) => (String::new(), String::new(), format!("as `{other}`")),
+            Size::Chosen => (String::new(), String::new(), "option".to_owned()),
+            Size::Memory { least, most } => (least.to_string(), most.to_string(), "option, memory".to_owned()),
+        };
+        let _ = writeln!(
+            text,
+            "| `{}` | {entries} | {least} | {most} | {by} | {} |",
+            map.name, map.purpose
+        );
     }
 }
 

@@ -4,8 +4,11 @@ mod timeouts;
 
 use self::timeouts::FlowTimeouts;
 use super::parse::{self, PortRange};
+use crate::kernel::MapMemory;
 use crate::logging;
 use crate::net::NodePortAddresses;
+use crate::privileges;
+use crate::stuck::HelperSource;
 use anyhow::{Context, Result};
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
@@ -360,7 +363,22 @@ pub struct AgentArgs {
     #[arg(long, value_name = "PATH", env = "FERROGATE_CGROUP", help_heading = "Paths")]
     pub cgroup: Option<PathBuf>,
 
-    /// Number of entries of a map; may be repeated. A map that exists keeps its size until `ferrogate cleanup`
+    /// Memory that the maps' sizes follow: a share of the node's, or an amount (200Mi)
+    ///
+    /// Each map has bounds (see Maps in the reference): tables of Services never shrink below their defaults, and tables of traffic
+    /// not below a quarter of theirs. A map that exists keeps its size until `ferrogate cleanup`.
+    #[arg(
+        long,
+        value_name = "SHARE|SIZE",
+        env = "FERROGATE_MAP_MEMORY",
+        default_value = "0.5%",
+        value_parser = parse::map_memory,
+        help_heading = "Paths"
+    )]
+    pub map_memory: MapMemory,
+
+    /// Number of entries of a map, instead of what --map-memory gives it; may be repeated. A map that exists keeps its size until
+    /// `ferrogate cleanup`
     #[arg(
         long,
         value_name = "NAME=N",
@@ -444,15 +462,36 @@ pub(super) fn run(args: &AgentArgs) -> Result<()> {
             );
         }
     }
+    let helper = renounce(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let outcome = runtime.block_on(crate::run::run(args));
+    let outcome = runtime.block_on(crate::run::run(args, helper));
     // Nothing is left to be finished: watches and blocked reads end with the process.
     runtime.shutdown_background();
     outcome
+}
+
+/// Does what takes more privileges than the rest of the agent's life, and drops them. The helper, where there is to be one.
+fn renounce(args: &AgentArgs) -> Result<Option<HelperSource>> {
+    if let Err(error) = crate::kernel::StateDir::new(&args.state_dir).mount() {
+        // Opening the directory says what to do, if it cannot be used.
+        warn!(
+            error = format!("{:#}", anyhow::Error::from(error)),
+            "there is no BPF file system"
+        );
+    }
+    let wanted = args.sock_destroy.is_on() && args.socket_edge != SocketEdge::Off;
+    let helper = wanted.then(|| match &args.sock_destroy_helper {
+        Some(path) => HelperSource::Apart(path.clone()),
+        None => HelperSource::start_child(),
+    });
+    let binds = [args.healthz_bind_address.0, args.metrics_bind_address.0];
+    let binds: Vec<_> = binds.into_iter().flatten().collect();
+    privileges::drop_all_but_needed(&binds)?;
+    Ok(helper)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::query::Source;
 use crate::admin::{Checkup, Diff, Error, Request, Severity};
 use crate::doctor::{Doctor, Host};
+use crate::kernel::with_program_names;
 use crate::output;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -45,13 +46,16 @@ pub struct DiffArgs {
 }
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<ExitCode> {
-    let checkup = match args.source.ask_agent(&Request::Doctor) {
+    let mut checkup: Checkup = match args.source.ask_agent(&Request::Doctor) {
         Err(Error::NotRunning { socket }) => without_agent(&socket.display().to_string()),
         answer => match answer {
             Ok(checkup) => checkup,
             Err(error) => return Ok(cannot_tell(&error.into())),
         },
     };
+    for finding in checkup.findings.iter_mut().filter(|finding| finding.check == "hooks") {
+        finding.what = with_program_names(&finding.what);
+    }
     print(&checkup, args.output, output::doctor)?;
     let wrong = checkup
         .findings

@@ -1,5 +1,6 @@
 //! Values of options: each parser's error says what is wrong and what is accepted.
 
+use crate::kernel::MapMemory;
 use crate::net::NodePortAddresses;
 use ferrogate_common::maps;
 use ipnet::IpNet;
@@ -74,9 +75,6 @@ pub fn table_size(text: &str) -> Result<u16, String> {
         .ok_or_else(|| "not a prime number from 101 to 65521, for example 1009, 4093, 16381 or 65521".to_owned())
 }
 
-/// Maps of up to this many entries are sized by the ABI.
-const FIXED_MAP_ENTRIES: u32 = 64;
-
 /// `FLOWS=500000`: a map of the datapath and its size.
 pub fn map_entries(text: &str) -> Result<(String, u32), String> {
     let Some((name, entries)) = text.split_once('=') else {
@@ -85,7 +83,7 @@ pub fn map_entries(text: &str) -> Result<(String, u32), String> {
     let name = name.trim().to_ascii_uppercase();
     let sizable: Vec<&str> = maps::ALL
         .iter()
-        .filter(|map| map.entries > FIXED_MAP_ENTRIES)
+        .filter(|map| map.is_sizable())
         .map(|map| map.name)
         .collect();
     if !sizable.contains(&name.as_str()) {
@@ -100,6 +98,30 @@ pub fn map_entries(text: &str) -> Result<(String, u32), String> {
             "{entries:?} is no number of entries; give a whole number above 1"
         )),
     }
+}
+
+/// `0.5%` of the node's memory, or bytes: `200Mi`.
+pub fn map_memory(text: &str) -> Result<MapMemory, String> {
+    let text = text.trim();
+    let no = || "write a share of the node's memory, for example 0.5%, or an amount, for example 200Mi".to_owned();
+    if let Some(percent) = text.strip_suffix('%') {
+        let percent: f64 = percent.trim().parse().map_err(|_| no())?;
+        return match percent > 0.0 && percent <= 50.0 {
+            true => Ok(MapMemory::Percent(percent)),
+            false => Err("give a share above 0% and up to 50%".to_owned()),
+        };
+    }
+    let end = text.find(|character: char| !character.is_ascii_digit());
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let shift = match unit {
+        "" => 0,
+        "Ki" => 10,
+        "Mi" => 20,
+        "Gi" => 30,
+        _ => return Err(no()),
+    };
+    let number: u64 = number.parse().map_err(|_| no())?;
+    number.checked_mul(1 << shift).map(MapMemory::Bytes).ok_or_else(no)
 }
 
 /// `https://10.0.0.1:6443`: where the API server answers.
@@ -325,9 +347,32 @@ mod tests {
     fn map_sizes_name_a_known_map() {
         assert_eq!(map_entries("flows=1000"), Ok(("FLOWS".to_owned(), 1000)));
         assert!(map_entries("FLOW=1000").unwrap_err().contains("FLOWS"));
-        assert!(map_entries("CONFIG=2").unwrap_err().contains("no map"));
+        for fixed in ["CONFIG=2", "ADDRESSES=100", "CURSORS=100", "ACTIVE=100"] {
+            assert!(map_entries(fixed).unwrap_err().contains("no map"), "{fixed}");
+        }
         assert!(map_entries("FLOWS=many").unwrap_err().contains("whole number"));
         assert!(map_entries("FLOWS").unwrap_err().contains("NAME=N"));
+    }
+
+    #[test]
+    fn the_memory_of_maps_is_a_share_or_an_amount() {
+        assert_eq!(map_memory("0.25%"), Ok(MapMemory::Percent(0.25)));
+        assert_eq!(map_memory("200Mi"), Ok(MapMemory::Bytes(200 << 20)));
+        assert_eq!(map_memory("1000000"), Ok(MapMemory::Bytes(1_000_000)));
+        for text in [
+            "",
+            "%",
+            "0%",
+            "51%",
+            "-1%",
+            "NaN%",
+            "Mi",
+            "1.5Gi",
+            "2GB",
+            "99999999999Gi",
+        ] {
+            assert!(map_memory(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

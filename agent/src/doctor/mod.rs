@@ -130,11 +130,13 @@ impl Doctor {
             if percent < PRESSED {
                 continue;
             }
-            let flows = matches!(map.name.as_str(), "FLOWS" | "HALF_OPEN" | "SNAT_FLOWS");
-            let comes = if flows {
-                "the least recent flows are pushed out, and their connections may break"
-            } else {
-                "what has no room is not programmed"
+            let comes = match map.name.as_str() {
+                "FLOWS" | "HALF_OPEN" | "SNAT_FLOWS" => {
+                    "the least recent flows are pushed out, and their connections may break"
+                }
+                "AFFINITY" => "clients that were seen least recently may get another backend",
+                "FRAGMENTS" | "SOCKET_PAIRS" | "UDP_SOCKETS" => "the least recent entries are pushed out",
+                _ => "what has no room is not programmed",
             };
             self.found(
                 Severity::Warning,

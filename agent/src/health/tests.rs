@@ -9,6 +9,7 @@ struct Nothing;
 impl Observe for Nothing {
     fn observe(&self) -> Observation {
         Observation {
+            refused: BTreeMap::new(),
             reasons: vec![],
             connections: vec![],
             maps: vec![],

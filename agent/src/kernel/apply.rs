@@ -17,7 +17,11 @@ impl Tables {
     pub fn limits(&self) -> Limits {
         Limits {
             frontends: self.frontends.entries(),
-            services: self.services.entries(),
+            services: self
+                .services
+                .entries()
+                .min(self.cursors)
+                .min(self.connections.entries()),
             slots: self.slots.entries(),
             backends: self.backends.entries().min(self.active.entries()),
             networks: self.networks.entries().saturating_sub(NetworkKey::CLUSTER_ENTRIES),

@@ -53,6 +53,16 @@ pub enum Error {
         entries: u32,
         index: u32,
     },
+    /// A map of the network or of cgroups has no room. What it holds stays, and what is left out is tried again.
+    #[error(
+        "the map {map} is full ({entries} entries): {left_out} more are left out; `ferrogate cleanup` and a start with \
+         --map-entries {map}=N widens it"
+    )]
+    Full {
+        map: &'static str,
+        entries: u32,
+        left_out: usize,
+    },
     /// The state directory is not on a bpffs.
     #[error(
         "{0} is not on a BPF file system: mount one with `mount -t bpf bpf /sys/fs/bpf`, or name another --state-dir"

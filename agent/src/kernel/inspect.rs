@@ -108,9 +108,31 @@ fn report(
     }
 }
 
+/// How programs of others are called where the caller may not know their names.
+const NAMELESS: &str = "a program with id ";
+
 fn name(id: u32) -> String {
     match sys::program_name(id) {
         Ok(name) if !name.is_empty() => format!("{name} (id {id})"),
-        _ => format!("a program with id {id}"),
+        _ => format!("{NAMELESS}{id}"),
     }
+}
+
+/// A report with the programs' names, as far as the kernel tells: only with CAP_SYS_ADMIN, which the agent has dropped.
+pub fn with_program_names(report: &str) -> String {
+    let mut parts = report.split(NAMELESS);
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part
+            .find(|character: char| !character.is_ascii_digit())
+            .unwrap_or(part.len());
+        let (digits, rest) = part.split_at(end);
+        let named = digits
+            .parse()
+            .map(name)
+            .unwrap_or_else(|_| format!("{NAMELESS}{digits}"));
+        text.push_str(&named);
+        text.push_str(rest);
+    }
+    text
 }

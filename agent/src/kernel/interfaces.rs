@@ -1,7 +1,7 @@
 //! INTERFACES, SOURCES and NODE_ADDRESSES: from the network to the tables.
 
-use super::error::{During as _, Result};
-use super::tables::{Tables, reading, writing};
+use super::error::{During as _, Error, Result};
+use super::tables::{Tables, put_what_fits, reading, writing};
 use crate::net::{Link, Network, Role, is_global};
 use ferrogate_common::{Address, Interface, NodeAddress, address_roles, config_flags, interface_flags, maps};
 use ipnet::IpNet;
@@ -71,6 +71,8 @@ pub struct NetworkTables {
     pub(super) node_addresses: BTreeSet<Address>,
     /// Indexes of the node's own address, IPv4 and IPv6; 0 where there is none.
     node: [u16; 2],
+    /// Addresses that `SOURCES` has no room for.
+    without_source: usize,
 }
 
 /// Derives the tables' contents; `xdp` are the interfaces with our XDP program. Pure but for the indexes given out.
@@ -91,7 +93,9 @@ pub(super) fn desired(network: &Network, xdp: &BTreeSet<u32>, sources: &mut Sour
     let mut index = |address: Option<Address>, desired: &mut NetworkTables| {
         let Some(address) = address else { return 0 };
         let index = sources.index(address, &in_use);
-        if index != 0 {
+        if index == 0 {
+            desired.without_source += 1;
+        } else {
             desired.sources.insert(u32::from(index), address);
         }
         index
@@ -155,7 +159,10 @@ fn facing_addresses(link: &Link, network: &Network) -> [Option<Address>; 2] {
     ]
 }
 
-/// Makes the tables hold what is desired: sources before the interfaces that name them, removals last.
+/// Makes the tables hold what is desired: sources before the interfaces that name them.
+///
+/// # Errors
+/// [`Error::Full`] when something was left out; all else is written.
 pub(super) fn write(tables: &Tables, desired: &NetworkTables) -> Result<()> {
     for (index, address) in &desired.sources {
         let held = tables.sources.get(index).during(|| reading(maps::SOURCES))?;
@@ -170,34 +177,39 @@ pub(super) fn write(tables: &Tables, desired: &NetworkTables) -> Result<()> {
         config.flags &= !config_flags::BRIDGE_PORTS;
         config.flags |= if with_ports { config_flags::BRIDGE_PORTS } else { 0 };
     })?;
+    // What goes makes room: an entry whose interface or address is gone is used by nobody.
     let held = tables.interfaces()?;
-    for (ifindex, interface) in &desired.interfaces {
-        if held.get(ifindex) != Some(interface) {
-            tables
-                .interfaces
-                .put(ifindex, interface)
-                .during(|| writing(maps::INTERFACES))?;
-        }
-    }
     for ifindex in held.keys().filter(|ifindex| !desired.interfaces.contains_key(ifindex)) {
         tables.interfaces.delete(ifindex).during(|| writing(maps::INTERFACES))?;
     }
+    let new = desired
+        .interfaces
+        .iter()
+        .filter(|(ifindex, one)| held.get(ifindex) != Some(one));
+    let interfaces = put_what_fits(&tables.interfaces, maps::INTERFACES, new);
     let held = tables.node_addresses()?;
-    for address in desired.node_addresses.difference(&held) {
-        tables.add_role(address, address_roles::DESTINATION);
-        let value = NodeAddress { reserved: 0 };
-        tables
-            .node_addresses
-            .put(address, &value)
-            .during(|| writing(maps::NODE_ADDRESSES))?;
-    }
     for address in held.difference(&desired.node_addresses) {
         tables
             .node_addresses
             .delete(address)
             .during(|| writing(maps::NODE_ADDRESSES))?;
     }
-    Ok(())
+    let value = NodeAddress { reserved: 0 };
+    let new = desired.node_addresses.difference(&held);
+    let new = new.inspect(|address| tables.add_role(address, address_roles::DESTINATION));
+    let addresses = put_what_fits(
+        &tables.node_addresses,
+        maps::NODE_ADDRESSES,
+        new.map(|address| (address, &value)),
+    );
+    interfaces.and(addresses).and_then(|()| match desired.without_source {
+        0 => Ok(()),
+        left_out => Err(Error::Full {
+            map: maps::SOURCES.name,
+            entries: tables.sources.entries(),
+            left_out,
+        }),
+    })
 }
 
 #[cfg(test)]

@@ -17,26 +17,30 @@ mod ports;
 mod programs;
 mod read;
 mod scope;
+mod sizes;
 mod state;
 mod stuck;
 mod sweep;
 mod sys;
 mod tables;
+mod usage;
 
 pub use cgroup::{Cgroup, cgroup_id, cgroup_levels, find_cgroup};
 pub use cleanup::{CleanupReport, cleanup};
 pub use edges::{Attachment, EdgeOptions, XdpMode};
 pub use error::{Error, Result};
-pub use inspect::{HookReport, inspect, inspect_sockets};
+pub use inspect::{HookReport, inspect, inspect_sockets, with_program_names};
 pub use interfaces::NetworkTables;
 pub use programs::{PacketLog, ProgramReport, object};
-pub use read::{FlowEntry, FlowRow, FlowTable, Usage, boot_nanos, boot_seconds};
+pub use read::{FlowEntry, FlowRow, FlowTable, boot_nanos, boot_seconds};
 pub use scope::Scopes;
+pub use sizes::{KeptSize, MapMemory};
 pub use state::{DEFAULT_STATE_DIR, StateDir};
 pub use stuck::StuckSocket;
 pub use sweep::{Swept, Timeouts, ticks};
 pub use sys::netns_cookie;
 pub use tables::Tables;
+pub use usage::Usage;
 
 use crate::net::Network;
 use edges::Edges;
@@ -52,7 +56,9 @@ use std::path::{Path, PathBuf};
 pub struct DatapathOptions {
     /// `--state-dir`: a directory on a bpffs, of this agent's own.
     pub state_dir: PathBuf,
-    /// Numbers of entries by map name, where other than in `ferrogate_common::maps`; maps that are pinned keep theirs.
+    /// `--map-memory`: what the sizes of maps follow that have no number of their own.
+    pub map_memory: MapMemory,
+    /// `--map-entries`: numbers of entries by map name; maps that are pinned keep theirs.
     pub map_entries: BTreeMap<String, u32>,
     /// Which edges are attached by [`Datapath::sync_network`].
     pub edges: EdgeOptions,
@@ -66,6 +72,7 @@ impl Default for DatapathOptions {
     fn default() -> Self {
         Self {
             state_dir: DEFAULT_STATE_DIR.into(),
+            map_memory: MapMemory::DEFAULT,
             map_entries: BTreeMap::new(),
             edges: EdgeOptions::default(),
             log_packets: false,
@@ -117,13 +124,18 @@ impl Datapath {
     /// finds its interface known; then the programs of the edges that are on. Also detaches those of edges that are off.
     pub fn sync_network(&mut self, network: &Network) -> Result<()> {
         let xdp = self.edges.xdp_interfaces();
-        self.write_network(network, &xdp)?;
+        let mut written = self.write_network(network, &xdp);
+        // A table without room leaves out what is too much, and holds up nothing else.
+        if !matches!(written, Ok(()) | Err(Error::Full { .. })) {
+            return written;
+        }
         self.edges.sync(&self.state, &self.programs, network)?;
         let attached = self.edges.xdp_interfaces();
         if attached != xdp {
-            self.write_network(network, &attached)?;
+            written = self.write_network(network, &attached);
         }
-        cleanup::remove_other_versions(&self.state)
+        cleanup::remove_other_versions(&self.state)?;
+        written
     }
 
     fn write_network(&mut self, network: &Network, xdp: &BTreeSet<u32>) -> Result<()> {
@@ -156,6 +168,11 @@ impl Datapath {
     /// The programs on interfaces.
     pub fn attachments(&self) -> Vec<Attachment> {
         self.edges.attachments()
+    }
+
+    /// Maps whose size is not what the options say.
+    pub fn kept_sizes(&self) -> &[KeptSize] {
+        self.programs.kept_sizes()
     }
 
     /// What the verifier said of each program.

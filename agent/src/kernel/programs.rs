@@ -1,13 +1,15 @@
 //! The embedded object: its programs and, through the loader, its maps.
 
 use super::error::{Error, Result};
+use super::sizes::{KeptSize, Sizes};
 use super::state::StateDir;
 use super::{DatapathOptions, sys, tables};
 use aya::maps::ProgramArray;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
-use ferrogate_common::{TcxHook, maps};
+use ferrogate_common::TcxHook;
+use ferrogate_common::maps::{self, Size};
 use log::Log;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
@@ -53,20 +55,20 @@ pub struct ProgramReport {
 #[derive(Debug)]
 pub(super) struct Programs {
     ebpf: Ebpf,
+    kept: Vec<KeptSize>,
 }
 
 impl Programs {
     /// Creates or opens the maps below `state`, then loads every program. Maps that are pinned already keep their size.
     pub(super) fn load(state: &StateDir, options: &DatapathOptions) -> Result<Self> {
         tables::check_pins(state)?;
+        let sizes = Sizes::new(options.map_memory, &options.map_entries);
+        let kept = sizes.kept(state);
         let mut loader = EbpfLoader::new();
         for spec in maps::ALL {
             loader.map_pin_path(spec.name, state.map(spec.name));
-            // Socket storage has no number of entries, and CONFIG is one.
-            if spec.entries > 1 {
-                let wanted = options.map_entries.get(spec.name).copied().unwrap_or(spec.entries);
-                loader.map_max_entries(spec.name, wanted);
-                tables::warn_of_other_size(state, *spec, wanted);
+            if spec.size != Size::Fixed {
+                loader.map_max_entries(spec.name, sizes.beside_pins(state, spec));
             }
         }
         // The highest level that is logged, in read-only data: at 0 the verifier removes the logging code altogether.
@@ -89,7 +91,7 @@ impl Programs {
             })?;
         }
         enter_second(&mut ebpf)?;
-        Ok(Self { ebpf })
+        Ok(Self { ebpf, kept })
     }
 
     pub(super) fn fd(&self, name: &str) -> Result<BorrowedFd<'_>> {
@@ -102,6 +104,10 @@ impl Programs {
             source: Box::new(source),
         })?;
         Ok(fd.as_fd())
+    }
+
+    pub(super) fn kept_sizes(&self) -> &[KeptSize] {
+        &self.kept
     }
 
     /// One report a program, by name.

@@ -2,7 +2,7 @@
 
 use super::error::{During as _, Result};
 use super::tables::{Tables, reading};
-use ferrogate_common::maps::{self, MapSpec};
+use ferrogate_common::maps;
 use ferrogate_common::{Address, Direction, Flow, Interface, Reason, SnatFlow, Tuple, flow_flags};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,14 +97,6 @@ pub fn boot_nanos() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let nanos = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
     u64::try_from(nanos).unwrap_or_default()
-}
-
-/// How full a table is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Usage {
-    pub map: &'static str,
-    pub used: u32,
-    pub entries: u32,
 }
 
 impl Tables {
@@ -215,41 +207,6 @@ impl Tables {
             })
             .during(|| reading(maps::INTERFACES))?;
         Ok(interfaces)
-    }
-
-    /// How full the hash tables are. Walks them, so not for every scrape of a large node.
-    pub fn usage(&self) -> Result<Vec<Usage>> {
-        let usage = |used: u32, entries: u32, spec: MapSpec| Usage {
-            map: spec.name,
-            used,
-            entries,
-        };
-        let mut frontends = 0;
-        self.frontends
-            .for_each(|_, _| {
-                frontends += 1;
-                true
-            })
-            .during(|| reading(maps::FRONTENDS))?;
-        let mut all = vec![usage(frontends, self.frontends.entries(), maps::FRONTENDS)];
-        for (map, spec) in [(&self.flows, maps::FLOWS), (&self.half_open, maps::HALF_OPEN)] {
-            let mut used = 0;
-            map.for_each(|_, _| {
-                used += 1;
-                true
-            })
-            .during(|| reading(spec))?;
-            all.push(usage(used, map.entries(), spec));
-        }
-        let mut used = 0;
-        self.snat_flows
-            .for_each(|_, _| {
-                used += 1;
-                true
-            })
-            .during(|| reading(maps::SNAT_FLOWS))?;
-        all.push(usage(used, self.snat_flows.entries(), maps::SNAT_FLOWS));
-        Ok(all)
     }
 }
 

@@ -1,7 +1,7 @@
 //! CGROUPS: whom the socket edge serves.
 
 use super::error::{During as _, Result};
-use super::tables::{Tables, reading, writing};
+use super::tables::{Tables, put_what_fits, reading, writing};
 use ferrogate_common::maps;
 use std::collections::BTreeMap;
 
@@ -32,15 +32,15 @@ impl Tables {
     /// is left out on the way.
     pub fn set_scopes(&self, wanted: &Scopes) -> Result<()> {
         let held = self.scopes()?;
-        for (id, scope) in &wanted.cgroups {
-            if held.cgroups.get(id) != Some(scope) {
-                self.cgroups.put(id, scope).during(|| writing(maps::CGROUPS))?;
-            }
-        }
+        let new = wanted
+            .cgroups
+            .iter()
+            .filter(|(id, scope)| held.cgroups.get(id) != Some(scope));
+        let written = put_what_fits(&self.cgroups, maps::CGROUPS, new);
         self.update_config(|config| config.cgroup_levels = wanted.levels)?;
         for id in held.cgroups.keys().filter(|id| !wanted.cgroups.contains_key(id)) {
             self.cgroups.delete(id).during(|| writing(maps::CGROUPS))?;
         }
-        Ok(())
+        written
     }
 }

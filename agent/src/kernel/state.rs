@@ -61,11 +61,16 @@ impl StateDir {
         self.root.join("reserved-ports")
     }
 
-    /// Makes the directories; mounts a bpffs at `/sys/fs/bpf` where the directory is to be there and none is.
-    pub(super) fn create(&self) -> Result<()> {
+    /// Mounts a bpffs at `/sys/fs/bpf` where the directory is to be there and none is: needs CAP_SYS_ADMIN then.
+    pub fn mount(&self) -> Result<()> {
         if self.root.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS))? {
             mount_bpffs()?;
         }
+        Ok(())
+    }
+
+    /// Makes the directories.
+    pub(super) fn create(&self) -> Result<()> {
         for directory in [self.version().join("maps"), self.links()] {
             self.create_all(&directory)?;
         }

@@ -26,6 +26,12 @@ pub struct Timeouts {
 /// A connection whose first packet nobody answered (nf_conntrack_tcp_timeout_syn_sent).
 const KNOCKING: Duration = Duration::from_secs(120);
 
+/// A connection that one side has closed, in a table that has little room left: as conntrack's TIME_WAIT.
+const PRESSED_CLOSING: Duration = Duration::from_secs(120);
+/// A table that is more than one part in this many full has little room left: LRU pushes out what it saw least recently, be it over or
+/// not, so what is over has to go before.
+const PRESSED: u32 = 2;
+
 /// What a walk through the flow tables found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Swept {
@@ -47,6 +53,14 @@ fn now() -> u32 {
 }
 
 impl Timeouts {
+    /// The same, for a table that has little room left.
+    fn under_pressure(self) -> Self {
+        Self {
+            closing: self.closing.min(PRESSED_CLOSING),
+            ..self
+        }
+    }
+
     fn of_flow(&self, tuple: &Tuple, flags: u8, half_open: bool) -> u32 {
         ticks(if tuple.protocol == Protocol::Udp as u8 {
             if flags & flow_flags::REPLIED != 0 {
@@ -86,16 +100,30 @@ impl Tables {
             (&self.half_open, maps::HALF_OPEN, true),
         ] {
             let begun = now();
-            let is_over =
-                |tuple: &Tuple, flow: &Flow| idle(begun, flow.seen) > timeouts.of_flow(tuple, flow.flags, half_open);
+            let over_by = |timeouts: Timeouts| {
+                move |tuple: &Tuple, flow: &Flow| {
+                    idle(begun, flow.seen) > timeouts.of_flow(tuple, flow.flags, half_open)
+                }
+            };
+            let (is_over, is_over_early) = (over_by(*timeouts), over_by(timeouts.under_pressure()));
+            let (before, mut early) = (swept.live, Vec::new());
             let over = remains(map, spec, &mut swept, is_over, |tuple, flow| {
+                if is_over_early(tuple, flow) {
+                    early.push(*tuple);
+                }
                 if let Some(count) = counts.get_mut(&flow.backend)
                     && self.is_active(tuple, flow)
                 {
                     *count += 1;
                 }
             })?;
+            let used = swept.live - before + over.len() as u64;
             remove(map, spec, &mut swept, &over, is_over)?;
+            if used > u64::from(map.entries() / PRESSED) {
+                let removed = swept.removed;
+                remove(map, spec, &mut swept, &early, is_over_early)?;
+                swept.live -= swept.removed - removed;
+            }
         }
         let begun = now();
         let is_over = |tuple: &Tuple, flow: &SnatFlow| {
@@ -201,6 +229,20 @@ mod tests {
             );
             assert_eq!(of(Protocol::Udp, 0, half_open), ticks(TIMEOUTS.udp));
         }
+    }
+
+    #[test]
+    fn what_is_closed_goes_early_where_room_is_short_and_what_is_open_does_not() {
+        let pressed = TIMEOUTS.under_pressure();
+        assert_eq!(
+            (pressed.closing, pressed.established),
+            (PRESSED_CLOSING, TIMEOUTS.established)
+        );
+        let brief = Timeouts {
+            closing: Duration::from_secs(5),
+            ..TIMEOUTS
+        };
+        assert_eq!(brief.under_pressure(), brief);
     }
 
     #[test]

@@ -6,8 +6,9 @@ use super::sys::{Grace, Map, MapInfo, Mapping, object_get};
 use bytemuck::Pod;
 use ferrogate_common::maps::{self, MapSpec};
 use ferrogate_common::{
-    ABI_VERSION, Address, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Interface,
-    NetworkKey, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple, UdpSocket,
+    ABI_VERSION, Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Interface, NetworkKey, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey,
+    SocketState, Tuple, UdpSocket,
 };
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -34,10 +35,15 @@ pub struct Tables {
     pub(super) flows: Map<Tuple, Flow>,
     pub(super) half_open: Map<Tuple, Flow>,
     pub(super) snat_flows: Map<Tuple, SnatFlow>,
+    pub(super) affinity: Map<AffinityKey, Affinity>,
+    pub(super) fragments: Map<FragmentKey, FragmentPorts>,
+    pub(super) socket_pairs: Map<SocketPairKey, SocketPair>,
     pub(super) udp_sockets: Map<u64, UdpSocket>,
     pub(super) cgroups: Map<u64, u32>,
     pub(super) reasons: Map<u32, u64>,
     pub(super) connections: Map<u32, u64>,
+    /// Entries of `CURSORS`.
+    pub(super) cursors: u32,
     pub(super) grace: Grace,
 }
 
@@ -51,11 +57,9 @@ impl Tables {
             .map_err(|(path, error)| io::Error::new(error.kind(), format!("{path}: {error}")))
             .during(|| "cannot count the CPUs".to_owned())?;
         // Maps that only the programs use, opened for the check alone.
-        checked::<u32, u64>(state, maps::CURSORS)?;
-        checked::<FragmentKey, FragmentPorts>(state, maps::FRAGMENTS)?;
+        let (_, cursors) = checked::<u32, u64>(state, maps::CURSORS)?;
         checked::<u32, u32>(state, maps::SECOND)?;
         checked::<u32, SocketState>(state, maps::SOCKETS)?;
-        checked::<SocketPairKey, SocketPair>(state, maps::SOCKET_PAIRS)?;
         Ok(Self {
             config: map(state, maps::CONFIG, 1)?,
             frontends: map(state, maps::FRONTENDS, 1)?,
@@ -73,10 +77,14 @@ impl Tables {
             flows: map(state, maps::FLOWS, 1)?,
             half_open: map(state, maps::HALF_OPEN, 1)?,
             snat_flows: map(state, maps::SNAT_FLOWS, 1)?,
+            affinity: map(state, maps::AFFINITY, 1)?,
+            fragments: map(state, maps::FRAGMENTS, 1)?,
+            socket_pairs: map(state, maps::SOCKET_PAIRS, 1)?,
             udp_sockets: map(state, maps::UDP_SOCKETS, 1)?,
             cgroups: map(state, maps::CGROUPS, 1)?,
             reasons: map(state, maps::REASONS, cpus)?,
             connections: map(state, maps::CONNECTIONS, cpus)?,
+            cursors: cursors.max_entries,
             grace: Grace::new().during(|| "no way to wait for a grace period".to_owned())?,
         })
     }
@@ -103,6 +111,31 @@ pub(super) fn reading(spec: MapSpec) -> String {
 /// "cannot write NAME".
 pub(super) fn writing(spec: MapSpec) -> String {
     format!("cannot write the map {}", spec.name)
+}
+
+/// Writes those entries that there is room for.
+///
+/// # Errors
+/// [`Error::Full`] when some were left out; all others are written.
+pub(super) fn put_what_fits<'a, K: Pod, V: Pod>(
+    map: &Map<K, V>,
+    spec: MapSpec,
+    entries: impl Iterator<Item = (&'a K, &'a V)>,
+) -> Result<()> {
+    let mut left_out = 0;
+    for (key, value) in entries {
+        if !map.put_if_room(key, value).during(|| writing(spec))? {
+            left_out += 1;
+        }
+    }
+    if left_out == 0 {
+        return Ok(());
+    }
+    Err(Error::Full {
+        map: spec.name,
+        entries: map.entries(),
+        left_out,
+    })
 }
 
 /// Opens a pinned map and checks its sizes.
@@ -159,6 +192,7 @@ pub(super) fn check_pins(state: &StateDir) -> Result<()> {
         checked::<Tuple, Flow>(state, maps::FLOWS),
         checked::<Tuple, Flow>(state, maps::HALF_OPEN),
         checked::<Tuple, SnatFlow>(state, maps::SNAT_FLOWS),
+        checked::<AffinityKey, Affinity>(state, maps::AFFINITY),
         checked::<FragmentKey, FragmentPorts>(state, maps::FRAGMENTS),
         checked::<u32, u32>(state, maps::SECOND),
         checked::<u32, SocketState>(state, maps::SOCKETS),
@@ -177,17 +211,8 @@ pub(super) fn check_pins(state: &StateDir) -> Result<()> {
     Ok(())
 }
 
-/// A pinned map keeps its size whatever the options say now: says so.
-pub(super) fn warn_of_other_size(state: &StateDir, spec: MapSpec, wanted: u32) {
-    let pinned = object_get(&state.map(spec.name)).and_then(|fd| MapInfo::of(fd.as_fd()));
-    if let Ok(info) = pinned
-        && info.max_entries != wanted
-    {
-        tracing::warn!(
-            map = spec.name,
-            entries = info.max_entries,
-            wanted,
-            "the pinned map keeps its size until `ferrogate cleanup`"
-        );
-    }
+/// The number of entries of a map that is pinned.
+pub(super) fn pinned_entries(state: &StateDir, spec: &MapSpec) -> Option<u32> {
+    let fd = object_get(&state.map(spec.name)).ok()?;
+    Some(MapInfo::of(fd.as_fd()).ok()?.max_entries)
 }

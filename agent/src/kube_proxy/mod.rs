@@ -77,6 +77,11 @@ pub fn forward_drops() -> io::Result<Vec<String>> {
     Netfilter::open()?.forward_drops()
 }
 
+/// Whether iptables-legacy has tables in this network namespace, which only its own programs can read.
+pub fn has_legacy_tables() -> bool {
+    legacy().next().is_some()
+}
+
 /// The families in which iptables-legacy has a table `nat`.
 fn legacy() -> impl Iterator<Item = Tables> {
     let names = LEGACY.map(|file| fs::read_to_string(file).unwrap_or_default());

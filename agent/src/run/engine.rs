@@ -2,9 +2,11 @@
 
 mod addresses;
 mod kube_proxy;
+mod losses;
 mod scopes;
 
 use self::kube_proxy::KubeProxy;
+use self::losses::Losses;
 use super::model::{Applied, Shared};
 use super::{RETRY, settings};
 use crate::admin::{EdgeStatus, InterfaceStatus};
@@ -87,6 +89,8 @@ pub(super) struct Engine {
     /// NodePorts are not on every address.
     few_addresses: bool,
     kube_proxy: KubeProxy,
+    /// Packets that found no room.
+    losses: Losses,
     /// Publishes what an operator must know; none where there is no cluster.
     reporter: Option<Events>,
 }
@@ -123,7 +127,14 @@ impl Engine {
         let restored = !snapshot.frontends.is_empty();
         datapath.fill_filter().context("cannot fill the filter of addresses")?;
         info!(frontends = snapshot.frontends.len(), took = ?begun.elapsed(), "datapath loaded");
-        shared.lock().planner = Planner::restore(datapath.limits(), snapshot);
+        for kept in datapath.kept_sizes() {
+            warn!("{kept}");
+        }
+        {
+            let mut model = shared.lock();
+            model.planner = Planner::restore(datapath.limits(), snapshot);
+            model.problems.sizes = datapath.kept_sizes().iter().map(ToString::to_string).collect();
+        }
         Ok(Self {
             datapath,
             shared,
@@ -145,6 +156,7 @@ impl Engine {
             reporter: None,
             few_addresses: !args.node_port_addresses.is_empty(),
             kube_proxy,
+            losses: Losses::default(),
         })
     }
 
@@ -235,6 +247,7 @@ impl Engine {
     /// Asks for another attempt at what failed.
     pub(super) fn retry(&mut self) {
         self.health.retry();
+        self.look_at_losses();
         if self.lost {
             self.shared.lock().state.mark_all();
         }
@@ -358,6 +371,12 @@ impl Engine {
         model.refused = plan.refused.iter().map(ToString::to_string).collect();
         for notice in &plan.notices {
             warn!("{notice}");
+            if let Some(reporter) = &self.reporter {
+                reporter.tell(notice);
+            }
+        }
+        for port in &plan.completed {
+            info!("service {port}: all of it is programmed now");
         }
         match written {
             Ok(()) => {

@@ -56,10 +56,14 @@ pub(super) struct Problems {
     pub(super) held: Option<String>,
     /// Another proxy's rules are in place.
     pub(super) rival: Option<String>,
+    /// Packets are dropped for want of room.
+    pub(super) losses: Vec<String>,
+    /// Maps that are not as large as the options have them.
+    pub(super) sizes: Vec<String>,
 }
 
 impl Problems {
-    /// All but another proxy's rules, which are there to see.
+    /// What the agent itself cannot do.
     pub(super) fn of_this_agent(&self) -> Vec<String> {
         let own = [&self.held, &self.writing, &self.network];
         own.into_iter().flatten().cloned().collect()
@@ -71,8 +75,11 @@ impl Problems {
             network,
             held,
             rival,
+            losses,
+            sizes,
         } = self;
-        [held, writing, network, rival].into_iter().flatten().cloned().collect()
+        let single = [held, writing, network, rival].into_iter().flatten();
+        single.chain(losses).chain(sizes).cloned().collect()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::health::{Health, Observation, Observe, SourceLabel};
 use crate::kernel::{StateDir, Tables};
 use crate::views::{self, Filter, Names};
 use anyhow::{Context, Result};
+use ferrogate_common::maps::{self, MapSpec};
 use ferrogate_common::{Address, Config, FrontendKey, service_flags};
 use ferrogate_control::{Family, ServiceName};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,26 @@ use std::time::{Duration, Instant};
 
 /// Counting the entries of full tables takes tens of milliseconds: metrics show counts of up to this age.
 const COUNTS_HOLD: Duration = Duration::from_secs(10);
+/// Counting takes one part in this many of the time of one CPU, at most.
+const COUNTS_SHARE: u32 = 200;
+
+/// The maps of Services.
+const REFUSING: [MapSpec; 5] = [
+    maps::FRONTENDS,
+    maps::SERVICES,
+    maps::SLOTS,
+    maps::BACKENDS,
+    maps::NETWORKS,
+];
+
+/// How full the tables were.
+#[derive(Debug)]
+struct Counted {
+    at: Instant,
+    /// How long it may be told.
+    hold: Duration,
+    maps: Vec<MapStatus>,
+}
 
 /// The model, and handles to the maps of its own: a question never waits for a write, nor a write for a question.
 #[derive(Debug)]
@@ -30,7 +51,7 @@ pub(super) struct Knowledge {
     tables: Tables,
     shared: Arc<Shared>,
     health: Arc<Health>,
-    counted: Mutex<Option<(Instant, Vec<MapStatus>)>>,
+    counted: Mutex<Option<Counted>>,
     state: StateDir,
     /// What `CONFIG` was set to.
     config: Config,
@@ -92,10 +113,15 @@ impl Knowledge {
     fn counted(&self) -> Vec<MapStatus> {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         match &*counted {
-            Some((at, maps)) if at.elapsed() < COUNTS_HOLD => maps.clone(),
+            Some(counted) if counted.at.elapsed() < counted.hold => counted.maps.clone(),
             _ => {
+                let begun = Instant::now();
                 let maps = views::maps(&self.tables).unwrap_or_default();
-                *counted = Some((Instant::now(), maps.clone()));
+                *counted = Some(Counted {
+                    at: Instant::now(),
+                    hold: COUNTS_HOLD.max(begun.elapsed() * COUNTS_SHARE),
+                    maps: maps.clone(),
+                });
                 maps
             }
         }
@@ -216,6 +242,10 @@ impl Observe for Knowledge {
                 }
             }
         }
+        let mut refused: BTreeMap<&'static str, u64> = REFUSING.map(|map| (map.name, 0)).into();
+        for map in model.planner.refused().filter_map(|refusal| refusal.reason.full_map()) {
+            *refused.entry(map).or_default() += 1;
+        }
         Observation {
             reasons: reasons
                 .into_iter()
@@ -225,6 +255,7 @@ impl Observe for Knowledge {
                 .filter_map(|port| Some((port.name.clone(), *connections.get(&port.id)?)))
                 .collect(),
             maps,
+            refused,
             no_local,
             pending_services,
             pending_slices,

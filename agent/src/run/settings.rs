@@ -14,6 +14,7 @@ use std::time::Duration;
 pub(super) fn datapath(args: &AgentArgs) -> DatapathOptions {
     DatapathOptions {
         state_dir: args.state_dir.clone(),
+        map_memory: args.map_memory,
         map_entries: args.map_entries.iter().cloned().collect(),
         edges: EdgeOptions {
             pod: args.pod_edge.is_on(),

@@ -12,6 +12,12 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+/// A search may take this long: less than its caller waits.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Its name as a command.
 pub(super) const COMMAND: &str = "sock-destroy-helper";
@@ -50,9 +56,19 @@ pub fn run(listen: Option<&Path>) -> Result<()> {
 
 fn serve(stream: &UnixStream) -> Result<()> {
     while let Some(request) = wire::read::<Request>(stream)? {
-        wire::write(stream, &destroy(&request))?;
+        wire::write(stream, &answer(request)?)?;
     }
     Ok(())
+}
+
+/// Nobody starts a helper anew: one request that goes wrong must not end it.
+fn answer(request: Request) -> io::Result<Reply> {
+    let (done, reply) = mpsc::channel();
+    thread::Builder::new().spawn(move || done.send(destroy(&request)))?;
+    Ok(reply.recv_timeout(PATIENCE).unwrap_or_else(|error| Reply {
+        problem: Some(format!("looking for sockets in every network namespace: {error}")),
+        ..Reply::default()
+    }))
 }
 
 /// Destroys the sockets that are there and connected.

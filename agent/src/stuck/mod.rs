@@ -29,10 +29,32 @@ use tracing::{debug, info, warn};
 const AGAIN: Duration = Duration::from_millis(50);
 /// ... and after so long not at all: it is closed.
 const GIVE_UP: Duration = Duration::from_millis(500);
-/// A helper that failed is started or called again after this long.
+/// A helper that failed is called again after this long.
 const RESTART: Duration = Duration::from_secs(10);
 /// A helper that says nothing for so long has failed. It looks into every network namespace of the machine.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the helper is.
+#[derive(Debug)]
+pub enum HelperSource {
+    /// It runs apart, and listens at this Unix socket.
+    Apart(PathBuf),
+    /// A child, started while there were the privileges for it.
+    Child(UnixStream, Child),
+    /// It could not be started; why.
+    None(String),
+}
+
+impl HelperSource {
+    /// Starts this program once more, as the helper: to be called before privileges are dropped. It ends when its end of the socket
+    /// does, so with the agent.
+    pub fn start_child() -> Self {
+        match start() {
+            Ok((stream, child)) => Self::Child(stream, child),
+            Err(error) => Self::None(format!("{error:#}")),
+        }
+    }
+}
 
 /// Looks for stuck sockets on a thread of its own, whenever it is told to.
 #[derive(Debug)]
@@ -41,11 +63,11 @@ pub struct Reaper {
 }
 
 impl Reaper {
-    /// Starts the thread. `helper`: the Unix socket of a helper that runs apart; `None`: one is started when it is needed.
+    /// Starts the thread.
     ///
     /// # Errors
     /// When the maps cannot be opened once more, or no thread can be started.
-    pub fn start(state_dir: &Path, helper: Option<&Path>) -> Result<Self> {
+    pub fn start(state_dir: &Path, helper: HelperSource) -> Result<Self> {
         let tables = Tables::open(&StateDir::new(state_dir)).context("cannot open the maps for stuck sockets")?;
         let (wake, woken) = mpsc::channel();
         let mut search = Search {
@@ -122,8 +144,8 @@ impl Search {
 
 /// The helper, wherever it runs.
 struct Helper {
-    /// Where it listens; `None`: it is a child.
-    path: Option<PathBuf>,
+    /// Where it listens; or why it cannot be reached (again).
+    place: Result<PathBuf, String>,
     running: Option<(UnixStream, Option<Child>)>,
     failed: Option<Instant>,
     /// Its last failure was reported.
@@ -131,10 +153,16 @@ struct Helper {
 }
 
 impl Helper {
-    fn new(path: Option<&Path>) -> Self {
+    fn new(source: HelperSource) -> Self {
+        let gone = || Err("the helper has ended: restart the agent".to_owned());
+        let (place, running) = match source {
+            HelperSource::Apart(path) => (Ok(path), None),
+            HelperSource::Child(stream, child) => (gone(), Some((stream, Some(child)))),
+            HelperSource::None(why) => (Err(why), None),
+        };
         Self {
-            path: path.map(Path::to_owned),
-            running: None,
+            place,
+            running,
             failed: None,
             complained: false,
         }
@@ -174,15 +202,10 @@ impl Helper {
         let stream = match &mut self.running {
             Some((stream, _)) => stream,
             None => {
-                let started = match &self.path {
-                    Some(path) => (
-                        UnixStream::connect(path)
-                            .with_context(|| format!("cannot reach the helper at {}", path.display()))?,
-                        None,
-                    ),
-                    None => start()?,
-                };
-                &mut self.running.insert(started).0
+                let path = self.place.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
+                let stream = UnixStream::connect(path)
+                    .with_context(|| format!("cannot reach the helper at {}", path.display()))?;
+                &mut self.running.insert((stream, None)).0
             }
         };
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -210,8 +233,7 @@ impl Helper {
     }
 }
 
-/// Starts this program once more, as the helper. It ends when its end of the socket does.
-fn start() -> Result<(UnixStream, Option<Child>)> {
+fn start() -> Result<(UnixStream, Child)> {
     let (ours, theirs) = UnixStream::pair().context("cannot make a socket for the helper")?;
     let child = Command::new("/proc/self/exe")
         .arg(helper::COMMAND)
@@ -219,5 +241,5 @@ fn start() -> Result<(UnixStream, Option<Child>)> {
         .stdout(Stdio::null())
         .spawn()
         .context("cannot start the helper")?;
-    Ok((ours, Some(child)))
+    Ok((ours, child))
 }

@@ -167,11 +167,12 @@ impl Planner {
         if !ops.is_empty() && std::mem::take(&mut self.unsettled) {
             ops.insert(0, Op::Grace);
         }
-        let notices = self.record(unfinished);
+        let (notices, completed) = self.record(unfinished);
         Plan {
             ops,
             refused: self.refused.iter().cloned().collect(),
             notices,
+            completed,
         }
     }
 
@@ -316,9 +317,14 @@ impl Planner {
         }
     }
 
-    /// Remembers what was not finished, for the next plan; returns what of it is news for the operator.
-    fn record(&mut self, unfinished: Vec<(&DesiredPort, Vec<RefusalReason>)>) -> Vec<Notice> {
+    /// Remembers what was not finished, for the next plan; returns what of it is news for the operator, and the ports that
+    /// were unfinished until now.
+    fn record(&mut self, unfinished: Vec<(&DesiredPort, Vec<RefusalReason>)>) -> (Vec<Notice>, Vec<PortName>) {
         let before = std::mem::take(&mut self.refused);
+        let mut known: BTreeMap<&PortName, Vec<&RefusalReason>> = BTreeMap::new();
+        for refusal in &before {
+            known.entry(&refusal.port).or_default().push(&refusal.reason);
+        }
         let mut notices = Vec::new();
         for (port, reasons) in unfinished {
             for reason in reasons {
@@ -326,27 +332,34 @@ impl Planner {
                     port: port.name.clone(),
                     reason,
                 };
-                if !before.contains(&refusal) {
-                    notices.extend(taken(&refusal));
+                let mut held = known.get(&refusal.port).into_iter().flatten();
+                if !held.any(|held| held.is_like(&refusal.reason)) {
+                    notices.push(notice(&refusal));
                 }
                 self.refused.insert(refusal);
             }
             self.pending.insert(port.name.clone(), port.clone());
         }
-        notices
+        let whole = |port: &&PortName| self.ports.contains_key(*port) && !self.pending.contains_key(*port);
+        let completed = known.into_keys().filter(whole).cloned().collect();
+        (notices, completed)
     }
 }
 
-fn taken(refusal: &Refusal) -> Option<Notice> {
-    let RefusalReason::FrontendTaken { key, holder } = &refusal.reason else {
-        return None;
-    };
-    Some(Notice {
-        service: refusal.port.service.clone(),
-        kind: NoticeKind::FrontendTaken {
-            frontend: frontend_name(key),
-            port: refusal.port.clone(),
-            holder: holder.clone(),
+fn notice(refusal: &Refusal) -> Notice {
+    let port = refusal.port.clone();
+    Notice {
+        service: port.service.clone(),
+        kind: match &refusal.reason {
+            RefusalReason::FrontendTaken { key, holder } => NoticeKind::FrontendTaken {
+                frontend: frontend_name(key),
+                port,
+                holder: holder.clone(),
+            },
+            reason => NoticeKind::NoRoom {
+                port,
+                reason: reason.clone(),
+            },
         },
-    })
+    }
 }

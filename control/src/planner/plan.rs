@@ -74,8 +74,10 @@ pub struct Plan {
     /// Everything that is desired and not programmed at the end of this plan, also from earlier ones; tried again
     /// with every plan. Sorted.
     pub refused: Vec<Refusal>,
-    /// Frontends that two services claim, when it is first seen.
+    /// What of it is news.
     pub notices: Vec<Notice>,
+    /// Ports that are whole again.
+    pub completed: Vec<PortName>,
 }
 
 impl Plan {
@@ -137,6 +139,28 @@ pub enum RefusalReason {
         /// `None`: a service of an earlier run that has not been seen in this one.
         holder: Option<PortName>,
     },
+}
+
+impl RefusalReason {
+    /// The map that has no room; `None` where room is not what is missing.
+    pub const fn full_map(&self) -> Option<&'static str> {
+        match self {
+            Self::ServicesFull { .. } => Some(maps::SERVICES.name),
+            Self::BackendsFull { .. } => Some(maps::BACKENDS.name),
+            Self::SlotsFull { .. } | Self::TooManyEndpoints { .. } => Some(maps::SLOTS.name),
+            Self::FrontendsFull { .. } => Some(maps::FRONTENDS.name),
+            Self::NetworksFull { .. } => Some(maps::NETWORKS.name),
+            Self::FrontendTaken { .. } => None,
+        }
+    }
+
+    /// Whether it is the same thing again, though in other numbers.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::FrontendTaken { .. } | Self::FrontendsFull { .. }, _) => self == other,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
 }
 
 /// `address:port/protocol` as people write it; a NodePort's address is `*`.

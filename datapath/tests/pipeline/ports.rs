@@ -120,6 +120,63 @@ fn where_all_ports_are_taken_a_connection_that_only_knocked_gives_its_own_to_a_n
 }
 
 #[test]
+fn where_all_ports_are_taken_connections_that_ended_and_are_silent_give_theirs_to_new_ones() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let backend = [at(Who::RemotePod, v4, 8080)];
+        let frontend = at(Who::Node, v4, 30_080);
+        let offer = Offer {
+            kind: FrontendKind::NodePort,
+            ..cluster_ip(1, Protocol::Tcp, frontend, &backend)
+        };
+        offer.put(node);
+        node.tables.config.snat_port_count = 4;
+        let knock = |node: &mut Simulator, port, flags| {
+            let packet = segment(Protocol::Tcp, at(Who::Outside, v4, port), frontend, flags);
+            send(node, Program::UplinkIngress, UPLINK, &packet)
+        };
+        // Within the probes not every client finds every port: many knock.
+        let open = |node: &mut Simulator, ports: std::ops::Range<u16>| {
+            let opened = ports.filter(|port| {
+                let sent = knock(node, *port, tcp::SYN);
+                sent.verdict != Verdict::Drop(Reason::NoSnatPort) && {
+                    knock(node, *port, tcp::ACK);
+                    true
+                }
+            });
+            opened.collect::<Vec<u16>>()
+        };
+        let first = open(node, 100..200);
+        assert_eq!(first.len(), 4);
+        node.ticks += 1000;
+        assert_eq!(
+            open(node, 200..300),
+            [],
+            "open connections keep their ports, silent or not"
+        );
+        for port in &first[..2] {
+            let packet = segment(
+                Protocol::Tcp,
+                at(Who::Outside, v4, *port),
+                frontend,
+                tcp::FIN | tcp::ACK,
+            );
+            send(node, Program::UplinkIngress, UPLINK, &packet);
+        }
+        assert_eq!(open(node, 300..400), [], "the end of a connection takes a moment");
+        node.ticks += 3;
+        assert_eq!(open(node, 400..500).len(), 2);
+        for port in &first[2..] {
+            let packet = segment(Protocol::Tcp, at(Who::Outside, v4, *port), frontend, tcp::ACK);
+            assert!(matches!(
+                send(node, Program::UplinkIngress, UPLINK, &packet).verdict,
+                Verdict::Forward(_)
+            ));
+        }
+    }
+}
+
+#[test]
 fn a_connection_straight_to_an_endpoint_is_not_taken_for_one_through_a_service_that_ended() {
     for v4 in FAMILIES {
         let node = &mut with_two_backends(Protocol::Tcp, v4);

@@ -48,11 +48,16 @@ pub struct Cluster {
 impl Cluster {
     /// Boots everything, and waits until the proxies work.
     pub fn boot(side: Side, layout: Layout, socket_edge: SocketEdge) -> Result<Self> {
+        Self::boot_with(side, layout, socket_edge, &[])
+    }
+
+    /// The same with more options for our agents.
+    pub fn boot_with(side: Side, layout: Layout, socket_edge: SocketEdge, more: &[String]) -> Result<Self> {
         let proxy = match side {
             Side::KubeProxy => Proxy::KubeProxy,
             Side::Ours => Proxy::Ferrogate(FerrogateOptions {
                 socket_edge,
-                more: vec![format!("--external-ips={}", allowed().join(","))],
+                more: [&[format!("--external-ips={}", allowed().join(","))], more].concat(),
                 ..FerrogateOptions::default()
             }),
         };

@@ -12,6 +12,7 @@ mod ground;
 mod life;
 mod links;
 mod migration;
+mod neighbours;
 mod objects;
 mod program;
 mod report;
@@ -55,5 +56,5 @@ pub struct Aftermath {
 
 /// All faults, in the order of the report.
 pub fn all() -> Vec<Fault> {
-    [life::FAULTS, api::FAULTS, churn::FAULTS].concat()
+    [life::FAULTS, neighbours::FAULTS, api::FAULTS, churn::FAULTS].concat()
 }

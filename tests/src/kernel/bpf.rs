@@ -11,6 +11,8 @@ const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_LINK_CREATE: libc::c_int = 28;
 
+const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+const BPF_CGROUP_INET4_CONNECT: u32 = 10;
 const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_F_BEFORE: u32 = 1 << 3;
@@ -126,6 +128,50 @@ fn pointer(bytes: &[u8]) -> u64 {
     if bytes.is_empty() { 0 } else { bytes.as_ptr() as u64 }
 }
 
+/// Loads a program; `kind` is an `enum bpf_prog_type`.
+fn load(kind: u32, expected_attach_type: u32, instructions: &[u64]) -> Result<OwnedFd> {
+    let mut log = vec![0u8; 1 << 16];
+    let mut attributes = LoadAttributes {
+        kind,
+        instruction_count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        log_level: 1,
+        log_size: log.len() as u32,
+        log_buffer: log.as_mut_ptr() as u64,
+        expected_attach_type,
+        ..LoadAttributes::default()
+    };
+    match descriptor(BPF_PROG_LOAD, &mut attributes) {
+        Ok(fd) => Ok(fd),
+        Err(error) => {
+            let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+            bail!(
+                "the kernel does not load a program put together by hand: {error}\n{}",
+                String::from_utf8_lossy(&log[..end])
+            );
+        }
+    }
+}
+
+fn link(program: BorrowedFd<'_>, target: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attributes = LinkAttributes {
+        program: program.as_raw_fd() as u32,
+        ifindex: target,
+        attach_type,
+        flags,
+    };
+    descriptor(BPF_LINK_CREATE, &mut attributes)
+}
+
+/// Loads a program for `connect4` and attaches it to a cgroup, behind those that are there; it goes with what is returned.
+pub(super) fn attach_connect(cgroup: BorrowedFd<'_>, instructions: &[u64]) -> Result<OwnedFd> {
+    let program = load(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, BPF_CGROUP_INET4_CONNECT, instructions)?;
+    // The target is a union of an interface's index and a descriptor.
+    link(program.as_fd(), cgroup.as_raw_fd() as u32, BPF_CGROUP_INET4_CONNECT, 0)
+        .context("attaching a program to a cgroup")
+}
+
 /// A loaded program.
 #[derive(Debug)]
 pub struct RawProgram {
@@ -135,28 +181,9 @@ pub struct RawProgram {
 
 impl RawProgram {
     pub(super) fn load(kind: Kind, instructions: &[u64]) -> Result<Self> {
-        let mut log = vec![0u8; 1 << 16];
-        let mut attributes = LoadAttributes {
-            kind: kind as u32,
-            instruction_count: instructions.len() as u32,
-            instructions: instructions.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-            log_level: 1,
-            log_size: log.len() as u32,
-            log_buffer: log.as_mut_ptr() as u64,
-            expected_attach_type: if kind == Kind::Xdp { BPF_XDP } else { 0 },
-            ..LoadAttributes::default()
-        };
-        match descriptor(BPF_PROG_LOAD, &mut attributes) {
-            Ok(fd) => Ok(Self { fd, kind }),
-            Err(error) => {
-                let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
-                bail!(
-                    "the kernel does not load a program put together by hand: {error}\n{}",
-                    String::from_utf8_lossy(&log[..end])
-                );
-            }
-        }
+        let attach_type = if kind == Kind::Xdp { BPF_XDP } else { 0 };
+        let fd = load(kind as u32, attach_type, instructions)?;
+        Ok(Self { fd, kind })
     }
 
     /// Mean time of `repeat` runs over a packet, in nanoseconds, of which the kernel tells whole ones. The caller's own clock would
@@ -206,13 +233,7 @@ impl RawProgram {
     }
 
     fn link(&self, ifindex: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
-        let mut attributes = LinkAttributes {
-            program: self.fd.as_raw_fd() as u32,
-            ifindex,
-            attach_type,
-            flags,
-        };
-        descriptor(BPF_LINK_CREATE, &mut attributes)
+        link(self.fd.as_fd(), ifindex, attach_type, flags)
     }
 }
 

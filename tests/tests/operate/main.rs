@@ -3,5 +3,6 @@ mod common;
 mod deploy;
 mod doctor;
 mod explain;
+mod privileges;
 mod terminal;
 mod top;

@@ -4,4 +4,5 @@ mod balancer;
 mod changes;
 mod common;
 mod names;
+mod pressure;
 mod selection;

@@ -33,6 +33,8 @@ pub(crate) struct Observation {
     pub(crate) reasons: Vec<(&'static str, u64)>,
     pub(crate) connections: Vec<ServiceConnections>,
     pub(crate) maps: Vec<MapStatus>,
+    /// What Service ports are not given, by the map that has no room.
+    pub(crate) refused: BTreeMap<&'static str, u64>,
     /// Service ports without an endpoint here that their policy Local asks for, by policy and family.
     pub(crate) no_local: BTreeMap<(&'static str, Family), u64>,
     pub(crate) pending_services: usize,
@@ -76,6 +78,11 @@ impl Collector for Observer {
         out.counter(&spec::PACKETS, packets)?;
         self.connections(&mut found.connections, &mut out)?;
         maps(&found.maps, &mut out)?;
+        let refused = found
+            .refused
+            .iter()
+            .map(|(map, count)| ([("map", *map)], *count as f64));
+        out.gauge(&spec::REFUSED, refused)?;
         out.single(&spec::SERVICE_PORTS, found.service_ports as f64)?;
         let states = [
             (SourceLabel::Syncing, "syncing"),

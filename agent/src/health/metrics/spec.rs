@@ -101,9 +101,11 @@ metrics! {
     CONNECTIONS_OMITTED: Gauge "ferrogate_connections_omitted_services" []
         "Service ports with connections that `--metrics-services` leaves out."
     FLOWS: Gauge "ferrogate_flows" ["table"] "Entries of the flow tables, two a connection; counted every 10 s at most."
-    MAP_ENTRIES: Gauge "ferrogate_map_entries" ["map"] "Entries in use of a hash table; counted every 10 s at most."
-    MAP_MAX: Gauge "ferrogate_map_max_entries" ["map"] "Entries that a hash table has room for."
-    MAP_PRESSURE: Gauge "ferrogate_map_pressure" ["map"] "Share of a hash table that is in use, 0 to 1."
+    MAP_ENTRIES: Gauge "ferrogate_map_entries" ["map"] "Entries in use of a map; counted every 10 s at most, and less often where counting takes long."
+    MAP_MAX: Gauge "ferrogate_map_max_entries" ["map"] "Entries that a map has room for."
+    MAP_PRESSURE: Gauge "ferrogate_map_pressure" ["map"] "Share of a map that is in use, 0 to 1."
+    REFUSED: Gauge "ferrogate_refused" ["map"]
+        "Things of Service ports that are not programmed because this map has no room: lines under Problems, Events on the Services."
     MAP_WRITES: Counter "ferrogate_map_writes_total" [] "Writes to the maps that brought Services up to date."
     SYNC_FAILURES: Counter "ferrogate_sync_failures_total" [] "Writes that failed and are tried again."
     SERVICE_PORTS: Gauge "ferrogate_service_ports" [] "Service ports programmed, a dual-stack one twice."

@@ -32,6 +32,7 @@ impl Observe for Fixed {
                 (port("api", Family::V4), 5),
             ],
             maps: vec![map("FLOWS"), map("FRONTENDS")],
+            refused: [("SLOTS", 2)].into(),
             no_local: [(("external", Family::V4), 2)].into(),
             pending_services: 1,
             pending_slices: 4,

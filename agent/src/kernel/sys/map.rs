@@ -123,6 +123,15 @@ impl<K: Pod, V: Pod> Map<K, V> {
         unsafe { bpf(Command::MapUpdateElem, &mut attr) }.map(drop)
     }
 
+    /// Writes one element, if there is room for it; whether there was.
+    pub(crate) fn put_if_room(&self, key: &K, value: &V) -> io::Result<bool> {
+        match self.put(key, value) {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes one element; whether it was there.
     pub(crate) fn delete(&self, key: &K) -> io::Result<bool> {
         let mut attr = self.element(key, 0, 0);

@@ -4,7 +4,7 @@ use super::{Engine, Sockets, chain};
 use crate::cli::{AgentArgs, SocketEdge};
 use crate::kernel::Scopes;
 use crate::scope::{Follower, Wanted};
-use crate::stuck::Reaper;
+use crate::stuck::{HelperSource, Reaper};
 use anyhow::{Context, Result};
 use ferrogate_common::cgroup_scope;
 use tracing::{info, warn};
@@ -12,7 +12,12 @@ use tracing::{info, warn};
 impl Engine {
     /// Follows the cgroups of pods from now on, and writes what holds at the start: to be called before the socket edge is
     /// attached. `None` where there is no socket edge.
-    pub(in crate::run) fn follow_scopes(&mut self, sockets: &Sockets, args: &AgentArgs) -> Result<Option<Follower>> {
+    pub(in crate::run) fn follow_scopes(
+        &mut self,
+        sockets: &Sockets,
+        args: &AgentArgs,
+        helper: Option<HelperSource>,
+    ) -> Result<Option<Follower>> {
         let Sockets::Below(cgroup) = sockets else {
             return Ok(None);
         };
@@ -21,8 +26,8 @@ impl Engine {
         self.datapath
             .set_scopes(&first)
             .context("cannot tell the programs whom the socket edge serves")?;
-        if args.sock_destroy.is_on() {
-            let reaper = Reaper::start(&args.state_dir, args.sock_destroy_helper.as_deref())?;
+        if let Some(helper) = helper {
+            let reaper = Reaper::start(&args.state_dir, helper)?;
             // What ended while no agent was there.
             reaper.wake();
             self.reaper = Some(reaper);

@@ -72,6 +72,22 @@ impl Knowledge {
                     "see the agent's log; it tries again every 2 s",
                 );
             }
+            for loss in &model.problems.losses {
+                doctor.found(
+                    Severity::Error,
+                    "pressure",
+                    loss,
+                    "see `ferrogate_packets_total` for how it goes on",
+                );
+            }
+            for kept in &model.problems.sizes {
+                doctor.found(
+                    Severity::Note,
+                    "maps",
+                    kept,
+                    "drain the node (`ferrogate drain --wait`), then `ferrogate cleanup` and start the agent",
+                );
+            }
             if let Some(why) = model.state.away() {
                 doctor.found(
                     Severity::Error,

@@ -94,9 +94,13 @@ async fn publish(recorder: &Recorder, client: kube::Client, notice: &Notice) -> 
     recorder.publish(&event, &reference).await
 }
 
-/// The kind's own name: `ExternalIpRefused`.
+/// The kind's own name: `ExternalIpRefused`. What has no room has a name for each map: Events of one reason about one object become one,
+/// which keeps its first text.
 fn reason(kind: &NoticeKind) -> String {
-    let text = format!("{kind:?}");
+    let text = match kind {
+        NoticeKind::NoRoom { reason, .. } => format!("{reason:?}"),
+        kind => format!("{kind:?}"),
+    };
     text.split(|c: char| !c.is_alphanumeric())
         .next()
         .unwrap_or_default()

@@ -1,0 +1,169 @@
+//! What others put beside our programs, and what they take away below them.
+use std::fs::{self, File};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Aftermath, Fault, Ground, Harm};
+use crate::kernel::Bystander;
+use crate::pktgen::ifindex;
+
+/// How long an agent may take to end after SIGTERM.
+const TERMINATION: Duration = Duration::from_secs(15);
+
+const fn fault(name: &'static str, rival: bool, inflict: fn(&mut Ground) -> Result<Aftermath>) -> Fault {
+    Fault {
+        name,
+        rival,
+        harm: Harm::None,
+        inflict,
+    }
+}
+
+pub(super) const FAULTS: &[Fault] = &[
+    fault("tcx and cgroup programs of others come and go", false, foreign_programs),
+    fault("a host firewall that drops INVALID comes and goes", true, firewall),
+    fault("started where no BPF file system is", false, no_bpffs),
+    fault("started with other map sizes", false, other_sizes),
+];
+
+/// The devices of a node, by their names in its namespace.
+fn devices(ground: &Ground, node: u8) -> Result<Vec<u32>> {
+    ground.rig.node(node).place.netns.enter(|| {
+        // This thread's own namespace is what /proc shows of it.
+        let names = fs::read_to_string("/proc/thread-self/net/dev")?;
+        let names = names
+            .lines()
+            .skip(2)
+            .filter_map(|line| Some(line.split_once(':')?.0.trim()));
+        names.filter(|name| *name != "lo").map(ifindex).collect()
+    })
+}
+
+/// Before all programs and behind them, at every device and in the cgroup: packets and calls go through all of them. A new agent
+/// starts among them.
+fn foreign_programs(ground: &mut Ground) -> Result<Aftermath> {
+    let mut others = Vec::new();
+    for node in ground.nodes() {
+        let devices = devices(ground, node)?;
+        let place = &ground.rig.node(node).place;
+        others.extend(place.netns.enter(|| {
+            let mut attached = Vec::new();
+            for device in devices {
+                attached.push(Bystander::at_ingress(device, true)?);
+                attached.push(Bystander::at_ingress(device, false)?);
+            }
+            Ok(attached)
+        })?);
+        let cgroup = File::open(&place.cgroup).with_context(|| place.cgroup.display().to_string())?;
+        others.push(Bystander::at_connect(&cgroup)?);
+    }
+    let count = others.len();
+    for node in ground.nodes() {
+        ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
+        ground.start(node)?;
+    }
+    let marker = ground.marker()?;
+    let converged = ground.await_marker(&marker)?;
+    drop(others);
+    let marker = ground.marker()?;
+    ground.await_marker(&marker)?;
+    Ok(Aftermath {
+        converged: Some(converged),
+        note: format!("{count} programs of others"),
+    })
+}
+
+/// Connections that nobody has tracked so far are in the middle of their lives for conntrack.
+fn firewall(ground: &mut Ground) -> Result<Aftermath> {
+    let hooks = ["prerouting", "input", "forward", "output", "postrouting"].map(|hook| {
+        format!("chain {hook} {{ type filter hook {hook} priority filter; ct state invalid counter drop; }}")
+    });
+    let table = format!("table inet fgfirewall {{\n{}\n}}\n", hooks.join("\n"));
+    for node in ground.nodes() {
+        ground.rig.node(node).place.run("nft", [table.as_str()])?;
+    }
+    let marker = ground.marker()?;
+    let converged = ground.await_marker(&marker)?;
+    for node in ground.nodes() {
+        ground
+            .rig
+            .node(node)
+            .place
+            .run("nft", ["delete table inet fgfirewall"])?;
+    }
+    Ok(Aftermath {
+        converged: Some(converged),
+        note: "translated packets are valid to conntrack".to_owned(),
+    })
+}
+
+/// Something else is mounted over the state directory, for the agent alone: it says so, and what was attached goes on.
+fn no_bpffs(ground: &mut Ground) -> Result<Aftermath> {
+    for node in ground.nodes() {
+        ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
+    }
+    let before = ground.links()?;
+    for node in ground.nodes() {
+        let bpffs = ground.rig.node(node).bpffs.display().to_string();
+        let script = format!("mount -t tmpfs tmpfs {bpffs} && exec \"$@\"");
+        let launcher = [
+            "unshare",
+            "--mount",
+            "--propagation=private",
+            "sh",
+            "-ec",
+            &script,
+            "agent",
+        ];
+        ground.set_launcher(&launcher);
+        let said = ground.start_in_vain(node)?;
+        ground.set_launcher(&[]);
+        ensure!(
+            said.contains("is not on a BPF file system") && said.contains("mount -t bpf"),
+            "the agent did not say what is wrong: {said}"
+        );
+    }
+    ensure!(before == ground.links()?, "a failed start has changed links");
+    let marker = ground.marker()?;
+    for node in ground.nodes() {
+        ground.start(node)?;
+    }
+    Ok(Aftermath {
+        converged: Some(ground.await_marker(&marker)?),
+        note: "refused before anything was changed".to_owned(),
+    })
+}
+
+/// A map that is pinned holds what goes on working, so it stays as it is, and the agent says so.
+fn other_sizes(ground: &mut Ground) -> Result<Aftermath> {
+    let restart = |ground: &mut Ground, options: &[String]| -> Result<Duration> {
+        for node in ground.nodes() {
+            ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
+        }
+        ground.set_agent_options(options);
+        let marker = ground.marker()?;
+        for node in ground.nodes() {
+            ground.start(node)?;
+        }
+        ground.await_marker(&marker)
+    };
+    let sizes = ["FLOWS=5000", "SERVICES=100", "FRONTENDS=1000000", "SNAT_FLOWS=300"];
+    let options: Vec<String> = sizes.iter().map(|size| format!("--map-entries={size}")).collect();
+    let converged = restart(ground, &options)?;
+    for node in ground.nodes() {
+        let said = ground.command(node, &["status"])?;
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        for size in sizes {
+            let (map, wanted) = size.split_once('=').context("a size")?;
+            let kept = said.contains(&format!("the map {map} keeps its "))
+                && said.contains(&format!("though --map-entries asks for {wanted}"));
+            ensure!(kept, "{map}: {said}");
+        }
+    }
+    restart(ground, &[])?;
+    Ok(Aftermath {
+        converged: Some(converged),
+        note: "maps keep their sizes, and the agent says so".to_owned(),
+    })
+}
