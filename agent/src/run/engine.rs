@@ -3,10 +3,12 @@
 mod addresses;
 mod kube_proxy;
 mod losses;
+mod report;
 mod scopes;
 
 use self::kube_proxy::KubeProxy;
 use self::losses::Losses;
+use self::report::report;
 use super::model::{Applied, Shared};
 use super::{RETRY, settings};
 use crate::admin::{EdgeStatus, InterfaceStatus};
@@ -26,9 +28,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use tracing::{debug, error, info, warn};
-
-/// Longest list of services in a log line.
-const NAMED: usize = 3;
 
 /// Where the socket edge is to be.
 pub(super) enum Sockets {
@@ -457,40 +456,6 @@ impl Engine {
         model.problems.held = held;
         model.problems.held.is_some()
     }
-}
-
-/// One line in the log for a write. Full ones are rare; the others can be many a second.
-fn report(changes: &Changes, applied: &Applied) {
-    let Applied {
-        generation,
-        latency,
-        took,
-        operations,
-        ..
-    } = applied;
-    if changes.full {
-        info!(
-            generation,
-            services = changes.services.len(),
-            operations,
-            ?took,
-            ?latency,
-            "all services written"
-        );
-        return;
-    }
-    let mut names: Vec<String> = changes.services.keys().take(NAMED).map(ToString::to_string).collect();
-    if changes.services.len() > NAMED {
-        names.push(format!("and {} more", changes.services.len() - NAMED));
-    }
-    debug!(
-        generation,
-        services = names.join(", "),
-        operations,
-        ?took,
-        ?latency,
-        "services written"
-    );
 }
 
 fn names<'a>(interfaces: impl Iterator<Item = &'a InterfaceStatus>) -> String {

@@ -2,6 +2,7 @@
 
 use super::{Rates, ServiceRate, Sort};
 use crate::admin::MapStatus;
+use std::cmp::Reverse;
 
 /// What is shown of the rates, and how.
 #[derive(Clone, Debug)]
@@ -80,7 +81,10 @@ fn head(rates: &Rates, look: &Look) -> Vec<String> {
         listed("Dropped  ", &drops(rates), look.width),
         listed(
             "Maps     ",
-            &rates.maps.iter().filter_map(pressure).collect::<Vec<_>>(),
+            &by_interest(&rates.maps)
+                .into_iter()
+                .filter_map(pressure)
+                .collect::<Vec<_>>(),
             look.width,
         ),
         String::new(),
@@ -98,6 +102,17 @@ fn drops(rates: &Rates) -> Vec<String> {
         .iter()
         .map(|one| format!("{} {}/s ({})", one.reason, number(one.rate), one.count));
     std::iter::once(sum).chain(rows).collect()
+}
+
+/// Flow tables first, which every connection needs; then the fullest.
+fn by_interest(maps: &[MapStatus]) -> Vec<&MapStatus> {
+    const FIRST: [&str; 3] = ["FLOWS", "HALF_OPEN", "SNAT_FLOWS"];
+    let mut maps: Vec<&MapStatus> = maps.iter().collect();
+    maps.sort_by_key(|map| {
+        let share = map.used.unwrap_or_default() * 1000 / map.limit.max(1);
+        (!FIRST.contains(&map.name.as_str()), Reverse(share))
+    });
+    maps
 }
 
 fn pressure(map: &MapStatus) -> Option<String> {

@@ -1,6 +1,7 @@
 //! Plans, applied to tables in memory.
 
 mod fixture;
+mod full;
 mod objects;
 mod properties;
 mod restarts;
