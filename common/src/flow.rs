@@ -118,7 +118,8 @@ pub mod flow_flags {
     pub const SNAT: u8 = 1;
     /// Transit: client and backend are both off this node; the packet is sent on by us, not by the host's stack.
     pub const TRANSIT: u8 = 1 << 1;
-    /// Hairpin: client and backend are one pod; the packet goes back out of the interface it came in by.
+    /// Hairpin: client and backend are one pod; the packet goes back out of the interface it came in by. With [`NODE`]: both are this
+    /// node, and the packet comes back in by the interface that it was to leave by.
     pub const HAIRPIN: u8 = 1 << 2;
     /// The client is a process of this node whose packets the node edge translates.
     pub const NODE: u8 = 1 << 3;

@@ -19,35 +19,35 @@ struct Frame {
     hop: Route,
     /// For `Opaque`.
     zero: u32,
-    /// Not 0: there is no room for a mark in front of the frame.
-    unmarkable: u32,
 }
 
 impl Frame {
     /// Makes room for a mark: always as much, whatever a device below may have left there.
     #[inline(always)]
     fn make_room(&mut self) {
-        // SAFETY: a live context.
-        let metadata = unsafe { (*self.xdp).data_meta as usize };
         let grow = (self.data() as i32)
-            .wrapping_sub(metadata as i32)
+            .wrapping_sub(self.metadata() as i32)
             .wrapping_sub(DONE_MARK as i32);
-        // SAFETY: a live context; the helper checks the offset.
-        self.unmarkable = unsafe { bpf_xdp_adjust_meta(self.xdp, grow) } as u32;
+        // SAFETY: a live context; the helper checks the offset. Where it fails, `can_be_done` sees that there is no room.
+        unsafe { bpf_xdp_adjust_meta(self.xdp, grow) };
     }
 
     /// Tells the tcx program behind this one whether it has anything left to do.
     #[inline(always)]
     fn mark(&self, reason: Reason) {
-        // SAFETY: a live context.
-        let metadata = unsafe { (*self.xdp).data_meta as usize };
         let mark = if is_done(reason) {
             tables::config().netns_cookie
         } else {
             0
         };
         // Without room there is no mark either.
-        let _ = packet::store(metadata, self.data(), 0, mark);
+        let _ = packet::store(self.metadata(), self.data(), 0, mark);
+    }
+
+    #[inline(always)]
+    fn metadata(&self) -> usize {
+        // SAFETY: a live context.
+        unsafe { (*self.xdp).data_meta as usize }
     }
 
     #[inline(always)]
@@ -115,7 +115,7 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn can_be_done(&self) -> bool {
-        self.unmarkable == 0
+        packet::load::<u64>(self.metadata(), self.data(), 0).is_some()
     }
 }
 
@@ -157,7 +157,6 @@ pub fn uplink_xdp(context: XdpContext) -> u32 {
         xdp: context.ctx,
         hop: Route::NONE,
         zero: tables::config().zero,
-        unmarkable: 0,
     };
     frame.make_room();
     let Ok(verdict) = enter(&mut frame, Edge::Xdp) else {

@@ -383,6 +383,10 @@ fn new_source<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> Reason
             // Even a flow that this hook leaves to the next one is made here: its turn is taken.
             // One that is too big is answered only once its flow is known.
             Routed::To | Routed::NotFromHere | Routed::TooBig => env.hop().ifindex,
+            Routed::Nowhere if flow.flags & flow_flags::NODE != 0 && is_own(env, tuple, &flow.address) => {
+                flow.flags |= flow_flags::HAIRPIN;
+                return Reason::NewFlow;
+            }
             Routed::Nowhere => return Reason::NoRoute,
         }
     };
@@ -398,6 +402,12 @@ fn new_source<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> Reason
         return Reason::NoSource;
     }
     Reason::NewFlow
+}
+
+/// Whether an address that no packet of this node leaves for is one of its own.
+#[inline(always)]
+fn is_own<E: Env>(env: &E, tuple: &Tuple, address: &Address) -> bool {
+    tuple.source == *address || env.is_node_address(address)
 }
 
 /// Stores the reply's entry of a flow that keeps its source. Where another frontend of this client has the same backend,

@@ -89,7 +89,8 @@ pub(crate) fn error<E: Env>(
         return Verdict::Drop(Reason::IcmpRedirect);
     }
     let (step, reason) = if leaving && !towards_backend {
-        (Step::Deliver, Reason::IcmpError)
+        let step = if flags == 0 { Step::Deliver } else { Step::Bounce };
+        (step, Reason::IcmpError)
     } else {
         way(env, edge, headers, rewrite, flags, Reason::IcmpError)
     };
@@ -106,7 +107,7 @@ pub(crate) fn error<E: Env>(
     if translate_quoted(env, headers, quote, rewrite, hides_sender).is_none() {
         return Verdict::Drop(Reason::Malformed);
     }
-    if leaving && !towards_backend {
+    if leaving && !towards_backend && then == 0 {
         return Verdict::Pass(reason);
     }
     go(env, edge, headers, rewrite, then, reason)
@@ -152,13 +153,13 @@ fn request_flow<E: Env>(env: &E, headers: &Headers, rewrite: &mut Rewrite) -> u3
     NONE
 }
 
-/// The flow of an error that leaves towards a client. Its flags do not matter.
+/// The flow of an error that leaves towards a client. Not 0: the client is a process of this node too.
 #[inline(always)]
 fn leaving_flow<E: Env>(env: &mut E, headers: &Headers, rewrite: &mut Rewrite) -> Option<u8> {
     if snat::in_range(&env.config(), headers.tuple.destination_port)
-        && snat::restore(env, headers, true, rewrite).is_some()
+        && let Some(flags) = snat::restore(env, headers, true, rewrite)
     {
-        return Some(0);
+        return Some(flags & flow_flags::NODE);
     }
     translate::towards_client(env, headers, rewrite).then_some(0)
 }

@@ -209,15 +209,14 @@ pub(crate) fn way<E: Env>(
     flags: u8,
     reason: Reason,
 ) -> (Step, Reason) {
+    let flags = env.opaque(flags.into()) as u8;
+    if flags & flow_flags::HAIRPIN != 0 {
+        return (Step::Bounce, reason);
+    }
     if flags & (flow_flags::TRANSIT | flow_flags::NODE) != 0 {
         return translate::find_way(env, edge, headers, rewrite, reason);
     }
-    let step = if flags & flow_flags::HAIRPIN != 0 {
-        Step::Bounce
-    } else {
-        Step::Deliver
-    };
-    (step, reason)
+    (Step::Deliver, reason)
 }
 
 #[inline(always)]
@@ -228,12 +227,24 @@ pub(crate) fn reply<E: Env, const SECOND: bool>(
     rewrite: &mut Rewrite,
 ) -> Result<Verdict, Left> {
     headers.tuple.direction = Direction::Reply as u8;
-    let port_changed = snat::in_range(&env.config(), headers.tuple.destination_port)
-        && snat::restore(env, headers, true, rewrite).is_some();
-    if port_changed || translate::towards_client(env, headers, rewrite) {
-        let elsewhere = edge == Edge::Node && translate::leaves_by_another(env, headers, rewrite);
+    let mut restored = None;
+    if snat::in_range(&env.config(), headers.tuple.destination_port) {
+        restored = snat::restore(env, headers, true, rewrite);
+    }
+    if restored.is_some() || translate::towards_client(env, headers, rewrite) {
+        let then = if edge != Edge::Node {
+            0
+        } else if restored.is_some_and(|flags| flags & flow_flags::NODE != 0) {
+            BOUNCE
+        } else if translate::leaves_by_another(env, headers, rewrite) {
+            FORWARD
+        } else {
+            0
+        };
+        let then = env.opaque(then);
         return Ok(match translate::apply::<E, SECOND>(env, headers, rewrite) {
-            Some(()) if elsewhere => Verdict::Forward(Reason::Reply),
+            Some(()) if then == FORWARD => Verdict::Forward(Reason::Reply),
+            Some(()) if then == BOUNCE => bounce(env, Reason::Reply),
             Some(()) => Verdict::Pass(Reason::Reply),
             None => Verdict::Drop(Reason::Malformed),
         });

@@ -189,7 +189,7 @@ fn fragment_key(chain: &Chain, headers: &Headers) -> FragmentKey {
 }
 
 /// What an ICMP message is, and of an error which packet it is about.
-#[inline(never)]
+#[inline(always)]
 fn parse_icmp<E: Env>(env: &mut E, chain: &mut Chain, headers: &mut Headers, quote: &mut Quote) -> Reason {
     let l4 = (headers.l4 as u32 & FARTHEST) as usize;
     let Some(icmp) = env.load::<IcmpHeader>(l4) else {

@@ -104,11 +104,22 @@ pub(crate) fn keep<E: Env>(env: &mut E, headers: &Headers, flow: &Flow, now: u32
 #[inline(always)]
 fn key_of<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> Option<Tuple> {
     let mut key = reply_key(&headers.tuple, flow);
-    if flow.flags & flow_flags::PORT_ONLY == 0 {
+    let flags = env.opaque(flow.flags.into()) as u8;
+    if is_to_itself(flags) {
+        key.destination = headers.tuple.destination;
+    } else if flags & flow_flags::PORT_ONLY == 0 {
         key.destination = env.source(flow.source)?;
     }
     key.destination_port = flow.source_port;
     Some(key)
+}
+
+/// Whether client and backend of a flow are both of this node. Its packets come back into the node by the uplink that they were
+/// to leave by, as from the frontend's address: the stack takes none from an address of its own there.
+#[inline(always)]
+pub(crate) fn is_to_itself(flags: u8) -> bool {
+    const BOTH: u8 = flow_flags::NODE | flow_flags::HAIRPIN;
+    flags & BOTH == BOTH
 }
 
 #[inline(always)]
@@ -155,7 +166,7 @@ fn hash(entry: &SnatFlow) -> u32 {
 /// `rewrite` in and returns the flow's flags.
 ///
 /// A flow of which only the port was changed is restored where it leaves, at its client's edge: between there and the
-/// backend its packets look as the backend sent them. All others are restored as they enter.
+/// backend its packets look as the backend sent them. So is one of the node with itself. All others are restored as they enter.
 #[inline(always)]
 pub(crate) fn restore<E: Env>(env: &mut E, headers: &Headers, leaving: bool, rewrite: &mut Rewrite) -> Option<u8> {
     let found = find(env, headers, leaving, rewrite);
@@ -177,7 +188,8 @@ fn find<E: Env>(env: &E, headers: &Headers, leaving: bool, rewrite: &mut Rewrite
     let Some(flow) = env.snat_flow(&headers.tuple) else {
         return NONE;
     };
-    if (flow.flags & flow_flags::PORT_ONLY != 0) != leaving {
+    let flags = env.opaque(flow.flags.into()) as u8;
+    if (flags & flow_flags::PORT_ONLY != 0 || is_to_itself(flags)) != leaving {
         return NONE;
     }
     *rewrite = Rewrite {

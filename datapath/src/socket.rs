@@ -83,7 +83,7 @@ pub fn connect<E: SocketEnv>(env: &mut E) -> SocketVerdict {
 }
 
 /// A socket that was translated before and now goes straight to `address`: that peer is what it seems to be.
-#[inline(always)]
+#[inline(never)]
 fn forget_peer<E: SocketEnv>(env: &mut E, address: &Address, port: Port) {
     // Most sockets have no storage: nothing of theirs was ever translated.
     if env.pair(0).is_none() {

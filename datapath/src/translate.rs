@@ -7,6 +7,7 @@ use crate::flow;
 use crate::parse::{Headers, kind};
 use crate::pipeline::{Edge, Step};
 use crate::reject::Refusal;
+use crate::snat;
 use ferrogate_common::{
     Address, Direction, Flow, Port, Protocol, Reason, Tuple, address_roles, config_flags, flow_flags, interface_flags,
 };
@@ -40,11 +41,16 @@ pub(crate) fn towards_backend<E: Env>(env: &E, headers: &Headers, flow: &Flow, r
     rewrite.source_port = headers.tuple.source_port;
     rewrite.destination_port = flow.port;
     rewrite.uplink = 0;
-    if flow.flags & flow_flags::SNAT == 0 {
+    let flags = env.opaque(flow.flags.into()) as u8;
+    if flags & flow_flags::SNAT == 0 {
         return true;
     }
     rewrite.source_port = flow.source_port;
-    if flow.flags & flow_flags::PORT_ONLY != 0 {
+    if flags & flow_flags::PORT_ONLY != 0 {
+        return true;
+    }
+    if snat::is_to_itself(flags) {
+        rewrite.source = headers.tuple.destination;
         return true;
     }
     match env.source(flow.source) {

@@ -17,7 +17,7 @@ fn options(proxy: Proxy) -> Options {
         layout: Layout::Routed,
         source: Source::ControlPlane,
         proxy,
-        firewall: false,
+        ..Options::default()
     }
 }
 

@@ -107,7 +107,7 @@ fn boot(proxy: Proxy) -> Result<Asked> {
         layout: Layout::Routed,
         source: Source::ControlPlane,
         proxy,
-        firewall: false,
+        ..Options::default()
     })?;
     Ok(Asked { rig, rows: vec![] })
 }

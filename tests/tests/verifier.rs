@@ -19,25 +19,30 @@ const fn budget(program: &'static str, verified: u32, jited: u32) -> Budget {
     }
 }
 
+/// The kernel whose verifier the budgets are of: each walks other ways.
+const MEASURED_ON: &str = "6.18.";
+/// What may be walked on others: half of what the verifier allows.
+const OF_OTHERS: u32 = 500_000;
+
 /// A little above what holds today.
 const BUDGETS: [Budget; 21] = [
-    budget("pod_ingress", 125_000, 22_000),
-    budget("pod_egress", 9_000, 6_600),
-    budget("uplink_ingress", 125_000, 22_000),
-    budget("uplink_egress", 142_000, 22_000),
-    budget("uplink_ingress_l3", 125_000, 22_000),
-    budget("uplink_egress_l3", 142_000, 22_000),
-    budget("pod_ingress_second", 255_000, 38_000),
-    budget("pod_egress_second", 27_500, 15_500),
-    budget("uplink_ingress_second", 250_000, 38_000),
-    budget("uplink_egress_second", 250_000, 38_000),
-    budget("uplink_ingress_l3_second", 235_000, 38_000),
+    budget("pod_ingress", 151_000, 22_000),
+    budget("pod_egress", 13_000, 7_000),
+    budget("uplink_ingress", 150_000, 22_000),
+    budget("uplink_egress", 174_000, 23_000),
+    budget("uplink_ingress_l3", 150_000, 22_000),
+    budget("uplink_egress_l3", 168_000, 22_000),
+    budget("pod_ingress_second", 287_000, 38_000),
+    budget("pod_egress_second", 36_000, 17_000),
+    budget("uplink_ingress_second", 281_000, 38_000),
+    budget("uplink_egress_second", 267_000, 39_000),
+    budget("uplink_ingress_l3_second", 259_000, 38_000),
     budget("uplink_egress_l3_second", 225_000, 38_000),
-    budget("uplink_xdp", 137_000, 20_500),
-    budget("connect4", 6_000, 7_000),
-    budget("connect6", 6_000, 7_000),
-    budget("sendmsg4", 6_000, 6_500),
-    budget("sendmsg6", 6_000, 6_500),
+    budget("uplink_xdp", 126_000, 20_500),
+    budget("connect4", 5_500, 7_000),
+    budget("connect6", 5_500, 7_000),
+    budget("sendmsg4", 5_000, 6_000),
+    budget("sendmsg6", 5_500, 6_500),
     budget("recvmsg4", 160, 780),
     budget("recvmsg6", 200, 960),
     budget("getpeername4", 160, 780),
@@ -61,6 +66,12 @@ fn every_program_passes_the_verifier_within_its_budget() -> Result<()> {
         }
     })?;
     let mut over = Vec::new();
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let limit = |budget: u32| {
+        let measured = release.starts_with(MEASURED_ON);
+        if measured { budget } else { OF_OTHERS }
+    };
+    println!("Linux {release}");
     println!(
         "{:<24} {:>9} {:>7} {:>11} {:>7} {:>7}",
         "program", "verified", "budget", "translated", "jited", "budget"
@@ -80,7 +91,7 @@ fn every_program_passes_the_verifier_within_its_budget() -> Result<()> {
         let translated = info.size_translated().context("a kernel that shows sizes")?;
         let machine_code = info.size_jitted();
         println!("{name:<24} {walked:>9} {verified:>7} {translated:>11} {machine_code:>7} {jited:>7}");
-        if walked > *verified || machine_code > *jited {
+        if walked > limit(*verified) || machine_code > *jited {
             over.push(*name);
         }
     }

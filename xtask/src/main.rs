@@ -14,6 +14,7 @@ mod pktgen;
 mod run;
 mod setup;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,8 @@ enum Command {
     Pktgen(pktgen::Args),
     /// Do things to the proxies of a small cluster under load, for minutes, and count what is lost
     Chaos(chaos::Args),
+    /// Run a part of the tests on other kernels, in an emulated machine
+    VmTest(vm::Args),
     /// Check formatting, lints, documentation and house rules
     Lint(lint::Args),
     /// Make an OCI image with a static binary, without a container engine
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::bench(&args),
         Command::Pktgen(args) => pktgen::pktgen(&args).map(|()| true),
         Command::Chaos(args) => chaos::chaos(&args),
+        Command::VmTest(args) => vm::vm_test(&args),
         Command::Lint(args) => lint::lint(&args).map(|()| true),
         Command::Image(args) => image::image(&args).map(|()| true),
         Command::Docs(args) => docs::docs(&args).map(|()| true),

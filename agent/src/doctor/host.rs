@@ -180,12 +180,12 @@ impl Host {
 fn kernel(doctor: &mut Doctor) {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     doctor.looked_at(format!("kernel {release}"));
-    if version(&release).is_some_and(|version| version < (6, 6)) {
+    if version(&release).is_some_and(|version| version < (5, 18)) {
         doctor.found(
             Severity::Error,
             "kernel",
-            format!("Linux {release} has no tcx links: the pod, uplink and node edges cannot be attached"),
-            "run Linux 6.6 or later",
+            format!("Linux {release} has no bpf_set_retval: the agent cannot load its programs"),
+            "run Linux 6.1 or later",
         );
     }
     if sysctl("net/core/bpf_jit_enable").as_deref() == Some("0") {

@@ -1,12 +1,13 @@
 //! Attaching programs, and keeping their links pinned.
 
+use super::attached::{Attached, attach};
 use super::error::{During as _, Result};
 use super::programs::{
     POD_EGRESS, POD_INGRESS, Programs, SOCKET, UPLINK_EGRESS, UPLINK_EGRESS_L3, UPLINK_INGRESS, UPLINK_INGRESS_L3,
     UPLINK_XDP,
 };
 use super::state::StateDir;
-use super::sys::{self, LinkTarget};
+use super::sys::LinkTarget;
 use crate::net::{Network, Role};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -165,12 +166,13 @@ impl Edges {
         for pin in pins(state)? {
             let path = state.links().join(&pin);
             let program = pin.split('-').next().unwrap_or_default();
-            let link = sys::Link::open(&path).during(|| format!("cannot open the pinned link {}", path.display()))?;
+            let attached =
+                Attached::open(&path).during(|| format!("cannot open the pinned link {}", path.display()))?;
             let reason = match programs.fd(program) {
                 Err(error) => error.to_string(),
-                Ok(fd) => match link.update(fd) {
+                Ok(fd) => match attached.update(fd, &path) {
                     Ok(()) => continue,
-                    Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => error.to_string(),
+                    Err(error) if is_gone(&error) => error.to_string(),
                     Err(error) => {
                         return Err(error)
                             .during(|| format!("cannot replace the program of the link {}", path.display()));
@@ -229,10 +231,9 @@ impl Edges {
     fn refuse(&mut self, pin: &str, edge: &Edge, error: io::Error) -> Result<()> {
         self.attached.remove(pin);
         let first = self.refused.insert(pin.to_owned());
-        let gone = matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO | libc::ENOLINK));
         let interface = &edge.interface;
         match edge.hook {
-            _ if gone => tracing::debug!(interface, program = edge.program, "the interface is gone"),
+            _ if is_gone(&error) => tracing::debug!(interface, program = edge.program, "the interface is gone"),
             Hook::Xdp { .. } if !first => {}
             Hook::Xdp { .. } if self.options.xdp == XdpMode::Auto => {
                 tracing::info!(interface, %error, "no native XDP here: the tcx program does the work");
@@ -288,17 +289,22 @@ pub(super) fn detach_socket_edge(state: &StateDir) -> Result<bool> {
 
 /// Makes sure that a pinned link to `target` exists. The programs of links that exist were replaced by `take_over`.
 fn ensure(path: &Path, program: std::os::fd::BorrowedFd<'_>, target: LinkTarget<'_>, cgroup_id: u64) -> io::Result<()> {
-    match sys::Link::open(path) {
-        Ok(link) if link.is_attached_to(target, cgroup_id)? => return Ok(()),
+    match Attached::open(path) {
+        Ok(attached) if attached.program(target, cgroup_id)?.is_some() => return Ok(()),
         // The pin is of a device or cgroup that had this number, or this path, before.
-        Ok(link) => {
-            let _ = link.detach();
+        Ok(attached) => {
+            let _ = attached.detach();
             fs::remove_file(path)?;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    sys::attach(program, target)?.pin(path)
+    attach(program, target, path)
+}
+
+/// Whether an error says that the device is not there any more.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO | libc::ENOLINK))
 }
 
 /// Names of all pinned links.
@@ -315,9 +321,9 @@ fn pins(state: &StateDir) -> Result<Vec<String>> {
 
 /// Detaches a link and removes its pin; whether it was there.
 pub(super) fn remove(path: &Path) -> Result<bool> {
-    let removed = sys::Link::open(path).and_then(|link| {
-        // A link that has lost its device is detached already.
-        let _ = link.detach();
+    let removed = Attached::open(path).and_then(|attached| {
+        // What has lost its device is detached already.
+        let _ = attached.detach();
         fs::remove_file(path)
     });
     match removed {

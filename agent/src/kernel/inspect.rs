@@ -1,9 +1,10 @@
 //! The hooks as the kernel has them: whether our programs are attached, and whose else are beside them.
 
+use super::attached::{self, Attached, has_tcx};
 use super::edges::Hook;
 use super::programs::SOCKET;
 use super::state::StateDir;
-use super::sys::{self, Link, LinkTarget, TCX_EGRESS, TCX_INGRESS};
+use super::sys::{self, LinkTarget};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -14,7 +15,7 @@ use std::path::Path;
 pub struct HookReport {
     /// Name of our program.
     pub program: String,
-    /// `tcx ingress`, `tcx egress`, `XDP`, or `cgroup connect4` and the like.
+    /// `tcx ingress`, `tcx egress` (`clsact` on kernels without tcx), `XDP`, or `cgroup connect4` and the like.
     pub hook: String,
     /// The interface; 0 at the socket edge.
     pub ifindex: u32,
@@ -31,22 +32,24 @@ pub struct HookReport {
 ///
 /// An XDP hook has one program only; whose else it is, rtnetlink tells.
 pub fn inspect(state: &StateDir, ifindex: u32, program: &str) -> HookReport {
-    let (name, attach_type, hook) = match program {
+    let (name, hook) = match program {
         _ if program.contains("xdp") => {
             let pinned = |native| {
                 let pin = Hook::Xdp { native }.pin(program, ifindex);
                 state.links().join(pin).exists()
             };
             let native = pinned(true) || !pinned(false);
-            ("XDP", None, Hook::Xdp { native })
+            ("XDP", Hook::Xdp { native })
         }
-        _ if program.contains("egress") => ("tcx egress", Some(TCX_EGRESS), Hook::Egress),
-        _ => ("tcx ingress", Some(TCX_INGRESS), Hook::Ingress),
+        _ if program.contains("egress") && has_tcx() => ("tcx egress", Hook::Egress),
+        _ if program.contains("egress") => ("clsact egress", Hook::Egress),
+        _ if has_tcx() => ("tcx ingress", Hook::Ingress),
+        _ => ("clsact ingress", Hook::Ingress),
     };
     let pin = state.links().join(hook.pin(program, ifindex));
     let ours = own_program(&pin, hook.target(ifindex), 0);
-    let others = attach_type.map_or(Ok(vec![]), |kind| sys::attached(ifindex, kind));
-    report((program, name, ifindex), ours, others)
+    let all = attached::programs(hook.target(ifindex));
+    report((program, name, ifindex), ours, all)
 }
 
 /// The socket edge's programs on a cgroup.
@@ -72,11 +75,7 @@ pub fn inspect_sockets(state: &StateDir, cgroup: &Path) -> io::Result<Vec<HookRe
 
 /// The id of the program behind a pin, if the link is attached to where it should be.
 fn own_program(pin: &Path, target: LinkTarget<'_>, cgroup_id: u64) -> io::Result<Option<u32>> {
-    let link = Link::open(pin)?;
-    if link.is_attached_to(target, cgroup_id)? {
-        return link.program().map(Some);
-    }
-    Ok(None)
+    Attached::open(pin)?.program(target, cgroup_id)
 }
 
 fn report(

@@ -4,8 +4,10 @@
 //! without an agent. Nothing is detached or removed when either is dropped: the pins keep the datapath working.
 
 mod apply;
+mod attached;
 mod cgroup;
 mod cleanup;
+mod clsact;
 mod diff;
 mod edges;
 mod error;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <state-dir>/v<ABI>/maps/<NAME>                    one map of `ferrogate_common::maps`
-//! <state-dir>/v<ABI>/links/<program>-<ifindex>      a tcx link
+//! <state-dir>/v<ABI>/links/<program>-<ifindex>      a tcx link, or the program that is a filter of clsact
 //! <state-dir>/v<ABI>/links/<program>-<mode>-<ifindex>   an XDP link; native or generic
 //! <state-dir>/v<ABI>/links/<program>                a link of the socket edge
 //! <state-dir>/reserved-ports -> 24000-28095         what was added to net.ipv4.ip_local_reserved_ports

@@ -12,7 +12,7 @@ use ferrogate_datapath::host::{HostPacket, Program, Segment, Simulator, tcp};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Source {
     Kept,
-    /// An address of the node, a port of the SNAT range.
+    /// This address, a port of the SNAT range.
     Changed(Who),
 }
 
@@ -74,6 +74,10 @@ pub(crate) const PATHS: &[Path] = &[
            request: (UplinkEgressL3, UPLINK, Forward), reply: (UplinkIngressL3, UPLINK, Pass) },
     Path { name: "a process of the node, its reply by XDP", client: Node, kind: ClusterIp, frontend: Vip, backend: RemotePod, source: Changed(Node),
            request: (UplinkEgress, UPLINK, Forward), reply: (UplinkXdp, UPLINK, Pass) },
+    Path { name: "a process of the node to another", client: Node, kind: ClusterIp, frontend: Vip, backend: Node, source: Changed(Vip),
+           request: (UplinkEgress, UPLINK, Bounce), reply: (UplinkEgress, UPLINK, Bounce) },
+    Path { name: "a process of the node to another, layer 3", client: Node, kind: ClusterIp, frontend: Vip, backend: Node, source: Changed(Vip),
+           request: (UplinkEgressL3, UPLINK, Bounce), reply: (UplinkEgressL3, UPLINK, Bounce) },
 ];
 
 /// A node with the path's service.

@@ -113,6 +113,8 @@ pub(crate) fn node() -> Simulator {
         let narrow = Target::Link(NARROW);
         let whole = if v4 { 32 } else { 128 };
         node.fib.routes.push(HostRoute::new(unspecified.ip(), 0, way));
+        let own = Target::Own(UPLINK);
+        node.fib.routes.push(HostRoute::new(ip(Who::Node, v4), whole, own));
         node.fib
             .routes
             .push(HostRoute::new(ip(Who::NarrowPod, v4), whole, narrow));

@@ -61,7 +61,7 @@ pub(super) fn options(proxy: Proxy) -> Options {
         layout: Layout::Routed,
         source: Source::ControlPlane,
         proxy,
-        firewall: false,
+        ..Options::default()
     }
 }
 

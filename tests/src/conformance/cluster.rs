@@ -66,7 +66,7 @@ impl Cluster {
             layout,
             source: Source::ControlPlane,
             proxy,
-            firewall: false,
+            ..Options::default()
         })?;
         route_public_addresses(&rig)?;
         for (name, node, host) in PODS {

@@ -18,7 +18,6 @@ use crate::wire::ask::{Ask, Reach};
 const UNUSED: u16 = 200;
 const DNS_PORT: u16 = 53;
 const OWN_NODE_PORT: &str = "a node's process reaches its own NodePort through the socket edge only";
-const OWN_HOST_NETWORK: &str = "a node's process reaches its own host network through the socket edge only";
 
 const NO_HAIRPIN_MODE: &str = "kube-proxy needs hairpin mode on the bridge port of a pod that asks itself";
 const SAME_BRIDGE: &str = "kube-proxy needs bridge-nf-call-iptables=1 for backends on the same bridge";
@@ -272,16 +271,9 @@ impl Builder<'_> {
             "n2" => 2,
             _ => return None,
         };
-        let on_this_host = |pod: &String| {
-            let pod = self.cluster.pods.get(name_of(pod));
-            pod.is_some_and(|pod| pod.host && pod.node == node)
-        };
         match &self.target.kind {
             Kind::NodePort(entry) if *entry == node => Some(OWN_NODE_PORT),
             Kind::Localhost => Some(OWN_NODE_PORT),
-            Kind::ClusterIp | Kind::Vip(_) | Kind::External(_) if self.pods().iter().any(on_this_host) => {
-                Some(OWN_HOST_NETWORK)
-            }
             _ => None,
         }
     }

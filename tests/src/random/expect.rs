@@ -313,7 +313,7 @@ impl Scene<'_> {
             }
             Client::Node(node) if walk.is_at_home() => {
                 if backend == Backend::Host(node) && !sockets {
-                    return (None, Some(Rule::OwnHostNetworkWithoutSocketEdge));
+                    return (Some(Source::Other), Some(Rule::OwnHostNetworkAsFromTheService));
                 }
                 (Some(Source::Client), None)
             }

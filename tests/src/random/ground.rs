@@ -45,7 +45,7 @@ impl Ground {
             layout,
             source: Source::ControlPlane,
             proxy: Proxy::KubeProxy,
-            firewall: false,
+            ..Options::default()
         };
         let mut kube_proxy = Rig::boot(options.clone())?;
         let mut ferrogate = Rig::boot_beside(

@@ -16,7 +16,7 @@ pub enum Rule {
     BypassedReplies,
     PodAtOtherNode,
     OwnNodePortWithoutSocketEdge,
-    OwnHostNetworkWithoutSocketEdge,
+    OwnHostNetworkAsFromTheService,
     ContradictorySlices,
     TakenOnTheWayOut,
 }
@@ -71,8 +71,9 @@ impl fmt::Display for Rule {
             Rule::OwnNodePortWithoutSocketEdge => {
                 "a node's process reaches its own NodePort through the socket edge only: over lo there is no packet edge"
             }
-            Rule::OwnHostNetworkWithoutSocketEdge => {
-                "a node's process reaches its own host network through the socket edge only"
+            Rule::OwnHostNetworkAsFromTheService => {
+                "without the socket edge a node's process reaches its own host network as from the Service's address: no device \
+                 takes packets from its own node's addresses"
             }
             Rule::TakenOnTheWayOut => {
                 "kube-proxy refuses and drops datagrams of a node's process in netfilter's output hook, where the call fails \

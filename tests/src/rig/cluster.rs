@@ -15,7 +15,7 @@ use super::far_end;
 use super::follower::Follower;
 use super::layout::{self, Layout};
 use super::lease::Lease;
-use super::machine::{Node, machine, macvlan_pod, node, tail};
+use super::machine::{Node, Uplink, machine, macvlan_pod, node, tail};
 use super::manifests::Manifests;
 use super::netns::Netns;
 use super::objects::{self, NAMESPACE, ServiceSpec};
@@ -42,6 +42,8 @@ pub struct Options {
     pub proxy: Proxy,
     /// Every node drops what conntrack calls invalid, on its way in, through and out.
     pub firewall: bool,
+    /// What a node has as its `eth0`.
+    pub uplink: Uplink,
 }
 
 impl Default for Options {
@@ -52,6 +54,7 @@ impl Default for Options {
             source: Source::Manifests,
             proxy: Proxy::None,
             firewall: false,
+            uplink: Uplink::default(),
         }
     }
 }

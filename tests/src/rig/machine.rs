@@ -29,18 +29,53 @@ pub struct Node {
     pub bpffs: PathBuf,
 }
 
+/// What a node's `eth0` is. Not every kernel has each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Uplink {
+    /// One end of a veth pair.
+    #[default]
+    Plain,
+    /// A bond over one.
+    Bond,
+    /// A VLAN on one; its frames are tagged on the way to the LAN.
+    Vlan,
+}
+
+/// The VLAN of [`Uplink::Vlan`].
+const VLAN: u16 = 7;
+
+/// A namespace with `eth0` on the LAN, one end of a veth pair.
+pub(crate) fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8, xdp: bool) -> Result<Place> {
+    machine_on(lease, lan_netns, name, host, Uplink::Plain, xdp)
+}
+
 /// A namespace with `eth0` on the LAN.
 ///
 /// With `xdp` no sender leaves checksums half computed, which no XDP program could mend.
-pub(crate) fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8, xdp: bool) -> Result<Place> {
+fn machine_on(lease: &Lease, lan_netns: &Netns, name: &str, host: u8, uplink: Uplink, xdp: bool) -> Result<Place> {
     let netns = Netns::create(lease.name(name))?;
     let (address, router) = (lan(host), lan(ROUTER));
+    let (below, outside, inside) = match uplink {
+        Uplink::Plain => ("eth0", String::new(), String::new()),
+        Uplink::Bond => (
+            "port0",
+            String::new(),
+            "link add eth0 type bond mode active-backup\nlink set port0 master eth0 up\n".to_owned(),
+        ),
+        Uplink::Vlan => (
+            "trunk0",
+            format!(
+                "link set v{host} nomaster\nlink add t{host} link v{host} type vlan id {VLAN}\nlink set t{host} master lan up\n"
+            ),
+            format!("link set trunk0 up\nlink add eth0 link trunk0 type vlan id {VLAN}\n"),
+        ),
+    };
     lan_netns.ip_batch(&format!(
-        "link add v{host} type veth peer name eth0 netns {}\nlink set v{host} master lan up\n",
+        "link add v{host} type veth peer name {below} netns {}\nlink set v{host} master lan up\n{outside}",
         netns.name()
     ))?;
     netns.ip_batch(&format!(
-        "link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
+        "{inside}link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
          route add default via {}\nroute add default via {}\n",
         address.v4, address.v6, router.v4, router.v6
     ))?;
@@ -53,7 +88,14 @@ pub(crate) fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8, xd
 /// A node, ready for pods.
 pub(crate) fn node(lease: &Lease, lan_netns: &Netns, options: &Options, index: u8) -> Result<Node> {
     let name = format!("n{index}");
-    let place = machine(lease, lan_netns, &name, NODE_BASE + index, options.proxy.uses_xdp())?;
+    let place = machine_on(
+        lease,
+        lan_netns,
+        &name,
+        NODE_BASE + index,
+        options.uplink,
+        options.proxy.uses_xdp(),
+    )?;
     layout::prepare_node(options.layout, &place.netns, index, options.nodes)?;
     if options.firewall {
         let hooks = ["prerouting", "input", "forward", "output", "postrouting"].map(|hook| {

@@ -43,7 +43,7 @@ pub use cluster::{Options, Rig, Source};
 pub use control_plane::ControlPlane;
 pub use layout::Layout;
 pub use lease::{Lease, sweep};
-pub use machine::Node;
+pub use machine::{Node, Uplink};
 pub use manifests::Manifests;
 pub use netns::Netns;
 pub use objects::{NAMESPACE, ServicePort, ServiceSpec};

@@ -138,6 +138,8 @@ pub enum Source {
     Client,
     /// Any address of this node: it masqueraded, or the client is its process.
     Node(u8),
+    /// The one that the client has asked.
+    Asked,
     /// The client's own or one of this node's.
     Either(u8),
 }
@@ -208,9 +210,8 @@ fn ferrogate(cell: &Cell, options: &FerrogateOptions) -> Expectation {
         (Client::Node, Target::NodePort(1)) if !node => {
             return Expectation::Limit("a node's process reaches its own NodePort through the socket edge only");
         }
-        (Client::Node, Target::ClusterIp) if !node && cell.backend == Backend::HostLocal => {
-            return Expectation::Limit("a node's process reaches its own host network through the socket edge only");
-        }
+        // It comes back into the node as from the Service: no device takes packets from its own node's addresses.
+        (Client::Node, Target::ClusterIp) if !node && cell.backend == Backend::HostLocal => Source::Asked,
         (Client::Node, Target::ClusterIp | Target::NodePort(1)) => Source::Node(1),
         // Translated into its own address before a packet exists: the pod talks to itself over lo.
         (Client::Pod, Target::ClusterIp | Target::NodePort(1)) if cell.backend != Backend::Itself || pods => {

@@ -48,6 +48,9 @@ const SERVICES: [(&str, &str); 12] = [
 /// The client pods of node 1 and node 2.
 pub const CLIENT_PODS: [&str; 2] = ["c", "d"];
 
+/// How long the proxies may take until they serve: the verifier's work, which takes long on an emulated machine.
+pub const START: Duration = Duration::from_secs(120);
+
 /// Boots a rig and fills it.
 pub fn boot(options: Options) -> Result<Rig> {
     let mut rig = Rig::boot(options)?;

@@ -94,8 +94,8 @@ pub(super) fn restart(rig: &mut Rig, _: Level) -> Result<Outcome> {
     let orphaned = fixture::place(rig, Client::Pod).probe(&ProbeRequest::new(Protocol::Tcp, to).count(10))?;
     ensure!(orphaned.complete(), "with the proxy killed: {orphaned:?}");
     (1..=rig.options.nodes).try_for_each(|node| rig.start_proxy(node))?;
-    fixture::wait_followed(rig, Duration::from_secs(15))?;
-    fixture::wait_ready(rig, Duration::from_secs(15))?;
+    fixture::wait_followed(rig, fixture::START)?;
+    fixture::wait_ready(rig, fixture::START)?;
     thread::sleep(Duration::from_millis(500));
     for (client, family, process, input) in ticking {
         drop(input);

@@ -112,6 +112,7 @@ fn seen_source(rig: &Rig, cell: &Cell, expected: Source, attempt: &Attempt) -> R
     let allowed: Vec<IpAddr> = match expected {
         Source::Client => client(),
         Source::Node(node) => fixture::node_addresses(rig, node),
+        Source::Asked => vec![attempt.to.ip()],
         Source::Either(node) => client().into_iter().chain(fixture::node_addresses(rig, node)).collect(),
     };
     for answer in &attempt.answers {

@@ -9,7 +9,7 @@ use super::cell::Cell;
 use super::others::Level;
 use super::report::{Column, Mark, Report};
 use super::{fixture, matrix, others};
-use crate::rig::{FerrogateOptions, Layout, Options, Proxy, Rig, SocketEdge, Source};
+use crate::rig::{FerrogateOptions, Layout, Options, Proxy, Rig, SocketEdge, Source, Uplink};
 
 /// Walks packets through clusters of network namespaces and prints who was reached.
 #[derive(Clone, Debug, Parser)]
@@ -36,6 +36,9 @@ pub struct Arguments {
     /// Every node drops what conntrack calls invalid.
     #[arg(long)]
     pub firewall: bool,
+    /// What a node's uplink is.
+    #[arg(long, value_enum, default_value = "plain")]
+    pub uplink: Uplink,
     #[arg(long, value_enum, default_value = "quick")]
     pub level: Level,
     /// Only the walks, cells included, whose name contains this.
@@ -99,6 +102,7 @@ fn rigs(arguments: &Arguments) -> Vec<Options> {
                 source,
                 proxy,
                 firewall: arguments.firewall,
+                uplink: arguments.uplink,
             });
         }
     }
@@ -130,7 +134,12 @@ fn proxies(arguments: &Arguments, name: ProxyName) -> Vec<Proxy> {
 /// One rig from boot to removal. A rig that does not come up is one failed walk.
 fn column(arguments: &Arguments, options: Options) -> Column {
     let firewall = if options.firewall { " firewall" } else { "" };
-    let name = format!("{} {}{firewall}", options.layout.name(), options.proxy.name());
+    let uplink = match options.uplink {
+        Uplink::Plain => "",
+        Uplink::Bond => " bond",
+        Uplink::Vlan => " vlan",
+    };
+    let name = format!("{} {}{firewall}{uplink}", options.layout.name(), options.proxy.name());
     eprintln!("walking: {name}");
     let mut column = Column {
         name,
@@ -180,7 +189,7 @@ fn ready(rig: &mut Rig, column: &mut Column) -> Result<Duration> {
         return Ok(Duration::ZERO);
     }
     let begin = Instant::now();
-    if let Err(error) = fixture::wait_ready(rig, Duration::from_secs(15)) {
+    if let Err(error) = fixture::wait_ready(rig, fixture::START) {
         rig.check_proxies()?;
         column
             .others

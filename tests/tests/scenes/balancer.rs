@@ -115,7 +115,7 @@ fn boot(proxy: Proxy) -> Result<(Rig, LoadBalancer)> {
         layout: Layout::Routed,
         source: Source::ControlPlane,
         proxy,
-        firewall: false,
+        ..Options::default()
     })?;
     for (pod, node, _) in REPLACED {
         rig.add_pod(PodSpec::new(pod, node).app("web").web())?;

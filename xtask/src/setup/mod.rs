@@ -8,6 +8,8 @@ mod toolchain;
 
 use anyhow::Result;
 
+use crate::cmd;
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Also what the cluster tests need: Debian packages, and Kubernetes and CoreDNS built from their Go modules
@@ -30,6 +32,15 @@ pub(crate) fn setup(args: &Args) -> Result<()> {
         peers::build()?;
     }
     Ok(())
+}
+
+/// Installs the programs that are missing of some: a program, the Debian package that has it, what it is for.
+pub(crate) fn programs(wanted: &[(&str, &str, &'static str)]) -> Result<()> {
+    let missing = wanted.iter().filter(|(program, _, _)| cmd::which(program).is_none());
+    let packages: Vec<_> = missing
+        .map(|(_, package, why)| apt::Package::new(package, why))
+        .collect();
+    apt::install(&packages)
 }
 
 /// The command `setup` itself: as [`setup`], and says so when all is there.

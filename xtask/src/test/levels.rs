@@ -128,9 +128,8 @@ pub(crate) const LEVELS: &[Level] = &[
 
 /// Skips that are right, each by a part of the line that reports it. Any other skip fails the run.
 pub(crate) const EXPECTED_SKIPS: &[&str] = &[
-    // Limits of the socket edge's absence, which the documents name.
+    // A limit of the socket edge's absence, which the documents name.
     "a node's process reaches its own NodePort through the socket edge only",
-    "a node's process reaches its own host network through the socket edge only",
     // Limits of the rival.
     "kube-proxy needs hairpin mode on the bridge port of a pod that asks itself",
     "kube-proxy does not answer ping to a ClusterIP",

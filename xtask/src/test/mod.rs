@@ -12,7 +12,7 @@ use anyhow::Result;
 
 use crate::{bpf, cmd, setup};
 use levels::{LEVELS, Level};
-use tally::Tally;
+pub(crate) use tally::Tally;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -1,6 +1,6 @@
 //! Links: a program attached to something, alive while its descriptor or pin is.
 
-use super::{Command, bpf, object_get, object_info, object_pin, owned, raw};
+use super::{Command, bpf, object_info, object_pin, owned, raw};
 use bytemuck::{Pod, Zeroable};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -112,12 +112,14 @@ pub(crate) struct Link {
     fd: OwnedFd,
 }
 
-impl Link {
-    /// The link pinned at `path`.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        object_get(path).map(|fd| Self { fd })
+/// The link of a descriptor.
+impl From<OwnedFd> for Link {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
     }
+}
 
+impl Link {
     /// Pins it, so that it outlives this process.
     pub(crate) fn pin(&self, path: &Path) -> io::Result<()> {
         object_pin(self.fd.as_fd(), path)

@@ -94,6 +94,12 @@ pub(crate) fn object_get(path: &Path) -> io::Result<OwnedFd> {
     unsafe { bpf(Command::ObjGet, &mut attr) }.map(owned)
 }
 
+/// Whether a descriptor is that of a program.
+pub(crate) fn is_program(object: BorrowedFd<'_>) -> io::Result<bool> {
+    let target = std::fs::read_link(format!("/proc/self/fd/{}", object.as_raw_fd()))?;
+    Ok(target.as_os_str() == "anon_inode:bpf-prog")
+}
+
 /// Pins a map, program or link at `path`, which must be on a bpffs and not exist.
 pub(crate) fn object_pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;

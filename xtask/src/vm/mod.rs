@@ -1,0 +1,169 @@
+//! `cargo xtask vm-test`: the programs and a walk through them on other kernels, in an emulated machine.
+
+mod archive;
+mod kernel;
+mod machine;
+mod modules;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::test::Tally;
+use crate::{bpf, cmd, paths, setup, test};
+use archive::Archive;
+use kernel::Kernel;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Kernels: series of Debian's (6.1, 6.12), or files of linux-image packages
+    #[arg(
+        long,
+        value_name = "KERNEL[,KERNEL]",
+        value_delimiter = ',',
+        default_value = "6.1,6.12"
+    )]
+    kernel: Vec<String>,
+    /// Only runs whose name contains this: verifier, walks, walks over a bond, walks over a VLAN
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    run: String,
+    /// Passed to the walks: only those whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "->", allow_hyphen_values = true)]
+    walks: String,
+    /// Show also what the machine prints while it starts
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+/// What runs in the machine: a test program of the tests crate, and its arguments.
+struct Run {
+    name: &'static str,
+    target: &'static str,
+    arguments: Vec<String>,
+}
+
+impl Run {
+    fn new(name: &'static str, target: &'static str, arguments: &[&str]) -> Self {
+        Self {
+            name,
+            target,
+            arguments: arguments.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// Packages with what the machine needs besides the kernel.
+const PROGRAMS: [(&str, &str, &str); 6] = [
+    ("qemu-system-x86_64", "qemu-system-x86", "the emulated machine"),
+    ("busybox", "busybox", "its first process and shell"),
+    ("ip", "iproute2", "network namespaces, links, routes"),
+    ("ethtool", "ethtool", "offloads of the test cluster's links"),
+    ("xz", "xz-utils", "unpacks kernel modules"),
+    (
+        "strip",
+        "binutils",
+        "makes the programs small enough for the machine's memory",
+    ),
+];
+
+/// Sets up, builds, and runs. The last line is always `N passed, N failed, N skipped`; returns whether all is well.
+pub(crate) fn vm_test(args: &Args) -> Result<bool> {
+    setup::setup(&setup::Args { peers: false })?;
+    setup::programs(&PROGRAMS)?;
+    bpf::build()?;
+    let filter = format!("--filter={}", args.walks);
+    let walks = ["--layout", "routed", &filter];
+    let runs = [
+        Run::new("verifier", "verifier", &["--nocapture"]),
+        Run::new("walks", "walks", &walks),
+        Run::new(
+            "walks over a bond",
+            "walks",
+            &[&walks[..], &["--uplink", "bond", "--socket-edge", "off"]].concat(),
+        ),
+        Run::new(
+            "walks over a VLAN",
+            "walks",
+            &[&walks[..], &["--uplink", "vlan", "--socket-edge", "off"]].concat(),
+        ),
+    ];
+    let runs: Vec<Run> = runs.into_iter().filter(|run| run.name.contains(&args.run)).collect();
+    if runs.is_empty() {
+        bail!("no run's name contains {:?}: see --help", args.run);
+    }
+    let mut programs = Vec::new();
+    for run in &runs {
+        programs.push(test::program(run.target)?);
+    }
+    let mut total = Tally::default();
+    let mut rows = Vec::new();
+    for wanted in &args.kernel {
+        let Some(kernel) = kernel::find(wanted)? else {
+            total.complaints.push(format!(
+                "{wanted}: this machine's package lists have no such kernel; name a file of a linux-image package"
+            ));
+            continue;
+        };
+        println!("\n== Linux {} ==", kernel.release);
+        let begun = Instant::now();
+        let tally = boot(&kernel, &runs, &programs, args.verbose)?;
+        rows.push(format!(
+            "{:<36} {:>6.1} s  {}",
+            kernel.release,
+            begun.elapsed().as_secs_f64(),
+            tally.line()
+        ));
+        total += tally;
+    }
+    println!("\n{}", rows.join("\n"));
+    for complaint in &total.complaints {
+        println!("FAILED: {complaint}");
+    }
+    println!("{}", total.line());
+    Ok(total.complaints.is_empty())
+}
+
+/// Boots a kernel with the programs in its first file system, and reads what it prints until it is off.
+fn boot(kernel: &Kernel, runs: &[Run], programs: &[PathBuf], verbose: bool) -> Result<Tally> {
+    let directory = paths::target().join("vm").join(&kernel.release);
+    std::fs::create_dir_all(&directory)?;
+    let image = directory.join("initramfs.cpio");
+    let mut archive = Archive::create(&image)?;
+    let modules = modules::load(&kernel.modules, modules::WANTED)?;
+    let order: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
+    archive.file("/modules/order", 0o644, (order.join("\n") + "\n").as_bytes())?;
+    for module in &modules {
+        archive.file(&format!("/modules/{}.ko", module.name), 0o644, &module.image)?;
+    }
+    archive.binary(&which("busybox")?, Some("/bin/busybox"))?;
+    for program in ["ip", "ethtool"] {
+        archive.binary(&which(program)?, None)?;
+    }
+    let debug = paths::target().join("debug");
+    for program in programs.iter().chain(&[debug.join("testpod"), debug.join("ferrogate")]) {
+        archive.binary(&stripped(program, &directory)?, Some(text(program)?))?;
+    }
+    archive.file(text(&paths::bpf_object())?, 0o644, &std::fs::read(paths::bpf_object())?)?;
+    archive.file("/init", 0o755, machine::init(runs, programs)?.as_bytes())?;
+    archive.finish()?;
+    machine::run(kernel, &image, runs.iter().map(|run| run.name), verbose)
+}
+
+fn which(program: &str) -> Result<PathBuf> {
+    cmd::which(program).with_context(|| format!("no program {program}"))
+}
+
+/// A copy without debug information: the machine's memory holds it all.
+fn stripped(program: &Path, directory: &Path) -> Result<PathBuf> {
+    let name = program.file_name().context("a program without a name")?;
+    let copy = directory.join(name);
+    cmd::run(Command::new("strip").arg("-o").arg(&copy).arg(program))?;
+    Ok(copy)
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str()
+        .with_context(|| format!("{} is not UTF-8", path.display()))
+}
