@@ -299,10 +299,18 @@ fn is_done(context: &TcContext) -> bool {
     packet::load::<u64>(metadata, data, 0).is_some_and(|mark| mark == config().netns_cookie)
 }
 
+/// Whether a packet is of a VLAN: its tag is beside the packet, which looks like any other of the device. What there is to do is done
+/// at the VLAN's own device.
+#[inline(always)]
+fn is_tagged(context: &TcContext) -> bool {
+    // SAFETY: a live context.
+    unsafe { (*context.skb.skb).vlan_present != 0 }
+}
+
 /// A hook's first program.
 #[inline(always)]
 fn first<const LINK: usize>(context: &TcContext, hook: Hook, edge: Edge, second: u32) -> i32 {
-    if hook == Hook::Ingress && edge == Edge::Uplink && is_done(context) {
+    if is_tagged(context) || (hook == Hook::Ingress && edge == Edge::Uplink && is_done(context)) {
         return TC_ACT_UNSPEC;
     }
     let mut skb = Skb::<LINK>::new(context, HEADERS);

@@ -21,7 +21,7 @@ const fn budget(program: &'static str, verified: u32, jited: u32) -> Budget {
 
 /// The kernel whose verifier the budgets are of: each walks other ways.
 const MEASURED_ON: &str = "6.18.";
-/// What may be walked on others: half of what the verifier allows.
+/// What both may be on others: half of what the verifier walks at most.
 const OF_OTHERS: u32 = 500_000;
 
 /// A little above what holds today.
@@ -91,7 +91,7 @@ fn every_program_passes_the_verifier_within_its_budget() -> Result<()> {
         let translated = info.size_translated().context("a kernel that shows sizes")?;
         let machine_code = info.size_jitted();
         println!("{name:<24} {walked:>9} {verified:>7} {translated:>11} {machine_code:>7} {jited:>7}");
-        if walked > limit(*verified) || machine_code > *jited {
+        if walked > limit(*verified) || machine_code > limit(*jited) {
             over.push(*name);
         }
     }

@@ -60,7 +60,7 @@ fn machine_on(lease: &Lease, lan_netns: &Netns, name: &str, host: u8, uplink: Up
         Uplink::Bond => (
             "port0",
             String::new(),
-            "link add eth0 type bond mode active-backup\nlink set port0 master eth0 up\n".to_owned(),
+            "link add eth0 type bond mode active-backup\nlink set port0 master eth0\nlink set port0 up\n".to_owned(),
         ),
         Uplink::Vlan => (
             "trunk0",
