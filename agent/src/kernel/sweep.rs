@@ -4,10 +4,11 @@
 use super::error::{During as _, Result};
 use super::sys::Map;
 use super::tables::{Tables, reading, writing};
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable as _};
 use ferrogate_common::maps::{self, MapSpec};
-use ferrogate_common::{Direction, Flow, Protocol, SnatFlow, TICK_SHIFT, Tuple, flow_flags};
+use ferrogate_common::{Address, Direction, Flow, Port, Protocol, SnatFlow, TICK_SHIFT, Tuple, flow_flags};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// After how long without a packet a flow is over. Conntrack's timeouts, as kube-proxy sets them.
@@ -90,6 +91,32 @@ fn idle(now: u32, seen: u32) -> u32 {
 }
 
 impl Tables {
+    /// Has new flows pass over the ports that another translator of this node has given to its connections: `replies` are from where
+    /// to where these have theirs. What is put there translates nothing, and goes if it is not asked for again for two minutes.
+    pub fn pass_over(&self, replies: impl Iterator<Item = (u8, SocketAddr, SocketAddr)>) -> Result<()> {
+        for (protocol, from, to) in replies {
+            let end = |at: SocketAddr| (Address::from(at.ip()), Port::new(at.port()));
+            let key = Tuple::new(end(from), end(to), protocol, Direction::Reply);
+            let entry = SnatFlow {
+                // Nothing that enters is restored by such a flow.
+                flags: flow_flags::PORT_ONLY | flow_flags::CONFIRMED,
+                seen: now(),
+                ..SnatFlow::zeroed()
+            };
+            let write = || {
+                let is_new = self.snat_flows.put_new(&key, &entry)?;
+                let held = if is_new { None } else { self.snat_flows.get(&key)? };
+                // One of ours has the port already.
+                if held.is_some_and(|values| values[0].client == Address::UNSPECIFIED) {
+                    self.snat_flows.put(&key, &entry)?;
+                }
+                Ok::<_, std::io::Error>(())
+            };
+            write().during(|| writing(maps::SNAT_FLOWS))?;
+        }
+        Ok(())
+    }
+
     /// Removes the flows that are over, and counts those of some backends anew: the programs count new ones and those that end; what
     /// they cannot see is a flow that was evicted, or that nobody closes.
     pub fn sweep(&self, timeouts: &Timeouts, counted: impl Iterator<Item = u32>) -> Result<Swept> {

@@ -7,6 +7,7 @@ mod iptables;
 mod netlink;
 
 use self::iptables::Tables;
+pub use self::netlink::Replies;
 use self::netlink::{Family, Netfilter};
 use anyhow::{Context, Result, bail};
 use std::fmt;
@@ -99,6 +100,14 @@ fn legacy() -> impl Iterator<Item = Tables> {
 /// Without CAP_NET_ADMIN.
 pub fn connections() -> io::Result<u64> {
     Netfilter::open()?.translated_connections()
+}
+
+/// The replies of connections whose source connection tracking has changed. It takes any port, those of our SNAT range too.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN.
+pub fn masqueraded() -> io::Result<Vec<Replies>> {
+    Netfilter::open()?.masqueraded()
 }
 
 /// The process id of a kube-proxy in this network namespace.

@@ -2,6 +2,7 @@
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 /// include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h.
@@ -26,8 +27,19 @@ const DROP: u32 = 0;
 
 /// include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const CT_GET: u16 = 1 << 8 | 1;
+const CT_TUPLE_REPLY: u16 = 2;
 const CT_STATUS: u16 = 3;
 const CT_PROTOINFO: u16 = 4;
+/// Of a tuple: its addresses, and in them each by its family; its protocol, and in it number and ports.
+const CT_TUPLE_IP: u16 = 1;
+const CT_TUPLE_PROTO: u16 = 2;
+const CT_SOURCE: [u16; 2] = [1, 3];
+const CT_DESTINATION: [u16; 2] = [2, 4];
+const CT_NUMBER: u16 = 1;
+const CT_SOURCE_PORT: u16 = 2;
+const CT_DESTINATION_PORT: u16 = 3;
+/// IPS_SRC_NAT.
+const SOURCE_CHANGED: u32 = 1 << 4;
 /// IPS_DST_NAT.
 const DESTINATION_CHANGED: u32 = 1 << 5;
 /// TCP_CONNTRACK_ESTABLISHED.
@@ -52,6 +64,15 @@ pub(super) enum Family {
 
 impl Family {
     pub(super) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+}
+
+/// How the replies of a connection come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Replies {
+    /// An IP protocol number.
+    pub protocol: u8,
+    pub from: SocketAddr,
+    pub to: SocketAddr,
 }
 
 /// A socket of the network namespace it was opened in.
@@ -125,6 +146,15 @@ impl Netfilter {
         Ok(count)
     }
 
+    /// The replies of connections whose source connection tracking has changed.
+    pub(super) fn masqueraded(&self) -> io::Result<Vec<Replies>> {
+        let mut found = Vec::new();
+        self.dump(CT_GET, CT_GET_REPLY, |body| {
+            found.extend(body.get(GENERIC..).and_then(masqueraded));
+        })?;
+        Ok(found)
+    }
+
     /// Asks for all objects of a kind and shows the body of each; nothing where the kernel has no such subsystem.
     fn dump(&self, request: u16, reply: u16, mut visit: impl FnMut(&[u8])) -> io::Result<()> {
         let question = message(request, REQUEST | DUMP, 0, 0, &[]);
@@ -178,6 +208,33 @@ fn is_translated(attributes: &[u8]) -> bool {
     let state =
         attribute(attributes, CT_PROTOINFO).and_then(|info| attribute(attribute(info, 1)?, 1)?.first().copied());
     changed && state == Some(ESTABLISHED)
+}
+
+/// The replies of a connection, if its source is changed.
+fn masqueraded(attributes: &[u8]) -> Option<Replies> {
+    let status = attribute(attributes, CT_STATUS)?.get(..4)?.try_into().ok()?;
+    if u32::from_be_bytes(status) & SOURCE_CHANGED == 0 {
+        return None;
+    }
+    let tuple = attribute(attributes, CT_TUPLE_REPLY)?;
+    let (addresses, transport) = (attribute(tuple, CT_TUPLE_IP)?, attribute(tuple, CT_TUPLE_PROTO)?);
+    let address = |kinds: [u16; 2]| -> Option<IpAddr> {
+        if let Some(v4) = attribute(addresses, kinds[0]) {
+            return Some(IpAddr::from(<[u8; 4]>::try_from(v4.get(..4)?).ok()?));
+        }
+        let v6 = attribute(addresses, kinds[1])?.get(..16)?;
+        Some(IpAddr::from(<[u8; 16]>::try_from(v6).ok()?))
+    };
+    let port = |kind| {
+        Some(u16::from_be_bytes(
+            attribute(transport, kind)?.get(..2)?.try_into().ok()?,
+        ))
+    };
+    Some(Replies {
+        protocol: *attribute(transport, CT_NUMBER)?.first()?,
+        from: SocketAddr::new(address(CT_SOURCE)?, port(CT_SOURCE_PORT)?),
+        to: SocketAddr::new(address(CT_DESTINATION)?, port(CT_DESTINATION_PORT)?),
+    })
 }
 
 /// What a chain is called, if it is one that drops what is forwarded.
@@ -274,6 +331,40 @@ mod tests {
         let whole = connection(DESTINATION_CHANGED, ESTABLISHED);
         for end in 0..whole.len() {
             is_translated(&whole[..end]);
+        }
+    }
+
+    #[test]
+    fn the_replies_of_a_masqueraded_connection_are_read() {
+        let addresses = [with_attribute(1, &[10, 0, 0, 9]), with_attribute(2, &[192, 0, 2, 1])].concat();
+        let transport = [
+            with_attribute(1, &[6]),
+            with_attribute(2, &8080_u16.to_be_bytes()),
+            with_attribute(3, &24_001_u16.to_be_bytes()),
+        ]
+        .concat();
+        let tuple = [
+            with_attribute(1 | 0x8000, &addresses),
+            with_attribute(2 | 0x8000, &transport),
+        ]
+        .concat();
+        let connection = |status: u32| {
+            [
+                with_attribute(CT_TUPLE_REPLY | 0x8000, &tuple),
+                with_attribute(CT_STATUS, &status.to_be_bytes()),
+            ]
+            .concat()
+        };
+        let expected = Replies {
+            protocol: 6,
+            from: "10.0.0.9:8080".parse().expect("an address"),
+            to: "192.0.2.1:24001".parse().expect("an address"),
+        };
+        let whole = connection(SOURCE_CHANGED | DESTINATION_CHANGED);
+        assert_eq!(masqueraded(&whole), Some(expected));
+        assert_eq!(masqueraded(&connection(DESTINATION_CHANGED)), None);
+        for end in 0..whole.len() {
+            masqueraded(&whole[..end]);
         }
     }
 

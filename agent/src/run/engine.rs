@@ -99,11 +99,13 @@ impl Engine {
     pub(super) fn open(args: &AgentArgs, shared: Arc<Shared>, health: Arc<Health>) -> Result<Self> {
         let begun = Instant::now();
         let mut datapath = Datapath::open(&settings::datapath(args)).context("cannot load the datapath")?;
-        let kube_proxy = KubeProxy::find();
+        let kube_proxy = KubeProxy::find(args.snat_ports.base..=args.snat_ports.end);
         shared.lock().problems.rival = kube_proxy.problem();
         datapath
             .set_config(settings::config(args, kube_proxy.any())?)
             .context("cannot configure the datapath")?;
+        // Before the first of our flows can be made, and again once all of them are.
+        kube_proxy.pass_over(&datapath);
         datapath
             .set_cluster_networks(&args.cluster_cidr)
             .context("cannot write --cluster-cidr")?;

@@ -2,7 +2,7 @@
 
 use crate::flows::{backend_of, retire, with_two_backends};
 use crate::support::{FAMILIES, Offer, POD, PROTOCOLS, SNAT_PORTS, UPLINK, Who, at, cluster_ip, node, segment, send};
-use ferrogate_common::{FrontendKind, Protocol, Reason};
+use ferrogate_common::{Address, Direction, FrontendKind, Port, Protocol, Reason, SnatFlow, Tuple, flow_flags};
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{Program, Simulator, tcp};
 use std::collections::BTreeMap;
@@ -172,6 +172,55 @@ fn where_all_ports_are_taken_connections_that_ended_and_are_silent_give_theirs_t
                 send(node, Program::UplinkIngress, UPLINK, &packet).verdict,
                 Verdict::Forward(_)
             ));
+        }
+    }
+}
+
+#[test]
+fn ports_that_another_translator_has_taken_are_passed_over_and_its_replies_left_alone() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let backend = [at(Who::RemotePod, v4, 8080)];
+        let offer = Offer {
+            kind: FrontendKind::NodePort,
+            ..cluster_ip(1, Protocol::Tcp, at(Who::Node, v4, 30_080), &backend)
+        };
+        offer.put(node);
+        node.tables.config.snat_port_count = 8;
+        let range: Vec<u16> = (0..8).map(|port| SNAT_PORTS.start() + port).collect();
+        // As the agent enters it: no client, and nothing to restore.
+        let taken = SnatFlow {
+            client: Address::UNSPECIFIED,
+            frontend: Address::UNSPECIFIED,
+            client_port: Port::ZERO,
+            frontend_port: Port::ZERO,
+            seen: 0,
+            uplink: 0,
+            flags: flow_flags::PORT_ONLY | flow_flags::CONFIRMED,
+            reserved: [0; 3],
+        };
+        for port in &range[..7] {
+            let (from, to) = (backend[0], at(Who::Node, v4, *port));
+            let key = Tuple::new(
+                (from.ip().into(), Port::new(from.port())),
+                (to.ip().into(), Port::new(to.port())),
+                Protocol::Tcp as u8,
+                Direction::Reply,
+            );
+            node.tables.snat_flows.insert(key, taken);
+        }
+        let packet = segment(
+            Protocol::Tcp,
+            at(Who::Outside, v4, 40_000),
+            at(Who::Node, v4, 30_080),
+            tcp::SYN,
+        );
+        let seen = send(node, Program::UplinkIngress, UPLINK, &packet).seen();
+        assert_eq!(seen.source, at(Who::Node, v4, range[7]));
+        for port in &range[..7] {
+            let reply = segment(Protocol::Tcp, backend[0], at(Who::Node, v4, *port), tcp::ACK);
+            let sent = send(node, Program::UplinkIngress, UPLINK, &reply);
+            assert_eq!(sent.verdict, Verdict::Pass(Reason::NotService));
         }
     }
 }

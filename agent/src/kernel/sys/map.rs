@@ -123,6 +123,20 @@ impl<K: Pod, V: Pod> Map<K, V> {
         unsafe { bpf(Command::MapUpdateElem, &mut attr) }.map(drop)
     }
 
+    /// Writes one element that must not be there yet; whether it was not.
+    pub(crate) fn put_new(&self, key: &K, value: &V) -> io::Result<bool> {
+        /// BPF_NOEXIST.
+        const NEW: u64 = 1;
+        self.single()?;
+        let mut attr = self.element(key, std::ptr::from_ref(value).addr() as u64, NEW);
+        // SAFETY: as in `put`.
+        match unsafe { bpf(Command::MapUpdateElem, &mut attr) } {
+            Ok(_) => Ok(true),
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes one element, if there is room for it; whether there was.
     pub(crate) fn put_if_room(&self, key: &K, value: &V) -> io::Result<bool> {
         match self.put(key, value) {
