@@ -1,12 +1,40 @@
 //! Source ports: where two connections would be one, and where there are none left.
 
 use crate::flows::{backend_of, retire, with_two_backends};
-use crate::support::{FAMILIES, Offer, POD, PROTOCOLS, SNAT_PORTS, UPLINK, Who, at, cluster_ip, node, segment, send};
+use crate::support::{
+    FAMILIES, Offer, POD, PROTOCOLS, SNAT_PORTS, Sent, UPLINK, Who, at, cluster_ip, node, segment, send,
+};
 use ferrogate_common::{Address, Direction, FrontendKind, Port, Protocol, Reason, SnatFlow, Tuple, flow_flags};
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{Program, Simulator, tcp};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+
+const NODE_PORT: u16 = 30_080;
+
+/// A node with a NodePort, one backend on another node, and so many ports to hide clients behind.
+fn node_port(protocol: Protocol, v4: bool, ports: u16) -> Simulator {
+    let mut node = node();
+    let backend = [at(Who::RemotePod, v4, 8080)];
+    let offer = Offer {
+        kind: FrontendKind::NodePort,
+        ..cluster_ip(1, protocol, at(Who::Node, v4, NODE_PORT), &backend)
+    };
+    offer.put(&mut node);
+    node.tables.config.snat_port_count = ports;
+    node
+}
+
+/// A segment of a client outside to that NodePort.
+fn knock(node: &mut Simulator, v4: bool, port: u16, flags: u8) -> Sent {
+    let packet = segment(
+        Protocol::Tcp,
+        at(Who::Outside, v4, port),
+        at(Who::Node, v4, NODE_PORT),
+        flags,
+    );
+    send(node, Program::UplinkIngress, UPLINK, &packet)
+}
 
 #[test]
 fn one_client_port_towards_two_services_with_one_backend_is_two_connections() {
@@ -48,19 +76,12 @@ fn one_client_port_towards_two_services_with_one_backend_is_two_connections() {
 #[test]
 fn clients_that_share_a_backend_never_share_a_snat_port() {
     for v4 in FAMILIES {
-        let node = &mut node();
-        let backend = [at(Who::RemotePod, v4, 8080)];
-        let offer = Offer {
-            kind: FrontendKind::NodePort,
-            ..cluster_ip(1, Protocol::Udp, at(Who::Node, v4, 30_080), &backend)
-        };
-        offer.put(node);
-        node.tables.config.snat_port_count = 64;
+        let node = &mut node_port(Protocol::Udp, v4, 64);
         let mut owners = BTreeMap::new();
         let mut refused = 0;
         for port in 1000..1200 {
             let client = at(Who::Outside, v4, port);
-            let packet = segment(Protocol::Udp, client, at(Who::Node, v4, 30_080), 0);
+            let packet = segment(Protocol::Udp, client, at(Who::Node, v4, NODE_PORT), 0);
             let sent = send(node, Program::UplinkIngress, UPLINK, &packet);
             if sent.verdict == Verdict::Drop(Reason::NoSnatPort) {
                 refused += 1;
@@ -78,19 +99,8 @@ fn clients_that_share_a_backend_never_share_a_snat_port() {
 #[test]
 fn where_all_ports_are_taken_a_connection_that_only_knocked_gives_its_own_to_a_new_one() {
     for v4 in FAMILIES {
-        let node = &mut node();
-        let backend = [at(Who::RemotePod, v4, 8080)];
-        let frontend = at(Who::Node, v4, 30_080);
-        let offer = Offer {
-            kind: FrontendKind::NodePort,
-            ..cluster_ip(1, Protocol::Tcp, frontend, &backend)
-        };
-        offer.put(node);
-        node.tables.config.snat_port_count = 4;
-        let knock = |node: &mut Simulator, port, flags| {
-            let packet = segment(Protocol::Tcp, at(Who::Outside, v4, port), frontend, flags);
-            send(node, Program::UplinkIngress, UPLINK, &packet)
-        };
+        let node = &mut node_port(Protocol::Tcp, v4, 4);
+        let knock = |node: &mut Simulator, port, flags| knock(node, v4, port, flags);
         let confirmed: Vec<SocketAddr> = (1..4).map(|port| knock(node, port, tcp::SYN).seen().source).collect();
         for (port, source) in (1..4).zip(&confirmed) {
             assert_eq!(knock(node, port, tcp::ACK).seen().source, *source);
@@ -122,19 +132,8 @@ fn where_all_ports_are_taken_a_connection_that_only_knocked_gives_its_own_to_a_n
 #[test]
 fn where_all_ports_are_taken_connections_that_ended_and_are_silent_give_theirs_to_new_ones() {
     for v4 in FAMILIES {
-        let node = &mut node();
-        let backend = [at(Who::RemotePod, v4, 8080)];
-        let frontend = at(Who::Node, v4, 30_080);
-        let offer = Offer {
-            kind: FrontendKind::NodePort,
-            ..cluster_ip(1, Protocol::Tcp, frontend, &backend)
-        };
-        offer.put(node);
-        node.tables.config.snat_port_count = 4;
-        let knock = |node: &mut Simulator, port, flags| {
-            let packet = segment(Protocol::Tcp, at(Who::Outside, v4, port), frontend, flags);
-            send(node, Program::UplinkIngress, UPLINK, &packet)
-        };
+        let node = &mut node_port(Protocol::Tcp, v4, 4);
+        let knock = |node: &mut Simulator, port, flags| knock(node, v4, port, flags);
         // Within the probes not every client finds every port: many knock.
         let open = |node: &mut Simulator, ports: std::ops::Range<u16>| {
             let opened = ports.filter(|port| {
@@ -155,23 +154,13 @@ fn where_all_ports_are_taken_connections_that_ended_and_are_silent_give_theirs_t
             "open connections keep their ports, silent or not"
         );
         for port in &first[..2] {
-            let packet = segment(
-                Protocol::Tcp,
-                at(Who::Outside, v4, *port),
-                frontend,
-                tcp::FIN | tcp::ACK,
-            );
-            send(node, Program::UplinkIngress, UPLINK, &packet);
+            knock(node, *port, tcp::FIN | tcp::ACK);
         }
         assert_eq!(open(node, 300..400), [], "the end of a connection takes a moment");
         node.ticks += 3;
         assert_eq!(open(node, 400..500).len(), 2);
         for port in &first[2..] {
-            let packet = segment(Protocol::Tcp, at(Who::Outside, v4, *port), frontend, tcp::ACK);
-            assert!(matches!(
-                send(node, Program::UplinkIngress, UPLINK, &packet).verdict,
-                Verdict::Forward(_)
-            ));
+            assert!(matches!(knock(node, *port, tcp::ACK).verdict, Verdict::Forward(_)));
         }
     }
 }
@@ -179,14 +168,8 @@ fn where_all_ports_are_taken_connections_that_ended_and_are_silent_give_theirs_t
 #[test]
 fn ports_that_another_translator_has_taken_are_passed_over_and_its_replies_left_alone() {
     for v4 in FAMILIES {
-        let node = &mut node();
-        let backend = [at(Who::RemotePod, v4, 8080)];
-        let offer = Offer {
-            kind: FrontendKind::NodePort,
-            ..cluster_ip(1, Protocol::Tcp, at(Who::Node, v4, 30_080), &backend)
-        };
-        offer.put(node);
-        node.tables.config.snat_port_count = 8;
+        let node = &mut node_port(Protocol::Tcp, v4, 8);
+        let backend = at(Who::RemotePod, v4, 8080);
         let range: Vec<u16> = (0..8).map(|port| SNAT_PORTS.start() + port).collect();
         // As the agent enters it: no client, and nothing to restore.
         let taken = SnatFlow {
@@ -200,7 +183,7 @@ fn ports_that_another_translator_has_taken_are_passed_over_and_its_replies_left_
             reserved: [0; 3],
         };
         for port in &range[..7] {
-            let (from, to) = (backend[0], at(Who::Node, v4, *port));
+            let (from, to) = (backend, at(Who::Node, v4, *port));
             let key = Tuple::new(
                 (from.ip().into(), Port::new(from.port())),
                 (to.ip().into(), Port::new(to.port())),
@@ -209,16 +192,10 @@ fn ports_that_another_translator_has_taken_are_passed_over_and_its_replies_left_
             );
             node.tables.snat_flows.insert(key, taken);
         }
-        let packet = segment(
-            Protocol::Tcp,
-            at(Who::Outside, v4, 40_000),
-            at(Who::Node, v4, 30_080),
-            tcp::SYN,
-        );
-        let seen = send(node, Program::UplinkIngress, UPLINK, &packet).seen();
+        let seen = knock(node, v4, 40_000, tcp::SYN).seen();
         assert_eq!(seen.source, at(Who::Node, v4, range[7]));
         for port in &range[..7] {
-            let reply = segment(Protocol::Tcp, backend[0], at(Who::Node, v4, *port), tcp::ACK);
+            let reply = segment(Protocol::Tcp, backend, at(Who::Node, v4, *port), tcp::ACK);
             let sent = send(node, Program::UplinkIngress, UPLINK, &reply);
             assert_eq!(sent.verdict, Verdict::Pass(Reason::NotService));
         }

@@ -134,19 +134,7 @@ impl Cluster {
     fn wait_reachable(&mut self, addresses: &[IpAddr]) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let ask = |address: &IpAddr| {
-                Ask::Reach(Reach {
-                    to: (*address, 80).into(),
-                    protocol: Protocol::Tcp,
-                    at_least: 1,
-                    at_most: 1,
-                    wanted: Vec::new(),
-                    unconnected: false,
-                    source_port: 0,
-                    pause_ms: 0,
-                    timeout_ms: 200,
-                })
-            };
+            let ask = |address: &IpAddr| Ask::Reach(Reach::times(1, (*address, 80).into(), Protocol::Tcp, 200));
             let questions = ["n1", "n2"]
                 .iter()
                 .flat_map(|node| addresses.iter().map(|address| ((*node).to_owned(), ask(address))))

@@ -7,31 +7,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Aftermath, Fault, Ground, Harm, links, objects};
+use super::{Aftermath, Fault, Ground, TERMINATION, harmless, links, objects};
 use crate::binaries;
 use crate::rig::Process;
 
-/// How long a proxy may take to end after SIGTERM.
-const TERMINATION: Duration = Duration::from_secs(15);
-
-const fn fault(name: &'static str, rival: bool, inflict: fn(&mut Ground) -> Result<Aftermath>) -> Fault {
-    Fault {
-        name,
-        rival,
-        harm: Harm::None,
-        inflict,
-    }
-}
-
 pub(super) const FAULTS: &[Fault] = &[
-    fault("killed (SIGKILL) and started again", true, killed),
-    fault("stopped (SIGTERM) and started again", true, stopped),
-    fault("killed again and again while it starts", true, killed_at_start),
-    fault("upgraded to other programs of the same ABI, and back", false, upgraded),
-    fault("an upgrade that the verifier refuses", false, refused_by_the_verifier),
-    fault("an upgrade over a pinned map of another layout", false, foreign_map),
-    fault("started with its BPF file system read-only", false, read_only),
-    fault("a second agent started beside it", false, second_agent),
+    harmless("killed (SIGKILL) and started again", true, killed),
+    harmless("stopped (SIGTERM) and started again", true, stopped),
+    harmless("killed again and again while it starts", true, killed_at_start),
+    harmless("upgraded to other programs of the same ABI, and back", false, upgraded),
+    harmless("an upgrade that the verifier refuses", false, refused_by_the_verifier),
+    harmless("an upgrade over a pinned map of another layout", false, foreign_map),
+    harmless("started with its BPF file system read-only", false, read_only),
+    harmless("a second agent started beside it", false, second_agent),
 ];
 
 /// Ends every node's proxy, leaves the nodes alone for a while with something new to learn, and starts the proxies again.

@@ -7,11 +7,9 @@ use anyhow::{Result, ensure};
 use super::ground::Ground;
 use super::report::Row;
 use super::siege::Load;
-use super::{Aftermath, Fault, Harm};
+use super::{Aftermath, Fault, Harm, TERMINATION};
 use crate::rig::{FerrogateOptions, KubeProxyOptions, Layout, Options, Proxy, Source};
 
-/// How long a proxy may take to end after SIGTERM.
-const TERMINATION: Duration = Duration::from_secs(15);
 /// Both proxies at once, and one with the other's rules, for this long each.
 const TOGETHER: Duration = Duration::from_millis(1500);
 

@@ -54,6 +54,19 @@ pub struct Aftermath {
     pub note: String,
 }
 
+/// How long a proxy may take to end after SIGTERM.
+const TERMINATION: Duration = Duration::from_secs(15);
+
+/// A fault under which nothing may be lost.
+const fn harmless(name: &'static str, rival: bool, inflict: fn(&mut Ground) -> Result<Aftermath>) -> Fault {
+    Fault {
+        name,
+        rival,
+        harm: Harm::None,
+        inflict,
+    }
+}
+
 /// All faults, in the order of the report.
 pub fn all() -> Vec<Fault> {
     [life::FAULTS, neighbours::FAULTS, api::FAULTS, churn::FAULTS].concat()

@@ -4,27 +4,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Aftermath, Fault, Ground, Harm};
+use super::{Aftermath, Fault, Ground, TERMINATION, harmless};
 use crate::kernel::Bystander;
 use crate::pktgen::ifindex;
-
-/// How long an agent may take to end after SIGTERM.
-const TERMINATION: Duration = Duration::from_secs(15);
-
-const fn fault(name: &'static str, rival: bool, inflict: fn(&mut Ground) -> Result<Aftermath>) -> Fault {
-    Fault {
-        name,
-        rival,
-        harm: Harm::None,
-        inflict,
-    }
-}
+use crate::rig::{raise_firewall, take_down_firewall};
 
 pub(super) const FAULTS: &[Fault] = &[
-    fault("tcx and cgroup programs of others come and go", false, foreign_programs),
-    fault("a host firewall that drops INVALID comes and goes", true, firewall),
-    fault("started where no BPF file system is", false, no_bpffs),
-    fault("started with other map sizes", false, other_sizes),
+    harmless("tcx and cgroup programs of others come and go", false, foreign_programs),
+    harmless("a host firewall that drops INVALID comes and goes", true, firewall),
+    harmless("started where no BPF file system is", false, no_bpffs),
+    harmless("started with other map sizes", false, other_sizes),
 ];
 
 /// The devices of a node, by their names in its namespace.
@@ -76,21 +65,13 @@ fn foreign_programs(ground: &mut Ground) -> Result<Aftermath> {
 
 /// Connections that nobody has tracked so far are in the middle of their lives for conntrack.
 fn firewall(ground: &mut Ground) -> Result<Aftermath> {
-    let hooks = ["prerouting", "input", "forward", "output", "postrouting"].map(|hook| {
-        format!("chain {hook} {{ type filter hook {hook} priority filter; ct state invalid counter drop; }}")
-    });
-    let table = format!("table inet fgfirewall {{\n{}\n}}\n", hooks.join("\n"));
     for node in ground.nodes() {
-        ground.rig.node(node).place.run("nft", [table.as_str()])?;
+        raise_firewall(&ground.rig.node(node).place)?;
     }
     let marker = ground.marker()?;
     let converged = ground.await_marker(&marker)?;
     for node in ground.nodes() {
-        ground
-            .rig
-            .node(node)
-            .place
-            .run("nft", ["delete table inet fgfirewall"])?;
+        take_down_firewall(&ground.rig.node(node).place)?;
     }
     Ok(Aftermath {
         converged: Some(converged),

@@ -98,13 +98,7 @@ pub(crate) fn node(lease: &Lease, lan_netns: &Netns, options: &Options, index: u
     )?;
     layout::prepare_node(options.layout, &place.netns, index, options.nodes)?;
     if options.firewall {
-        let hooks = ["prerouting", "input", "forward", "output", "postrouting"].map(|hook| {
-            format!("chain {hook} {{ type filter hook {hook} priority filter; ct state invalid counter drop; }}")
-        });
-        place.run(
-            "nft",
-            [format!("table inet hostfirewall {{\n{}\n}}\n", hooks.join("\n"))],
-        )?;
+        raise_firewall(&place)?;
     }
     let directory = lease.directory().join(&name);
     let bpffs = lease.bpffs().join(&name);
@@ -124,6 +118,24 @@ pub(crate) fn node(lease: &Lease, lan_netns: &Netns, options: &Options, index: u
         directory,
         bpffs,
     })
+}
+
+/// A host's own firewall: what connection tracking cannot place is dropped, on every way.
+pub(crate) fn raise_firewall(place: &Place) -> Result<()> {
+    let hooks = ["prerouting", "input", "forward", "output", "postrouting"].map(|hook| {
+        format!("chain {hook} {{ type filter hook {hook} priority filter; ct state invalid counter drop; }}")
+    });
+    place
+        .run(
+            "nft",
+            [format!("table inet hostfirewall {{\n{}\n}}\n", hooks.join("\n"))],
+        )
+        .map(drop)
+}
+
+/// Takes away what [`raise_firewall`] put there.
+pub(crate) fn take_down_firewall(place: &Place) -> Result<()> {
+    place.run("nft", ["delete table inet hostfirewall"]).map(drop)
 }
 
 /// A pod for which its node has no device: its only link is a macvlan on the node's own `eth0`, with host number `host` on

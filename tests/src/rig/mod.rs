@@ -44,6 +44,7 @@ pub use control_plane::ControlPlane;
 pub use layout::Layout;
 pub use lease::{Lease, sweep};
 pub use machine::{Node, Uplink};
+pub(crate) use machine::{raise_firewall, take_down_firewall};
 pub use manifests::Manifests;
 pub use netns::Netns;
 pub use objects::{NAMESPACE, ServicePort, ServiceSpec};

@@ -60,6 +60,23 @@ pub struct Reach {
     pub timeout_ms: u64,
 }
 
+impl Reach {
+    /// So many connections, one after another, whoever answers them.
+    pub fn times(connections: u32, to: SocketAddr, protocol: Protocol, timeout_ms: u64) -> Self {
+        Self {
+            to,
+            protocol,
+            at_least: connections,
+            at_most: connections,
+            wanted: Vec::new(),
+            unconnected: false,
+            source_port: 0,
+            pause_ms: 0,
+            timeout_ms,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     pub id: usize,

@@ -245,20 +245,6 @@ fn reach(cluster: &Cluster, frontend: &Frontend, client: &str) -> Option<SocketA
     }
 }
 
-fn question(to: SocketAddr, protocol: Protocol, connections: u32) -> Ask {
-    Ask::Reach(Reach {
-        to,
-        protocol,
-        at_least: connections,
-        at_most: connections,
-        wanted: Vec::new(),
-        unconnected: false,
-        source_port: 0,
-        pause_ms: 0,
-        timeout_ms: 500,
-    })
-}
-
 /// Everything that is there is right, and everything that was there before is refused, both at once.
 fn check(cluster: &mut Cluster, socket_edge: SocketEdge, before: &Tables, now: &Tables) -> Result<usize> {
     let mut asked = Vec::new();
@@ -282,7 +268,10 @@ fn check(cluster: &mut Cluster, socket_edge: SocketEdge, before: &Tables, now: &
     };
     let questions = asked.iter().map(|(frontend, client, to)| {
         let connections = if now.contains_key(frontend) { 4 } else { 1 };
-        ((*client).to_owned(), question(*to, protocol(frontend), connections))
+        (
+            (*client).to_owned(),
+            Ask::Reach(Reach::times(connections, *to, protocol(frontend), 500)),
+        )
     });
     let told = ask_all(&mut cluster.probers, questions.collect())?;
     for ((frontend, client, to), told) in asked.iter().zip(told) {

@@ -147,42 +147,47 @@ fn headless_services_and_external_names_are_names_alone() -> Result<()> {
     cluster.rig.check_proxies()
 }
 
-/// Who answers there; nobody when nothing comes.
-fn answerer(cluster: &mut Cluster, from: &str, to: IpAddr, protocol: Protocol) -> Result<Option<String>> {
-    let ask = Ask::Reach(Reach {
-        to: SocketAddr::new(to, 80),
-        protocol,
-        at_least: 1,
-        at_most: 1,
-        wanted: Vec::new(),
-        unconnected: false,
-        source_port: 0,
-        pause_ms: 0,
-        timeout_ms: 300,
-    });
+/// What becomes of a question.
+#[derive(PartialEq, Debug)]
+enum Answer {
+    By(String),
+    Refusal,
+    Silence,
+}
+
+fn by(name: &str) -> Answer {
+    Answer::By(name.to_owned())
+}
+
+fn answer(cluster: &mut Cluster, from: &str, to: IpAddr, protocol: Protocol) -> Result<Answer> {
+    let ask = Ask::Reach(Reach::times(1, SocketAddr::new(to, 80), protocol, 300));
     match ask_all(&mut cluster.probers, vec![(from.to_owned(), ask)])?.pop() {
-        Some(Told::Reached {
-            mut seen,
-            failure: None,
-        }) => Ok(seen.pop().map(|seen| seen.pod)),
+        Some(Told::Reached { seen, failure: None }) => match seen.into_iter().next() {
+            Some(seen) => Ok(Answer::By(seen.pod)),
+            None => bail!("{from} to {to}: neither an answer nor a failure"),
+        },
         Some(Told::Reached {
             failure: Some(failure), ..
-        }) if failure.kind == FailureKind::Silence => Ok(None),
+        }) if failure.kind == FailureKind::Silence => Ok(Answer::Silence),
+        Some(Told::Reached {
+            failure: Some(failure), ..
+        }) if failure.kind == FailureKind::Refused => Ok(Answer::Refusal),
         told => bail!("{from} to {to}: {told:?}"),
     }
 }
 
-/// Waits until it is so from everywhere, over both protocols and in both families.
-fn expect(cluster: &mut Cluster, what: &str, from: &[&str], to: [IpAddr; 2], who: Option<&str>) -> Result<()> {
+/// Waits until it is so from everywhere, over both protocols and in both families. Until then it may be otherwise: a Service
+/// whose endpoints the agent has not heard of yet refuses.
+fn expect(cluster: &mut Cluster, what: &str, from: &[&str], to: [IpAddr; 2], wanted: &Answer) -> Result<()> {
     for from in from {
         for address in to {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let mut seen = None;
+                let mut last = None;
                 eventually(what, || {
-                    seen = answerer(cluster, from, address, protocol)?;
-                    Ok(seen.as_deref() == who)
+                    let answer = answer(cluster, from, address, protocol)?;
+                    Ok(last.insert(answer) == wanted)
                 })
-                .with_context(|| format!("{from} to {address} over {protocol:?}: {seen:?}, not {who:?}"))?;
+                .with_context(|| format!("{from} to {address} over {protocol:?}: {last:?}, not {wanted:?}"))?;
             }
         }
     }
@@ -232,7 +237,7 @@ fn service_cidrs(cluster: &mut Cluster) -> Result<()> {
     }
     machine.netns.ip_batch(&lines)?;
     let _witness = serve(cluster, &machine, "witness", own)?;
-    expect(cluster, "no business of ours", &inside, own, Some("witness"))?;
+    expect(cluster, "no business of ours", &inside, own, &by("witness"))?;
     let more = json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "more"},
         "spec": {"cidrs": ["10.97.0.0/24", "fd00:97::/112"]},
@@ -243,7 +248,7 @@ fn service_cidrs(cluster: &mut Cluster) -> Result<()> {
         "an address of the cluster that no Service has",
         &inside,
         own,
-        None,
+        &Answer::Silence,
     )?;
     cluster.rig.apply(&service("later", &at(taken)))?;
     for family in Family::BOTH {
@@ -254,11 +259,11 @@ fn service_cidrs(cluster: &mut Cluster) -> Result<()> {
         "a Service with an address of the new network",
         &inside,
         taken,
-        Some("b1"),
+        &by("b1"),
     )?;
     cluster.rig.delete(&service("later", &json!({})))?;
     cluster.rig.delete(&more)?;
-    expect(cluster, "nobody's address again", &inside, own, Some("witness"))
+    expect(cluster, "nobody's address again", &inside, own, &by("witness"))
 }
 
 /// A node has the ClusterIP on a device of its own, as node-local DNS does, and answers there itself.
@@ -268,7 +273,7 @@ fn node_local(cluster: &mut Cluster) -> Result<()> {
     for family in Family::BOTH {
         cluster.rig.apply(&slice(cluster, "cached", family, &["b1"]))?;
     }
-    expect(cluster, "the Service", &["c1", "n1", "c2", "n2"], addresses, Some("b1"))?;
+    expect(cluster, "the Service", &["c1", "n1", "c2", "n2"], addresses, &by("b1"))?;
     let node = cluster.rig.node(1).place.netns.clone();
     // As good as a dummy device, which not every kernel has: an ifb sends nothing on either.
     node.ip_batch(&format!(
@@ -282,9 +287,9 @@ fn node_local(cluster: &mut Cluster) -> Result<()> {
         "left alone on node 1",
         &["c1", "n1", "a1"],
         addresses,
-        Some("cache"),
+        &by("cache"),
     )?;
-    expect(cluster, "served on node 2", &["c2", "n2"], addresses, Some("b1"))?;
+    expect(cluster, "served on node 2", &["c2", "n2"], addresses, &by("b1"))?;
     drop(cache);
     node.ip_batch("link del nodelocaldns\n")?;
     expect(
@@ -292,7 +297,7 @@ fn node_local(cluster: &mut Cluster) -> Result<()> {
         "the Service again",
         &["c1", "n1", "a1", "c2", "n2"],
         addresses,
-        Some("b1"),
+        &by("b1"),
     )
 }
 

@@ -83,24 +83,14 @@ fn apply(cluster: &Cluster, objects: impl IntoIterator<Item = Value>) -> Result<
     objects.into_iter().try_for_each(|object| cluster.rig.apply(&object))
 }
 
-fn reach(to: SocketAddr, connections: u32) -> Ask {
-    Ask::Reach(Reach {
-        to,
-        protocol: Protocol::Tcp,
-        at_least: connections,
-        at_most: connections,
-        wanted: Vec::new(),
-        unconnected: false,
-        source_port: 0,
-        pause_ms: 0,
-        timeout_ms: 2000,
-    })
+fn reach(to: SocketAddr, connections: u32) -> Reach {
+    Reach::times(connections, to, Protocol::Tcp, 2000)
 }
 
 /// Whether a Service answers in both families.
 fn answers(cluster: &mut Cluster, number: u16) -> Result<bool> {
     let own = addresses::cluster_ip(number).both();
-    let questions = own.map(|address| ("c1".to_owned(), reach((address, 80).into(), 4)));
+    let questions = own.map(|address| ("c1".to_owned(), Ask::Reach(reach((address, 80).into(), 4))));
     let told = ask_all(&mut cluster.probers, questions.to_vec())?;
     Ok(told
         .iter()
@@ -272,11 +262,14 @@ fn rounds(cluster: &mut Cluster, times: u32) -> Result<()> {
     for family in Family::BOTH {
         let own = SocketAddr::new(addresses::cluster_ip(901).get(family), 80);
         let questions = vec![
-            ("c1".to_owned(), reach(own, times)),
+            ("c1".to_owned(), Ask::Reach(reach(own, times))),
             // To a pod on the other node, from this node and from outside: with a port of the SNAT range, of which only a few are
             // to be in use.
-            ("n1".to_owned(), reach(own, 2)),
-            ("out".to_owned(), reach(SocketAddr::new(node.get(family), NODE_PORT), 2)),
+            ("n1".to_owned(), Ask::Reach(reach(own, 2))),
+            (
+                "out".to_owned(),
+                Ask::Reach(reach(SocketAddr::new(node.get(family), NODE_PORT), 2)),
+            ),
         ];
         let told = ask_all(&mut cluster.probers, questions.clone())?;
         for (question, told) in questions.iter().zip(told) {
@@ -309,14 +302,9 @@ fn full_tables_of_traffic_make_room_and_ports_that_are_all_taken_are_said_to_be(
     apply(&cluster, [service(901, &json!({}), &node_port)])?;
     apply(&cluster, slices(&cluster, 901, &["b1"], 0))?;
     eventually("the Service is served", || answers(&mut cluster, 901))?;
-    let hold = |name: &str, to: SocketAddr| {
-        let Ask::Reach(reach) = reach(to, 1) else {
-            unreachable!("a reach")
-        };
-        Ask::Hold {
-            name: name.to_owned(),
-            reach,
-        }
+    let hold = |name: &str, to: SocketAddr| Ask::Hold {
+        name: name.to_owned(),
+        reach: reach(to, 1),
     };
     let own = SocketAddr::new(addresses::cluster_ip(901).v4.into(), 80);
     let told = ask_all(&mut cluster.probers, vec![("c1".to_owned(), hold("kept", own))])?;

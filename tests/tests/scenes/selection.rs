@@ -78,15 +78,8 @@ fn at_public(number: u16, family: Family) -> SocketAddr {
 
 fn reach(to: SocketAddr, protocol: Protocol, connections: u32, source_port: u16) -> Reach {
     Reach {
-        to,
-        protocol,
-        at_least: connections,
-        at_most: connections,
-        wanted: Vec::new(),
-        unconnected: false,
         source_port,
-        pause_ms: 0,
-        timeout_ms: 2000,
+        ..Reach::times(connections, to, protocol, 2000)
     }
 }
 
