@@ -71,7 +71,9 @@ pub async fn run(args: &AgentArgs, helper: Option<HelperSource>) -> Result<()> {
     let mut engine = tokio::task::block_in_place(|| Engine::open(args, Arc::clone(&shared), Arc::clone(&health)))?;
     engine.report_to(reporter);
     let mut network = Watcher::start(settings::network(args)).context("cannot follow the node's interfaces")?;
-    engine.sync_network(&network.next().await.context("cannot read the node's interfaces")?);
+    let interfaces = network.next().await.context("cannot read the node's interfaces")?;
+    tokio::task::block_in_place(|| engine.attend_loopback_without(&sockets));
+    engine.sync_network(&interfaces);
     let mut scopes = engine.follow_scopes(&sockets, args, helper)?;
     engine.attach_sockets(&sockets)?;
     let sweeper = sweeper::start(&args.state_dir, Arc::clone(&shared), (&args.timeouts).into())?;

@@ -116,7 +116,8 @@ pub struct SnatFlow {
 pub mod flow_flags {
     /// The source is changed as well as the destination.
     pub const SNAT: u8 = 1;
-    /// Transit: client and backend are both off this node; the packet is sent on by us, not by the host's stack.
+    /// Transit: client and backend are both off this node; the packet is sent on by us, not by the host's stack. With [`NODE`]: the
+    /// frontend has an address of this node, so that the client's packets pass the loopback device.
     pub const TRANSIT: u8 = 1 << 1;
     /// Hairpin: client and backend are one pod; the packet goes back out of the interface it came in by. With [`NODE`]: both are this
     /// node, and the packet comes back in by the interface that it was to leave by.

@@ -17,6 +17,9 @@ pub struct Interface {
     pub reserved: u32,
 }
 
+/// ifindex of the loopback device, in every network namespace.
+pub const LOOPBACK: u32 = 1;
+
 /// Bits of [`Interface::flags`].
 pub mod interface_flags {
     /// Pod-facing: the host's end of a veth, or a port of a pod bridge.

@@ -33,7 +33,7 @@ pub use flow::{Direction, Flow, SnatFlow, Tuple, flow_flags};
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use frontend::{Frontend, FrontendKey, FrontendKind};
 pub use hook::TcxHook;
-pub use interface::{Interface, NodeAddress, interface_flags};
+pub use interface::{Interface, LOOPBACK, NodeAddress, interface_flags};
 pub use network::{Network, NetworkKey, ServiceCidrs, V4_PREFIX};
 pub use reason::Reason;
 pub use service::{Algorithm, BackendSet, Service, SlotRange, service_flags};

@@ -15,7 +15,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use bytemuck::Pod;
-use ferrogate_common::{Address, TcxHook};
+use ferrogate_common::{Address, LOOPBACK, TcxHook};
 use ferrogate_datapath::{
     ChecksumChange, Edge, Fib, Left, Packet, Route, Routed, Transport, Verdict, checksum, enter, enter_second, leave,
     leave_second,
@@ -23,6 +23,10 @@ use ferrogate_datapath::{
 
 /// Bytes of Ethernet header.
 const ETHERNET: usize = 14;
+
+/// Its protocol numbers (linux/if_ether.h).
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_IPV6: u16 = 0x86dd;
 
 /// The longest headers that the first programs look at: Ethernet, IPv4 with all options, TCP without any.
 const HEADERS: u32 = (ETHERNET + 60 + 20) as u32;
@@ -253,6 +257,7 @@ fn finish<const LINK: usize>(context: &TcContext, hook: Hook, skb: &Skb<LINK>, v
             unsafe { bpf_redirect(skb.ifindex(), flags) as i32 }
         }
         Verdict::Forward(_) => forward(skb),
+        Verdict::Loopback(_) => to_loopback(skb),
     }
 }
 
@@ -260,6 +265,27 @@ fn finish<const LINK: usize>(context: &TcContext, hook: Hook, skb: &Skb<LINK>, v
 #[inline(never)]
 fn log(context: &TcContext, ifindex: u32, reason: u8) {
     debug!(context, "ifindex {} reason {}", ifindex, reason);
+}
+
+/// In by the loopback device.
+#[inline(always)]
+fn to_loopback<const LINK: usize>(skb: &Skb<LINK>) -> i32 {
+    if LINK == 0 {
+        // The device reads the protocol from an Ethernet header.
+        // SAFETY: a live context.
+        if unsafe { bpf_skb_change_head(skb.skb, ETHERNET as u32, 0) } < 0 {
+            return TC_ACT_SHOT;
+        }
+        let Some(version) = skb.load::<u8>(ETHERNET) else {
+            return TC_ACT_SHOT;
+        };
+        let protocol: u16 = if version >> 4 == 4 { ETH_P_IP } else { ETH_P_IPV6 };
+        if packet::store(skb.data(), skb.data_end(), 12, protocol.to_be()).is_none() {
+            return TC_ACT_SHOT;
+        }
+    }
+    // SAFETY: no pointers.
+    unsafe { bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32 }
 }
 
 #[inline(always)]

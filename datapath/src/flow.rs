@@ -5,8 +5,8 @@ use crate::parse::Headers;
 use crate::pipeline::Edge;
 use crate::{select, snat, straight};
 use ferrogate_common::{
-    Address, BackendSet, Direction, Flow, Frontend, NetworkKey, Port, Reason, Tuple, address_roles, backend_flags,
-    config_flags, flow_flags,
+    Address, BackendSet, Direction, Flow, Frontend, LOOPBACK, NetworkKey, Port, Reason, Tuple, address_roles,
+    backend_flags, config_flags, flow_flags,
 };
 
 /// What [`find_or_make`] came to.
@@ -328,6 +328,7 @@ fn fill<E: Env>(env: &E, edge: Edge, headers: &Headers, client: &Admitted, flow:
     let flags = match edge {
         Edge::Pod if backend.address == headers.tuple.source => flow_flags::SNAT | flow_flags::HAIRPIN,
         Edge::Pod => 0,
+        Edge::Node if env.ifindex() == LOOPBACK => flow_flags::SNAT | flow_flags::NODE | flow_flags::TRANSIT,
         Edge::Node => flow_flags::SNAT | flow_flags::NODE,
         Edge::Uplink | Edge::Xdp => {
             let local = backend.flags & backend_flags::LOCAL != 0;

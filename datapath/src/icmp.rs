@@ -9,7 +9,7 @@ use crate::checksum::{add, address_difference, port_difference, update, word_dif
 use crate::env::{ChecksumChange, Env, FlowTable, Packet};
 use crate::headers::IcmpHeader;
 use crate::parse::{Headers, kind};
-use crate::pipeline::{BOUNCE, Edge, FORWARD, Step, Verdict, bounce, go, way};
+use crate::pipeline::{BOUNCE, Edge, FORWARD, LOOPBACK, Step, Verdict, bounce, go, way, way_back};
 use crate::second::Quote;
 use crate::translate::{self, Rewrite};
 use crate::{select, snat};
@@ -98,11 +98,12 @@ pub(crate) fn error<E: Env>(
         Step::Deliver => 0,
         Step::Bounce => BOUNCE,
         Step::Forward => FORWARD,
+        Step::Loopback => LOOPBACK,
         // No error is ever answered with another one.
         _ => return Verdict::Drop(reason),
     };
     let then = env.opaque(then);
-    let hides_sender = u32::from(flags & flow_flags::SNAT != 0 && towards_backend);
+    let hides_sender = u32::from(flags & u32::from(flow_flags::SNAT) != 0 && towards_backend);
     let hides_sender = env.opaque(hides_sender);
     if translate_quoted(env, headers, quote, rewrite, hides_sender).is_none() {
         return Verdict::Drop(Reason::Malformed);
@@ -121,18 +122,17 @@ fn is_own_request<E: Env>(env: &E, edge: Edge) -> bool {
 
 /// The flow of an error that enters: a reply that is restored here, or a request. Its flags.
 #[inline(always)]
-fn entering_flow<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut Rewrite) -> Option<u8> {
+fn entering_flow<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut Rewrite) -> Option<u32> {
     if edge != Edge::Node && snat::in_range(&env.config(), headers.tuple.destination_port) {
         headers.tuple.direction = Direction::Reply as u8;
         let flags = snat::restore(env, headers, false, rewrite);
         headers.tuple.direction = Direction::Forward as u8;
         if let Some(flags) = flags {
-            // The node's own process gets it through the stack.
-            return Some(flags & !(flow_flags::NODE | flow_flags::SNAT));
+            return Some(way_back(flags & !flow_flags::SNAT));
         }
     }
     let flags = request_flow(env, headers, rewrite);
-    (flags != NONE).then_some(flags as u8)
+    (flags != NONE).then_some(flags)
 }
 
 /// No flow, where flags could be.
@@ -155,11 +155,11 @@ fn request_flow<E: Env>(env: &E, headers: &Headers, rewrite: &mut Rewrite) -> u3
 
 /// The flow of an error that leaves towards a client. Not 0: the client is a process of this node too.
 #[inline(always)]
-fn leaving_flow<E: Env>(env: &mut E, headers: &Headers, rewrite: &mut Rewrite) -> Option<u8> {
+fn leaving_flow<E: Env>(env: &mut E, headers: &Headers, rewrite: &mut Rewrite) -> Option<u32> {
     if snat::in_range(&env.config(), headers.tuple.destination_port)
         && let Some(flags) = snat::restore(env, headers, true, rewrite)
     {
-        return Some(flags & flow_flags::NODE);
+        return Some((flags & flow_flags::NODE).into());
     }
     translate::towards_client(env, headers, rewrite).then_some(0)
 }

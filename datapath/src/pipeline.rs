@@ -44,6 +44,8 @@ pub enum Verdict {
     Forward(Reason),
     /// Back the way it came: link-layer addresses are swapped already.
     Bounce(Reason),
+    /// In by the loopback device, which alone takes packets from the node's own addresses: link-layer addresses are its own already.
+    Loopback(Reason),
 }
 
 /// A packet is for the hook's second program, as it came. Should there be none, the reason says whether it is to be dropped.
@@ -54,7 +56,7 @@ impl Verdict {
     /// Why.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::Pass(r) | Self::Drop(r) | Self::Forward(r) | Self::Bounce(r) => *r,
+            Self::Pass(r) | Self::Drop(r) | Self::Forward(r) | Self::Bounce(r) | Self::Loopback(r) => *r,
         }
     }
 }
@@ -117,6 +119,7 @@ pub(crate) fn request<E: Env, const SECOND: bool>(
         Step::Deliver => 0,
         Step::Bounce => BOUNCE,
         Step::Forward => FORWARD,
+        Step::Loopback => LOOPBACK,
     };
     let then = env.opaque(then);
     if translate::apply::<E, SECOND>(env, headers, rewrite).is_none() {
@@ -125,7 +128,7 @@ pub(crate) fn request<E: Env, const SECOND: bool>(
     Ok(go(env, edge, headers, rewrite, then, reason))
 }
 
-/// Lets a translated packet go where `then` says: [`BOUNCE`], [`FORWARD`], or to the stack.
+/// Lets a translated packet go where `then` says: [`BOUNCE`], [`FORWARD`], [`LOOPBACK`], or to the stack.
 #[inline(always)]
 pub(crate) fn go<E: Env>(
     env: &mut E,
@@ -144,17 +147,21 @@ pub(crate) fn go<E: Env>(
         }
         return Verdict::Forward(reason);
     }
+    if then == LOOPBACK {
+        return loopback(env, reason);
+    }
     if edge == Edge::Pod {
         translate::address_on_bridge(env, &headers.tuple, &rewrite.destination);
     }
     Verdict::Pass(reason)
 }
 
-/// [`Step::Bounce`] and [`Step::Forward`] as numbers that can be made opaque.
+/// [`Step::Bounce`], [`Step::Forward`] and [`Step::Loopback`] as numbers that can be made opaque.
 pub(crate) const BOUNCE: u32 = 1;
 pub(crate) const FORWARD: u32 = 2;
+pub(crate) const LOOPBACK: u32 = 3;
 
-/// What is to become of a packet, before it is touched. With the last three, `rewrite` is filled in.
+/// What is to become of a packet, before it is touched. With the last four, `rewrite` is filled in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Pass,
@@ -166,6 +173,8 @@ pub(crate) enum Step {
     Bounce,
     /// Along the route that was found.
     Forward,
+    /// To the host's stack, by the loopback device.
+    Loopback,
 }
 
 #[inline(always)]
@@ -178,8 +187,7 @@ fn decide<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut 
         headers.tuple.direction = Direction::Forward as u8;
     }
     let flags = match flags {
-        // A node process's reply goes up the stack; its request had to be sent on.
-        Some(flags) => flags & !flow_flags::NODE,
+        Some(flags) => way_back(flags),
         None => {
             let mut flow = Flow::NONE;
             let outcome;
@@ -193,30 +201,54 @@ fn decide<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut 
             if !translate::towards_backend(env, headers, &flow, rewrite) {
                 return (Step::Drop, Reason::NoSource);
             }
-            flow.flags
+            flow.flags.into()
         }
     };
     way(env, edge, headers, rewrite, flags, reason)
 }
 
-/// What is to become of a packet of a flow with these flags.
+/// Beside the bits of [`flow_flags`]: the packet is one of a node's process, and of a frontend that is one of the node's addresses.
+const TO_LOOPBACK: u32 = 1 << 8;
+
+/// The flags of a flow that is restored where its replies enter, as [`way`] takes them: a node process's reply goes up the stack; its
+/// request had to be sent on.
+#[inline(always)]
+pub(crate) const fn way_back(flags: u8) -> u32 {
+    const AT_LOOPBACK: u8 = flow_flags::NODE | flow_flags::TRANSIT;
+    if flags & AT_LOOPBACK == AT_LOOPBACK {
+        TO_LOOPBACK
+    } else {
+        (flags & !flow_flags::NODE) as u32
+    }
+}
+
+/// What is to become of a packet of a flow with these flags, and what [`way_back`] adds.
 #[inline(always)]
 pub(crate) fn way<E: Env>(
     env: &mut E,
     edge: Edge,
     headers: &Headers,
     rewrite: &Rewrite,
-    flags: u8,
+    flags: u32,
     reason: Reason,
 ) -> (Step, Reason) {
-    let flags = env.opaque(flags.into()) as u8;
-    if flags & flow_flags::HAIRPIN != 0 {
+    const HAIRPIN: u32 = flow_flags::HAIRPIN as u32;
+    const TRANSIT: u32 = flow_flags::TRANSIT as u32;
+    const NODE: u32 = flow_flags::NODE as u32;
+    let flags = env.opaque(flags);
+    if flags & HAIRPIN != 0 {
         return (Step::Bounce, reason);
     }
-    if flags & (flow_flags::TRANSIT | flow_flags::NODE) != 0 {
+    if flags & (TRANSIT | NODE) != 0 {
         return translate::find_way(env, edge, headers, rewrite, reason);
     }
-    (Step::Deliver, reason)
+    if flags & TO_LOOPBACK == 0 {
+        return (Step::Deliver, reason);
+    }
+    match edge {
+        Edge::Xdp => (Step::Pass, Reason::LeftToTcx),
+        _ => (Step::Loopback, reason),
+    }
 }
 
 #[inline(always)]
@@ -254,6 +286,15 @@ pub(crate) fn reply<E: Env, const SECOND: bool>(
         return request::<E, SECOND>(env, Edge::Node, headers, rewrite);
     }
     Ok(Verdict::Pass(Reason::NotService))
+}
+
+/// Sends the packet in by the loopback device.
+#[inline(always)]
+fn loopback<P: Packet>(packet: &mut P, reason: Reason) -> Verdict {
+    if packet.link_header() != 0 && packet.store(0, [0u16; 6]).is_none() {
+        return Verdict::Drop(Reason::Malformed);
+    }
+    Verdict::Loopback(reason)
 }
 
 /// Sends the packet back out of the interface it came in by.

@@ -108,5 +108,7 @@ fn covers(world: &World) -> Result<()> {
             ensure!(count > 5, "{} came to {reason} {count} times only", program.name());
         }
     }
+    let looped = world.tally.looped();
+    ensure!(looped > 5, "{looped} packets went in by the loopback device only");
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use super::clsact::Clsact;
 use super::sys::{self, Link, LinkTarget, TCX_EGRESS};
+use ferrogate_common::LOOPBACK;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -25,9 +26,6 @@ pub(super) fn has_tcx() -> bool {
     let unknown = |error: io::Error| error.raw_os_error() == Some(libc::EINVAL);
     *HAS_TCX.get_or_init(|| !sys::attached(LOOPBACK, TCX_EGRESS).is_err_and(unknown))
 }
-
-/// Its ifindex, in every network namespace.
-const LOOPBACK: u32 = 1;
 
 /// Attaches a program and pins that at `path`.
 pub(super) fn attach(program: BorrowedFd<'_>, target: LinkTarget<'_>, path: &Path) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use super::error::{During as _, Result};
 use super::state::StateDir;
-use super::{edges, ports};
+use super::{edges, loopback, ports};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -17,6 +17,8 @@ pub struct CleanupReport {
     pub maps: usize,
     /// Ports taken out of `net.ipv4.ip_local_reserved_ports`.
     pub ports: Option<String>,
+    /// `net.ipv4.conf.lo.accept_local` was set back.
+    pub loopback: bool,
     /// The state directory was there, and is gone.
     pub directory: bool,
 }
@@ -31,12 +33,15 @@ impl fmt::Display for CleanupReport {
         if let Some(ports) = &self.ports {
             write!(f, "\nGave back the reserved ports {ports}.")?;
         }
+        if self.loopback {
+            write!(f, "\nSet net.ipv4.conf.lo.accept_local back to 0.")?;
+        }
         Ok(())
     }
 }
 
 /// Detaches all programs, removes all maps of every ABI version and the state directory, and gives back the reserved ports
-/// of this network namespace. Running it again, or where there is nothing, does nothing.
+/// and the setting of the loopback device of this network namespace. Running it again, or where there is nothing, does nothing.
 pub fn cleanup(state_dir: &Path) -> Result<CleanupReport> {
     let state = StateDir::new(state_dir);
     let mut report = CleanupReport::default();
@@ -49,6 +54,7 @@ pub fn cleanup(state_dir: &Path) -> Result<CleanupReport> {
         report.maps += maps;
     }
     report.ports = ports::release(&state)?;
+    report.loopback = loopback::release(&state)?;
     report.directory = remove_directory(state_dir)?;
     Ok(report)
 }

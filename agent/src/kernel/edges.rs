@@ -9,6 +9,7 @@ use super::programs::{
 use super::state::StateDir;
 use super::sys::LinkTarget;
 use crate::net::{Network, Role};
+use ferrogate_common::LOOPBACK;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
@@ -38,6 +39,8 @@ pub struct EdgeOptions {
     pub pod: bool,
     /// The uplink edge, and the node edge with it.
     pub uplink: bool,
+    /// The node edge's part at the loopback device, for frontends that are addresses of the node. The uplink edge must be on.
+    pub loopback: bool,
     pub xdp: XdpMode,
 }
 
@@ -46,6 +49,7 @@ impl Default for EdgeOptions {
         Self {
             pod: true,
             uplink: true,
+            loopback: false,
             xdp: XdpMode::default(),
         }
     }
@@ -113,6 +117,9 @@ fn wanted(network: &Network, options: EdgeOptions) -> BTreeMap<String, Edge> {
     };
     for link in &network.interfaces {
         match link.role {
+            Role::Ignored if options.uplink && options.loopback && link.loopback => {
+                add(UPLINK_EGRESS, link, Hook::Egress)
+            }
             Role::Pod if options.pod && !link.layer3 => {
                 add(POD_EGRESS, link, Hook::Egress);
                 add(POD_INGRESS, link, Hook::Ingress);
@@ -195,7 +202,14 @@ impl Edges {
     /// # Errors
     /// The first tcx program that could not be attached; all others are.
     pub(super) fn sync(&mut self, state: &StateDir, programs: &Programs, network: &Network) -> Result<()> {
-        let wanted = wanted(network, self.options);
+        let mut options = self.options;
+        // Where it once was, flows may have begun that need it, even if the socket edge serves all processes now.
+        options.loopback |= state
+            .links()
+            .join(Hook::Egress.pin(UPLINK_EGRESS, LOOPBACK))
+            .try_exists()
+            .unwrap_or_default();
+        let wanted = wanted(network, options);
         // Egress programs first: see `wanted`.
         let (egress, other): (Vec<_>, Vec<_>) = wanted.iter().partition(|(_, edge)| edge.hook == Hook::Egress);
         let mut failed = Ok(());
@@ -241,6 +255,16 @@ impl Edges {
             Hook::Xdp { .. } => tracing::warn!(interface, %error, "XDP refused: the tcx program does the work"),
             _ => return Err(error).during(|| format!("cannot attach {} to {interface}", edge.program)),
         }
+        Ok(())
+    }
+
+    /// Attaches a program to the loopback device, and keeps it there.
+    pub(super) fn attend_loopback(&mut self, state: &StateDir, programs: &Programs) -> Result<()> {
+        let hook = Hook::Egress;
+        let path = state.links().join(hook.pin(UPLINK_EGRESS, LOOPBACK));
+        ensure(&path, programs.fd(UPLINK_EGRESS)?, hook.target(LOOPBACK), 0)
+            .during(|| format!("cannot attach {UPLINK_EGRESS} to the loopback device"))?;
+        self.options.loopback = true;
         Ok(())
     }
 
@@ -347,7 +371,7 @@ mod tests {
             role,
             master: None,
             layer3,
-            loopback: false,
+            loopback: name == "lo",
             addresses: Vec::new(),
             mac: None,
             peer_netns: None,
@@ -355,6 +379,7 @@ mod tests {
         };
         Network {
             interfaces: vec![
+                link(1, "lo", None, Role::Ignored, false),
                 link(2, "eth0", None, Role::Uplink, false),
                 link(3, "wg0", Some("wireguard"), Role::Uplink, true),
                 link(4, "veth1", Some("veth"), Role::Pod, false),
@@ -366,9 +391,13 @@ mod tests {
     }
 
     fn pins(pod: bool, uplink: bool, xdp: XdpMode) -> Vec<String> {
-        wanted(&network(), EdgeOptions { pod, uplink, xdp })
-            .into_keys()
-            .collect()
+        let options = EdgeOptions {
+            pod,
+            uplink,
+            loopback: false,
+            xdp,
+        };
+        wanted(&network(), options).into_keys().collect()
     }
 
     #[test]
@@ -385,6 +414,20 @@ mod tests {
             "uplink_xdp-native-2",
         ];
         assert_eq!(pins(true, true, XdpMode::Auto), expected);
+    }
+
+    #[test]
+    fn the_loopback_device_is_attended_where_that_is_asked_for_and_replies_are_translated() {
+        let at_loopback = |uplink| {
+            let options = EdgeOptions {
+                uplink,
+                loopback: true,
+                ..EdgeOptions::default()
+            };
+            wanted(&network(), options).contains_key("uplink_egress-1")
+        };
+        assert!(at_loopback(true));
+        assert!(!at_loopback(false));
     }
 
     #[test]

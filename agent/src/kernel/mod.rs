@@ -14,6 +14,7 @@ mod error;
 mod filter;
 mod inspect;
 mod interfaces;
+mod loopback;
 mod networks;
 mod ports;
 mod programs;
@@ -160,6 +161,16 @@ impl Datapath {
     /// Detaches the socket edge; whether it was attached, by this agent or an earlier one. Connections stay as they are.
     pub fn detach_socket_edge(&mut self) -> Result<bool> {
         edges::detach_socket_edge(&self.state)
+    }
+
+    /// Serves this node's processes at the loopback device too: needed where no socket edge does it for frontends that are addresses
+    /// of the node. It stays until [`cleanup()`]: connections that began there need it.
+    ///
+    /// # Errors
+    /// Among others where `net.ipv4.conf.lo.accept_local` can't be set, without which IPv4 answers would be dropped.
+    pub fn attend_loopback(&mut self) -> Result<()> {
+        loopback::accept(&self.state)?;
+        self.edges.attend_loopback(&self.state, &self.programs)
     }
 
     /// Keeps the SNAT ports out of the kernel's own choice, in this network namespace, until [`cleanup()`].

@@ -61,6 +61,10 @@ impl StateDir {
         self.root.join("reserved-ports")
     }
 
+    pub(super) fn loopback_note(&self) -> PathBuf {
+        self.root.join("loopback")
+    }
+
     /// Mounts a bpffs at `/sys/fs/bpf` where the directory is to be there and none is: needs CAP_SYS_ADMIN then.
     pub fn mount(&self) -> Result<()> {
         if self.root.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS))? {

@@ -2,9 +2,11 @@
 
 mod addresses;
 mod kube_proxy;
+mod loopback;
 mod losses;
 mod report;
 mod scopes;
+mod status;
 
 use self::kube_proxy::KubeProxy;
 use self::losses::Losses;
@@ -15,7 +17,7 @@ use crate::admin::{EdgeStatus, InterfaceStatus};
 use crate::cli::{AgentArgs, SocketEdge};
 use crate::health::{Health, Written};
 use crate::kernel::{self, Cgroup, Datapath, Scopes, find_cgroup};
-use crate::net::{Network, Role};
+use crate::net::Network;
 use crate::source::Event;
 use crate::source::cluster::Events;
 use crate::stuck::Reaper;
@@ -85,6 +87,8 @@ pub(super) struct Engine {
     pod_edge: bool,
     uplink_edge: bool,
     node_edge: bool,
+    /// The loopback device has been taken care of, or can't be.
+    loopback: bool,
     /// NodePorts are not on every address.
     few_addresses: bool,
     kube_proxy: KubeProxy,
@@ -154,6 +158,7 @@ impl Engine {
             pod_edge: args.pod_edge.is_on(),
             uplink_edge: args.uplink_edge.is_on(),
             node_edge: args.node_edge.is_on(),
+            loopback: false,
             reporter: None,
             few_addresses: !args.node_port_addresses.is_empty(),
             kube_proxy,
@@ -307,51 +312,6 @@ impl Engine {
         model.edges.extend(edges);
     }
 
-    fn interfaces(&self, network: &Network) -> Vec<InterfaceStatus> {
-        let attachments = self.datapath.attachments();
-        let edge = |role| matches!(role, Role::Pod | Role::Uplink);
-        let links = network.interfaces.iter().filter(|link| edge(link.role));
-        links
-            .map(|link| InterfaceStatus {
-                name: link.name.clone(),
-                ifindex: link.ifindex,
-                role: link.role.name().to_owned(),
-                hooks: attachments
-                    .iter()
-                    .filter(|attachment| attachment.ifindex == link.ifindex)
-                    .map(|attachment| attachment.program.to_owned())
-                    .collect(),
-            })
-            .collect()
-    }
-
-    fn edges(&self, interfaces: &[InterfaceStatus]) -> Vec<EdgeStatus> {
-        let count = |role: &str| {
-            let count = interfaces
-                .iter()
-                .filter(|one| one.role == role && !one.hooks.is_empty())
-                .count();
-            format!("{count} {role} interface{}", if count == 1 { "" } else { "s" })
-        };
-        let xdp = interfaces
-            .iter()
-            .any(|one| one.hooks.iter().any(|hook| hook.contains("xdp")));
-        let uplinks = format!("{}, {}", count("uplink"), if xdp { "XDP and tcx" } else { "tcx" });
-        let node_on = self.node_edge && self.uplink_edge;
-        [
-            ("pod", self.pod_edge, count("pod")),
-            ("uplink", self.uplink_edge, uplinks),
-            ("node", node_on, count("uplink")),
-        ]
-        .into_iter()
-        .map(|(edge, on, detail)| EdgeStatus {
-            edge: edge.to_owned(),
-            on,
-            detail: if on { detail } else { "switched off".to_owned() },
-        })
-        .collect()
-    }
-
     /// Writes what has changed, if enough is known to write anything.
     pub(super) fn write(&mut self) {
         self.write_plan();
@@ -361,6 +321,7 @@ impl Engine {
     fn write_plan(&mut self) {
         let begun = Instant::now();
         let Some((changes, plan)) = self.plan() else { return };
+        self.attend_loopback_for(&plan);
         let written = self.datapath.apply(&plan);
         if let Some(reaper) = &self.reaper
             && plan.ops.iter().any(|op| matches!(op, Op::RetireBackend { .. }))

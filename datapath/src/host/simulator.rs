@@ -119,8 +119,10 @@ impl Simulator {
             enter(&mut env, edge).unwrap_or_else(|_| enter_second(&mut env, edge))
         };
         let hop = env.hop;
-        if let Verdict::Forward(_) = verdict {
-            env.prepare_forward(program);
+        match verdict {
+            Verdict::Forward(_) => env.prepare_forward(program),
+            Verdict::Loopback(_) => env.prepare_loopback(program),
+            _ => {}
         }
         Outcome {
             verdict,
@@ -147,6 +149,16 @@ impl Surroundings<'_> {
             self.packet.bytes[..12].copy_from_slice(bytemuck::bytes_of(&macs));
         } else if program.is_layer3() {
             self.packet.bytes.splice(0..0, vec![0; ETHERNET]);
+        }
+    }
+
+    /// The same for one that goes in by the loopback device.
+    fn prepare_loopback(&mut self, program: Program) {
+        if program.is_layer3() {
+            let v4 = self.packet.bytes.first().is_some_and(|byte| byte >> 4 == 4);
+            let mut header = [0; ETHERNET];
+            header[12..].copy_from_slice(if v4 { &[0x08, 0x00] } else { &[0x86, 0xdd] });
+            self.packet.bytes.splice(0..0, header);
         }
     }
 }

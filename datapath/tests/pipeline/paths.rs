@@ -4,7 +4,7 @@ use crate::support::{
     FAMILIES, NARROW, Offer, POD, PROTOCOLS, SNAT_PORTS, Sent, UPLINK, Who, at, ip, node, run, segment, send,
 };
 use crate::wire::{Seen, What};
-use ferrogate_common::{FrontendKind, Protocol, Reason};
+use ferrogate_common::{FrontendKind, LOOPBACK, Protocol, Reason};
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{HostPacket, Program, Segment, Simulator, tcp};
 
@@ -22,6 +22,7 @@ pub(crate) enum Way {
     Pass,
     Bounce,
     Forward,
+    Loopback,
 }
 
 /// One way through the node.
@@ -41,7 +42,7 @@ pub(crate) struct Path {
 use FrontendKind::{ClusterIp, LoadBalancer, NodePort};
 use Program::{PodEgress, PodIngress, UplinkEgress, UplinkEgressL3, UplinkIngress, UplinkIngressL3, UplinkXdp};
 use Source::{Changed, Kept};
-use Way::{Bounce, Forward, Pass};
+use Way::{Bounce, Forward, Loopback, Pass};
 use Who::{LocalPod, Node, Outside, Pod, PodGateway, RemotePod, Vip};
 
 #[rustfmt::skip]
@@ -78,6 +79,14 @@ pub(crate) const PATHS: &[Path] = &[
            request: (UplinkEgress, UPLINK, Bounce), reply: (UplinkEgress, UPLINK, Bounce) },
     Path { name: "a process of the node to another, layer 3", client: Node, kind: ClusterIp, frontend: Vip, backend: Node, source: Changed(Vip),
            request: (UplinkEgressL3, UPLINK, Bounce), reply: (UplinkEgressL3, UPLINK, Bounce) },
+    Path { name: "a process of the node to its NodePort", client: Node, kind: NodePort, frontend: Node, backend: RemotePod, source: Changed(Node),
+           request: (UplinkEgress, LOOPBACK, Forward), reply: (UplinkIngress, UPLINK, Loopback) },
+    Path { name: "a process of the node to its NodePort, layer 3", client: Node, kind: NodePort, frontend: Node, backend: RemotePod,
+           source: Changed(Node), request: (UplinkEgress, LOOPBACK, Forward), reply: (UplinkIngressL3, UPLINK, Loopback) },
+    Path { name: "a process of the node to its NodePort, local", client: Node, kind: NodePort, frontend: Node, backend: LocalPod, source: Changed(Node),
+           request: (UplinkEgress, LOOPBACK, Forward), reply: (PodIngress, POD, Loopback) },
+    Path { name: "a process of the node to another, by a NodePort", client: Node, kind: NodePort, frontend: Node, backend: Node, source: Changed(Node),
+           request: (UplinkEgress, LOOPBACK, Bounce), reply: (UplinkEgress, LOOPBACK, Bounce) },
 ];
 
 /// A node with the path's service.
@@ -103,6 +112,7 @@ pub(crate) fn assert_way(sent: &Sent, way: Way, about: &str) {
         Verdict::Pass(_) => way == Pass,
         Verdict::Bounce(_) => way == Bounce,
         Verdict::Forward(_) => way == Forward,
+        Verdict::Loopback(_) => way == Loopback,
         Verdict::Drop(_) => false,
     };
     assert!(right, "{about}: {:?} where {way:?} was due", sent.verdict);

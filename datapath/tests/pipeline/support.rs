@@ -2,17 +2,17 @@
 
 use crate::wire::Seen;
 use ferrogate_common::{
-    Address, Backend, Frontend, FrontendKey, FrontendKind, Interface, Port, Protocol, Reason, Service, SlotRange,
-    backend_flags, config_flags, interface_flags,
+    Address, Backend, Frontend, FrontendKey, FrontendKind, Interface, LOOPBACK, Port, Protocol, Reason, Service,
+    SlotRange, backend_flags, config_flags, interface_flags,
 };
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{HostDevice, HostPacket, HostRoute, Program, Segment, Simulator, Target, sctp, tcp};
 use std::net::{IpAddr, SocketAddr};
 
 /// The devices' ifindexes.
-pub(crate) const UPLINK: u32 = 1;
 pub(crate) const POD: u32 = 2;
 pub(crate) const NARROW: u32 = 3;
+pub(crate) const UPLINK: u32 = 4;
 
 /// Cookies of network namespaces: the node's own, and a pod's.
 pub(crate) const NODE_NETNS: u64 = 1;
@@ -98,6 +98,11 @@ pub(crate) fn node() -> Simulator {
         let mac = [2, 0, 0, 0, 1, ifindex as u8];
         node.fib.devices.insert(ifindex, HostDevice { mac, mtu });
     }
+    let loopback = HostDevice {
+        mac: [0; 6],
+        mtu: u16::MAX,
+    };
+    node.fib.devices.insert(LOOPBACK, loopback);
     for v4 in FAMILIES {
         let source = if v4 { 1 } else { 2 };
         node.tables.sources[source] = ip(Who::Node, v4).into();
@@ -274,10 +279,10 @@ pub(crate) fn run(node: &mut Simulator, program: Program, packet: HostPacket) ->
     node.tables.config.flags |= config_flags::FILTER;
     node.tables.fill_filter();
     let outcome = node.run(program, packet);
-    let forwarded = matches!(outcome.verdict, Verdict::Forward(_));
+    let framed = matches!(outcome.verdict, Verdict::Forward(_) | Verdict::Loopback(_));
     Sent {
         verdict: outcome.verdict,
         bytes: outcome.bytes,
-        link: if forwarded { 14 } else { link },
+        link: if framed { 14 } else { link },
     }
 }

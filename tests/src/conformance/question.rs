@@ -17,7 +17,7 @@ use crate::wire::ask::{Ask, Reach};
 /// Of the numbers below 256, which the API server gives out when it has no others left.
 const UNUSED: u16 = 200;
 const DNS_PORT: u16 = 53;
-const OWN_NODE_PORT: &str = "a node's process reaches its own NodePort through the socket edge only";
+const LOCALHOST: &str = "a NodePort is at 127.0.0.1 and ::1 through the socket edge only";
 
 const NO_HAIRPIN_MODE: &str = "kube-proxy needs hairpin mode on the bridge port of a pod that asks itself";
 const SAME_BRIDGE: &str = "kube-proxy needs bridge-nf-call-iptables=1 for backends on the same bridge";
@@ -264,18 +264,9 @@ impl Builder<'_> {
         }
     }
 
-    /// What ours cannot do without its socket edge: packets that a node's process sends to its own node pass no interface.
+    /// What ours cannot do without its socket edge: packets from and to a loopback address never leave the device that they belong to.
     fn limit_without_sockets(&self) -> Option<&'static str> {
-        let node = match self.client {
-            "n1" => 1,
-            "n2" => 2,
-            _ => return None,
-        };
-        match &self.target.kind {
-            Kind::NodePort(entry) if *entry == node => Some(OWN_NODE_PORT),
-            Kind::Localhost => Some(OWN_NODE_PORT),
-            _ => None,
-        }
+        matches!(self.target.kind, Kind::Localhost).then_some(LOCALHOST)
     }
 
     /// One name for each connection of a probe.

@@ -95,6 +95,18 @@ impl Generator {
         let back = match case.program {
             Program::PodIngress => [Program::PodEgress, Program::PodIngress],
             Program::UplinkEgressL3 | Program::UplinkIngressL3 => [Program::UplinkEgressL3, Program::UplinkIngressL3],
+            Program::UplinkEgress if case.place == Place::Loopback => {
+                let answer = sent.turned();
+                for (program, place) in [
+                    (Program::UplinkEgress, Place::Loopback),
+                    (Program::UplinkIngress, Place::Uplink),
+                    (Program::UplinkXdp, Place::Uplink),
+                    (Program::PodIngress, Place::Pod),
+                ] {
+                    remember(&mut self.answers, (program, place, answer.clone()));
+                }
+                return;
+            }
             Program::UplinkEgress => [Program::UplinkIngress, Program::UplinkXdp],
             _ => [
                 Program::UplinkEgress,
@@ -184,11 +196,12 @@ impl Generator {
     }
 
     fn place(&mut self, program: Program) -> Place {
-        let places = match program {
-            Program::PodIngress | Program::PodEgress => [Place::Pod, Place::Port],
-            _ => [Place::Uplink, Place::Narrow],
+        let places: &[Place] = match program {
+            Program::PodIngress | Program::PodEgress => &[Place::Pod, Place::Port],
+            Program::UplinkEgress => &[Place::Uplink, Place::Narrow, Place::Loopback],
+            _ => &[Place::Uplink, Place::Narrow],
         };
-        places[self.rng.usize(..2)]
+        places[self.rng.usize(..places.len())]
     }
 
     fn segment(&mut self, source: SocketAddr, destination: SocketAddr, protocol: u8) -> Segment {

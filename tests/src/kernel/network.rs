@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use ferrogate_common::{Address, Interface, interface_flags};
+use ferrogate_common::{Address, Interface, LOOPBACK, interface_flags};
 use ferrogate_datapath::host::{HostDevice, HostFib, HostRoute, Target};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -23,10 +23,13 @@ pub enum Place {
     Bridge,
     /// A port of the bridge.
     Port,
+    /// Where the node speaks to itself.
+    Loopback,
 }
 
 impl Place {
-    const ALL: [Self; 5] = [Self::Uplink, Self::Narrow, Self::Pod, Self::Bridge, Self::Port];
+    /// Those that are made here.
+    const MADE: [Self; 5] = [Self::Uplink, Self::Narrow, Self::Pod, Self::Bridge, Self::Port];
 
     /// The device's name.
     pub const fn device(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Place {
             Self::Pod => "fgpod0",
             Self::Bridge => "fgbr0",
             Self::Port => "fgbp0",
+            Self::Loopback => "lo",
         }
     }
 
@@ -43,13 +47,18 @@ impl Place {
     const fn mtu(self) -> u16 {
         match self {
             Self::Narrow => 1400,
+            // One more, in fact.
+            Self::Loopback => u16::MAX,
             _ => 1500,
         }
     }
 
     /// Its link-layer address.
     const fn mac(self) -> [u8; 6] {
-        [2, 0xfe, 0, 0, 0, self as u8 + 1]
+        match self {
+            Self::Loopback => [0; 6],
+            _ => [2, 0xfe, 0, 0, 0, self as u8 + 1],
+        }
     }
 }
 
@@ -121,8 +130,8 @@ impl Network {
             fs::write(format!("/proc/sys/net/{setting}"), "1").context(setting)?;
         }
         ip(&commands())?;
-        let mut ifindexes = BTreeMap::new();
-        for place in Place::ALL {
+        let mut ifindexes = BTreeMap::from([(Place::Loopback, LOOPBACK)]);
+        for place in Place::MADE {
             let index = rustix::net::netdevice::name_to_index(
                 rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?,
                 place.device(),
@@ -144,7 +153,7 @@ impl Network {
         self.ifindexes[&place]
     }
 
-    /// What `INTERFACES` says of a device.
+    /// What `INTERFACES` says of a device, if anything.
     pub fn interface(&self, place: Place) -> Interface {
         let layer3 = if place == Place::Port { Place::Bridge } else { place };
         let source = |v4: bool| {
@@ -160,6 +169,7 @@ impl Network {
                 Place::Narrow => interface_flags::UPLINK,
                 Place::Pod | Place::Bridge => interface_flags::POD,
                 Place::Port => interface_flags::POD | interface_flags::BRIDGE_PORT,
+                Place::Loopback => 0,
             },
             reserved: 0,
         }
@@ -200,7 +210,7 @@ fn commands() -> String {
         Place::Port.device(),
         Place::Bridge.device()
     ));
-    for place in Place::ALL {
+    for place in Place::MADE {
         let (device, mac, mtu) = (place.device(), text(place.mac()), place.mtu());
         lines.push(format!("link set {device} address {mac} mtu {mtu} addrgenmode none up"));
     }

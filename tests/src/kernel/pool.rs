@@ -101,6 +101,7 @@ impl Pool {
             Place::Pod => one(rng, &LOCAL[..1], v4),
             Place::Port | Place::Bridge => one(rng, &LOCAL[1..3], v4),
             Place::Uplink | Place::Narrow => one(rng, &OUTSIDE, v4),
+            Place::Loopback => one(rng, &NODE, v4),
         }
     }
 }

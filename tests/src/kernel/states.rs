@@ -8,6 +8,7 @@ use ferrogate_datapath::FlowTable;
 use ferrogate_datapath::host::{HostTables, Sizes};
 
 use super::generate::Generator;
+use super::network::Place;
 use super::pool::Pool;
 
 /// Services of a state.
@@ -48,7 +49,9 @@ impl Generator {
         for (index, source) in self.network.sources.iter().enumerate() {
             tables.sources[index] = *source;
         }
-        for place in self.network.ifindexes.keys() {
+        // The agent enters none for the loopback device.
+        let places = self.network.ifindexes.keys().filter(|place| **place != Place::Loopback);
+        for place in places {
             let mut interface = self.network.interface(*place);
             if self.rng.u8(..20) == 0 {
                 interface.source4 = 0;

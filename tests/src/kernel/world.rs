@@ -31,6 +31,12 @@ impl Tally {
             |((p, _, r), count): (&(Program, &str, Reason), &u64)| (*p == program && *r == reason).then_some(*count);
         self.counts.iter().filter_map(of).sum()
     }
+
+    /// How many packets went in by the loopback device.
+    pub fn looped(&self) -> u64 {
+        let looped = self.counts.iter().filter(|((_, verdict, _), _)| *verdict == LOOPBACK);
+        looped.map(|(_, count)| count).sum()
+    }
 }
 
 /// The loaded programs with their maps, and the pipeline with a host's.
@@ -186,12 +192,15 @@ impl World {
     }
 }
 
+const LOOPBACK: &str = "loopback";
+
 fn kind(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Pass(_) => "pass",
         Verdict::Drop(_) => "drop",
         Verdict::Forward(_) => "forward",
         Verdict::Bounce(_) => "bounce",
+        Verdict::Loopback(_) => LOOPBACK,
     }
 }
 
@@ -206,7 +215,7 @@ fn return_code(case: &Case, outcome: &Outcome) -> i32 {
     const XDP_REDIRECT: i32 = 4;
     if case.program == Program::UplinkXdp {
         return match outcome.verdict {
-            Verdict::Pass(_) => XDP_PASS,
+            Verdict::Pass(_) | Verdict::Loopback(_) => XDP_PASS,
             Verdict::Drop(_) => XDP_DROP,
             Verdict::Bounce(_) => XDP_TX,
             Verdict::Forward(_) if outcome.hop.ifindex == case.packet.ifindex => XDP_TX,
@@ -216,7 +225,7 @@ fn return_code(case: &Case, outcome: &Outcome) -> i32 {
     match outcome.verdict {
         Verdict::Pass(_) => TC_ACT_UNSPEC,
         Verdict::Drop(_) => TC_ACT_SHOT,
-        Verdict::Bounce(_) | Verdict::Forward(_) => TC_ACT_REDIRECT,
+        Verdict::Bounce(_) | Verdict::Forward(_) | Verdict::Loopback(_) => TC_ACT_REDIRECT,
     }
 }
 

@@ -157,14 +157,6 @@ impl Scene<'_> {
         if walk.door == Door::NoSuchPort {
             return Expectation::plain(Outcome::Refused);
         }
-        if party == Party::Ferrogate
-            && matches!(walk.client, Client::Node(_))
-            && matches!(walk.door, Door::NodePort(_))
-            && walk.is_at_home()
-            && self.profile.socket_edge == SocketEdge::Off
-        {
-            return Expectation::by(Outcome::Unreached, Rule::OwnNodePortWithoutSocketEdge);
-        }
         let port = &service.ports[walk.port];
         let endpoints = Endpoints::of(service, port, walk.family, party, walk.entry());
         if endpoints.contradictory {
@@ -312,7 +304,7 @@ impl Scene<'_> {
                 }
             }
             Client::Node(node) if walk.is_at_home() => {
-                if backend == Backend::Host(node) && !sockets {
+                if backend == Backend::Host(node) && !sockets && !matches!(walk.door, Door::NodePort(_)) {
                     return (Some(Source::Other), Some(Rule::OwnHostNetworkAsFromTheService));
                 }
                 (Some(Source::Client), None)

@@ -15,7 +15,6 @@ pub enum Rule {
     RelabelledSlice,
     BypassedReplies,
     PodAtOtherNode,
-    OwnNodePortWithoutSocketEdge,
     OwnHostNetworkAsFromTheService,
     ContradictorySlices,
     TakenOnTheWayOut,
@@ -67,9 +66,6 @@ impl fmt::Display for Rule {
             Rule::PodAtOtherNode => {
                 "a pod that asks another node's NodePort of policy Local is an outside client there: the Local set; \
                  kube-proxy tells pods by --cluster-cidr"
-            }
-            Rule::OwnNodePortWithoutSocketEdge => {
-                "a node's process reaches its own NodePort through the socket edge only: over lo there is no packet edge"
             }
             Rule::OwnHostNetworkAsFromTheService => {
                 "without the socket edge a node's process reaches its own host network as from the Service's address: no device \

@@ -207,9 +207,6 @@ fn ferrogate(cell: &Cell, options: &FerrogateOptions) -> Expectation {
     Expectation::Answer(match (cell.client, cell.target) {
         (Client::Outside, Target::ClusterIp) if !options.external_cluster_ip => return Expectation::Nothing,
         (Client::Outside, Target::ClusterIp) => Source::Either(1),
-        (Client::Node, Target::NodePort(1)) if !node => {
-            return Expectation::Limit("a node's process reaches its own NodePort through the socket edge only");
-        }
         // It comes back into the node as from the Service: no device takes packets from its own node's addresses.
         (Client::Node, Target::ClusterIp) if !node && cell.backend == Backend::HostLocal => Source::Asked,
         (Client::Node, Target::ClusterIp | Target::NodePort(1)) => Source::Node(1),

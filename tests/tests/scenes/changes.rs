@@ -246,15 +246,14 @@ fn reach(cluster: &Cluster, frontend: &Frontend, client: &str) -> Option<SocketA
 }
 
 /// Everything that is there is right, and everything that was there before is refused, both at once.
-fn check(cluster: &mut Cluster, socket_edge: SocketEdge, before: &Tables, now: &Tables) -> Result<usize> {
+fn check(cluster: &mut Cluster, before: &Tables, now: &Tables) -> Result<usize> {
     let mut asked = Vec::new();
     for frontend in before
         .keys()
         .chain(now.keys().filter(|frontend| !before.contains_key(*frontend)))
     {
         for client in CLIENTS {
-            let own_node_port = client == "n1" && frontend.1.is_none() && socket_edge == SocketEdge::Off;
-            if let (Some(to), false) = (reach(cluster, frontend, client), own_node_port) {
+            if let Some(to) = reach(cluster, frontend, client) {
                 asked.push((frontend.clone(), client, to));
             }
         }
@@ -312,7 +311,7 @@ fn is_public(public: Public, address: IpAddr) -> bool {
 }
 
 /// Connections through every frontend of the port that stays.
-fn connect(cluster: &Cluster, socket_edge: SocketEdge, tables: &Tables, ticking: &mut Vec<Ticking>) -> Result<()> {
+fn connect(cluster: &Cluster, tables: &Tables, ticking: &mut Vec<Ticking>) -> Result<()> {
     for frontend in tables
         .keys()
         .filter(|frontend| frontend.0 == "TCP" && [80, 31_500].contains(&frontend.3))
@@ -320,7 +319,6 @@ fn connect(cluster: &Cluster, socket_edge: SocketEdge, tables: &Tables, ticking:
         for client in CLIENTS {
             let place = match client {
                 "out" => &cluster.rig.outside,
-                "n1" if socket_edge == SocketEdge::Off && frontend.1.is_none() => continue,
                 "n1" => &cluster.rig.node(1).place,
                 pod => &cluster.rig.pod(pod).place,
             };
@@ -360,11 +358,11 @@ fn through_all_changes(socket_edge: SocketEdge) -> Result<()> {
             Ok(kernel_tables(&cluster.rig, 1)? == whole && kernel_tables(&cluster.rig, 2)? == whole)
         })
         .with_context(|| format!("{whole:#?}, but {:#?}", kernel_tables(&cluster.rig, 1)))?;
-        let asked = check(&mut cluster, socket_edge, &before, &now)
-            .with_context(|| format!("socket edge {socket_edge:?}: {what}"))?;
+        let asked =
+            check(&mut cluster, &before, &now).with_context(|| format!("socket edge {socket_edge:?}: {what}"))?;
         println!("{what}: {asked} questions, {} frontends", now.len());
         if ["the Service is new", "NodePort becomes LoadBalancer"].contains(&what) {
-            connect(&cluster, socket_edge, &now, &mut ticking)?;
+            connect(&cluster, &now, &mut ticking)?;
         }
         before = now;
     }

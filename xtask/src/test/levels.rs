@@ -129,7 +129,7 @@ pub(crate) const LEVELS: &[Level] = &[
 /// Skips that are right, each by a part of the line that reports it. Any other skip fails the run.
 pub(crate) const EXPECTED_SKIPS: &[&str] = &[
     // A limit of the socket edge's absence, which the documents name.
-    "a node's process reaches its own NodePort through the socket edge only",
+    "a NodePort is at 127.0.0.1 and ::1 through the socket edge only",
     // Limits of the rival.
     "kube-proxy needs hairpin mode on the bridge port of a pod that asks itself",
     "kube-proxy does not answer ping to a ClusterIP",
