@@ -1,5 +1,5 @@
 //! A rig with a Service that tests can turn about, and the `ferrogate` command on a node.
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -86,6 +86,26 @@ pub(crate) fn apply(rig: &Rig, spec: &Value, pods: &[(&str, Is)]) -> Result<()> 
         "ports": [{"name": "http", "protocol": "TCP", "port": 8080}],
     }))?;
     rig.apply(&object)
+}
+
+/// A Service without endpoints `void`, TCP port 81, beside [`apply`]'s.
+pub(crate) fn apply_void(rig: &Rig) -> Result<SocketAddr> {
+    let address = addresses::cluster_ip(901).get(Family::V4);
+    rig.apply(&json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": NAMESPACE, "name": "void"},
+        "spec": {"clusterIP": address, "clusterIPs": [address], "ports": [{"protocol": "TCP", "port": 81}]},
+    }))?;
+    Ok(SocketAddr::new(address, 81))
+}
+
+/// Waits until the agent has so many Service ports. One that is still loading its programs does not answer.
+pub(crate) fn serves(rig: &Rig, ports: usize) -> Result<()> {
+    eventually("the agent knows the Services", || {
+        let output = ferrogate(rig, 1, &["services", "--output", "json"])?;
+        let rows = serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default();
+        Ok(rows.as_array().is_some_and(|rows| rows.len() == ports))
+    })
 }
 
 /// Runs `ferrogate` in a node's namespace, for its agent.

@@ -2,24 +2,15 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
-use ferrogate_tests::rig::addresses::{self, NODE_BASE, lan};
-use ferrogate_tests::rig::{Family, NAMESPACE, Place, Rig};
+use ferrogate_tests::rig::addresses::{NODE_BASE, lan};
+use ferrogate_tests::rig::{Family, Place, Rig};
 use ferrogate_tests::wire::{ProbeRequest, Protocol};
 use serde_json::{Value, json};
 
-use crate::common::{Is, NODE_PORT, apply, boot, cluster_ip, eventually, ferrogate, ferrogate_command};
+use crate::common::{
+    Is, NODE_PORT, apply, apply_void, boot, cluster_ip, eventually, ferrogate, ferrogate_command, serves,
+};
 use crate::terminal::Terminal;
-
-/// A Service without endpoints beside [`apply`]'s.
-fn apply_void(rig: &Rig) -> Result<SocketAddr> {
-    let address = addresses::cluster_ip(901).get(Family::V4);
-    rig.apply(&json!({
-        "apiVersion": "v1", "kind": "Service",
-        "metadata": {"namespace": NAMESPACE, "name": "void"},
-        "spec": {"clusterIP": address, "clusterIPs": [address], "ports": [{"protocol": "TCP", "port": 81}]},
-    }))?;
-    Ok(SocketAddr::new(address, 81))
-}
 
 fn connect(place: &Place, to: SocketAddr, count: u32) -> Result<()> {
     let report = place.probe(&ProbeRequest {
@@ -37,15 +28,6 @@ fn refused(place: &Place, to: SocketAddr, count: u32) -> Result<()> {
     })?;
     ensure!(report.tally().is_empty(), "{to}: {report:?}");
     Ok(())
-}
-
-/// Waits until the agent has so many Service ports. One that is still loading its programs does not answer.
-fn serves(rig: &Rig, ports: usize) -> Result<()> {
-    eventually("the agent knows the Services", || {
-        let output = ferrogate(rig, 1, &["services", "--output", "json"])?;
-        let rows = serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default();
-        Ok(rows.as_array().is_some_and(|rows| rows.len() == ports))
-    })
 }
 
 /// The service's line, in words.
