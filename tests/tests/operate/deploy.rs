@@ -16,7 +16,7 @@ const RBAC: &str = include_str!("../../../deploy/rbac.yaml");
 const CONFIG: &str = include_str!("../../../deploy/configmap.yaml");
 const AGENT: &str = include_str!("../../../deploy/daemonset.yaml");
 
-fn manifests() -> Result<Vec<Value>> {
+pub(crate) fn manifests() -> Result<Vec<Value>> {
     let all = [RBAC, CONFIG, AGENT].map(objects);
     Ok(all.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }

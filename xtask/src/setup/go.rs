@@ -40,7 +40,7 @@ impl Go {
         apt::update()?;
         apt::install(&[Package {
             name: newest_package()?,
-            why: "builds Kubernetes and CoreDNS for the tests",
+            why: "builds Kubernetes, CoreDNS and helm for the tests",
         }])?;
         if newest().is_none() {
             bail!("Go was installed from Debian, but no `go` is found in PATH or /usr/lib/go-*/bin");

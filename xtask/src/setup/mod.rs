@@ -12,7 +12,7 @@ use crate::cmd;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also what the cluster tests need: Debian packages, and Kubernetes and CoreDNS built from their Go modules
+    /// Also what the cluster tests need: Debian packages, and Kubernetes, CoreDNS and helm built from their Go modules
     #[arg(long)]
     pub(crate) peers: bool,
 }

@@ -1,4 +1,4 @@
-//! The Go programs that the cluster tests run beside the agent: Kubernetes' own, and CoreDNS.
+//! The Go programs that the cluster tests run: Kubernetes' own and CoreDNS beside the agent, and helm for the chart.
 //!
 //! They are built from their published modules, through small modules of our own. A stamp beside each holds what it was
 //! built from, so that a change of a version or of a source builds it again, and nothing else does.
@@ -16,6 +16,7 @@ use crate::{cmd, paths};
 const KUBERNETES: &str = "v1.36.3";
 const COREDNS: &str = "v1.14.7";
 const COREDNS_MAIN: &str = include_str!("../../peers/coredns/main.go");
+const HELM: &str = "v3.22.0";
 const KUBERNETES_PROGRAMS: &[&str] = &["kube-apiserver", "kube-controller-manager", "kube-proxy"];
 
 /// Builds what is not there in the wanted version.
@@ -26,7 +27,8 @@ pub(super) fn build() -> Result<()> {
         .filter(|name| !is_current(name, &kubernetes_stamp()))
         .collect();
     let coredns = !is_current("coredns", &coredns_stamp());
-    if stale.is_empty() && !coredns {
+    let helm = !is_current("helm", &helm_mod());
+    if stale.is_empty() && !coredns && !helm {
         return Ok(());
     }
     let go = Go::find()?;
@@ -47,6 +49,14 @@ pub(super) fn build() -> Result<()> {
         cmd::output(&mut go.command(&module, &["mod", "tidy"]))?;
         build_program(&go, &module, "coredns", ".", "-s -w", &coredns_stamp())?;
     }
+    if helm {
+        let package = "helm.sh/helm/v3/cmd/helm";
+        let module = write_module("helm", &helm_mod())?;
+        write_imports(&module, &[package])?;
+        cmd::output(&mut go.command(&module, &["mod", "tidy"]))?;
+        let flags = format!("-s -w -X helm.sh/helm/v3/internal/version.version={HELM}");
+        build_program(&go, &module, "helm", package, &flags, &helm_mod())?;
+    }
     Ok(())
 }
 
@@ -60,6 +70,11 @@ fn coredns_stamp() -> String {
 
 fn coredns_mod() -> String {
     format!("module ferrogate.dev/peers/coredns\n\ngo 1.26\n\nrequire github.com/coredns/coredns {COREDNS}\n")
+}
+
+/// Is its stamp too.
+fn helm_mod() -> String {
+    format!("module ferrogate.dev/peers/helm\n\ngo 1.26\n\nrequire helm.sh/helm/v3 {HELM}\n")
 }
 
 fn stamp_file(name: &str) -> PathBuf {
@@ -112,16 +127,20 @@ fn kubernetes_module(go: &Go) -> Result<PathBuf> {
     let upstream = answer["GoMod"].as_str().context("go mod download names no go.mod")?;
     let upstream = fs::read_to_string(upstream).with_context(|| format!("cannot read {upstream}"))?;
     let dir = write_module("kubernetes", &kubernetes_mod(&upstream)?)?;
-    let imports: String = KUBERNETES_PROGRAMS
+    let packages: Vec<String> = KUBERNETES_PROGRAMS
         .iter()
-        .map(|name| format!("\t_ \"k8s.io/kubernetes/cmd/{name}\"\n"))
+        .map(|name| format!("k8s.io/kubernetes/cmd/{name}"))
         .collect();
-    fs::write(
-        dir.join("tools.go"),
-        format!("//go:build tools\n\npackage tools\n\nimport (\n{imports})\n"),
-    )?;
+    write_imports(&dir, &packages)?;
     cmd::output(&mut go.command(&dir, &["mod", "tidy"]))?;
     Ok(dir)
+}
+
+/// Makes `go mod tidy` keep the modules of these programs.
+fn write_imports(module: &Path, packages: &[impl std::fmt::Display]) -> Result<()> {
+    let imports: String = packages.iter().map(|package| format!("\t_ \"{package}\"\n")).collect();
+    let text = format!("//go:build tools\n\npackage tools\n\nimport (\n{imports})\n");
+    fs::write(module.join("tools.go"), text).with_context(|| format!("cannot write {}/tools.go", module.display()))
 }
 
 /// Our go.mod, from the one of k8s.io/kubernetes.

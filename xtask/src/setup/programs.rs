@@ -43,6 +43,12 @@ const PROGRAMS: &[Program] = &[
         why: "a cloud's load balancer in front of the nodes",
         tests_only: true,
     },
+    Program {
+        name: "prometheus",
+        package: "prometheus",
+        why: "runs the alert rules on what an agent exports",
+        tests_only: true,
+    },
 ];
 
 /// The packages of the programs that are not there.
