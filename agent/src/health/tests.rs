@@ -17,7 +17,9 @@ impl Observe for Nothing {
             pending_services: 0,
             pending_slices: 0,
             service_ports: 0,
+            without_endpoints: 0,
             source: SourceLabel::Syncing,
+            away: Duration::ZERO,
             problems: 0,
         }
     }

@@ -260,10 +260,15 @@ impl Observe for Knowledge {
             pending_services,
             pending_slices,
             service_ports: ports().count(),
+            without_endpoints: ports().filter(|port| port.range.cluster == 0).count(),
             source: match model.phase {
                 Phase::Syncing => SourceLabel::Syncing,
                 Phase::Synced => SourceLabel::Synced,
                 Phase::Away => SourceLabel::Away,
+            },
+            away: match model.phase {
+                Phase::Away => model.since.elapsed(),
+                Phase::Syncing | Phase::Synced => Duration::ZERO,
             },
             problems: model.all_problems().len() + self.health.problems().len(),
         }

@@ -9,6 +9,7 @@ const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
+const BPF_MAP_FREEZE: libc::c_int = 22;
 const BPF_LINK_CREATE: libc::c_int = 28;
 
 const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
@@ -241,6 +242,13 @@ impl AsFd for RawProgram {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Makes a map refuse every further write from user space (EPERM), for as long as it lives. Programs write on.
+pub fn freeze(map: BorrowedFd<'_>) -> Result<()> {
+    let mut number = map.as_raw_fd() as u32;
+    bpf(BPF_MAP_FREEZE, &mut number).context("freezing a map")?;
+    Ok(())
 }
 
 /// A map.

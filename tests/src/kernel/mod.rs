@@ -24,7 +24,7 @@ mod rare;
 mod states;
 mod world;
 
-pub use bpf::{Kind, RawProgram};
+pub use bpf::{Kind, RawProgram, freeze};
 pub use bystander::Bystander;
 pub use counter::Counter;
 pub use floor::Floor;

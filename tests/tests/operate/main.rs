@@ -1,4 +1,5 @@
 //! What an operator's commands say, beside what happens: real agents, real connections.
+mod alerts;
 mod chart;
 mod common;
 mod deploy;

@@ -9,6 +9,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What is looked up. Called on a thread that may block.
 pub(crate) trait Observe: fmt::Debug + Send + Sync + 'static {
@@ -40,7 +41,11 @@ pub(crate) struct Observation {
     pub(crate) pending_services: usize,
     pub(crate) pending_slices: usize,
     pub(crate) service_ports: usize,
+    /// Those without a usable endpoint.
+    pub(crate) without_endpoints: usize,
     pub(crate) source: SourceLabel,
+    /// For how long the source has been away; zero while it is not.
+    pub(crate) away: Duration,
     pub(crate) problems: usize,
 }
 
@@ -84,6 +89,7 @@ impl Collector for Observer {
             .map(|(map, count)| ([("map", *map)], *count as f64));
         out.gauge(&spec::REFUSED, refused)?;
         out.single(&spec::SERVICE_PORTS, found.service_ports as f64)?;
+        out.single(&spec::WITHOUT_ENDPOINTS, found.without_endpoints as f64)?;
         let states = [
             (SourceLabel::Syncing, "syncing"),
             (SourceLabel::Synced, "synced"),
@@ -91,6 +97,7 @@ impl Collector for Observer {
         ];
         let states = states.map(|(state, label)| ([("state", label)], f64::from(u8::from(state == found.source))));
         out.gauge(&spec::SOURCE, states)?;
+        out.single(&spec::SOURCE_AWAY, found.away.as_secs_f64())?;
         out.single(&spec::PROBLEMS, found.problems as f64)?;
         let build = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -109,8 +109,12 @@ metrics! {
     MAP_WRITES: Counter "ferrogate_map_writes_total" [] "Writes to the maps that brought Services up to date."
     SYNC_FAILURES: Counter "ferrogate_sync_failures_total" [] "Writes that failed and are tried again."
     SERVICE_PORTS: Gauge "ferrogate_service_ports" [] "Service ports programmed, a dual-stack one twice."
+    WITHOUT_ENDPOINTS: Gauge "ferrogate_service_ports_without_endpoints" []
+        "Those of them that have no usable endpoint anywhere: their clients are refused."
     SOURCE: Gauge "ferrogate_source" ["state"]
         "1 for the state that the API server or the manifests are in: `syncing`, `synced` or `away`."
+    SOURCE_AWAY: Gauge "ferrogate_source_away_seconds" []
+        "How long no watch has been answered in full, 0 while all are: so old may be what is served."
     PROBLEMS: Gauge "ferrogate_problems" [] "Lines under Problems in `ferrogate status`."
     BUILD: Gauge "ferrogate_build_info" ["version", "abi"] "1; which agent this is."
     PROCESS_CPU: Counter "process_cpu_seconds_total" [] "CPU time of the agent, user and system."

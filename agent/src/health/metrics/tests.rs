@@ -37,7 +37,9 @@ impl Observe for Fixed {
             pending_services: 1,
             pending_slices: 4,
             service_ports: 3,
-            source: SourceLabel::Synced,
+            without_endpoints: 1,
+            source: SourceLabel::Away,
+            away: Duration::from_millis(1500),
             problems: 0,
         }
     }
@@ -176,6 +178,20 @@ fn the_busiest_services_are_listed_and_the_others_counted() {
     );
     assert!(
         line(&text, "ferrogate_connections_omitted_services").ends_with(" 1.0"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_source_that_is_away_says_for_how_long() {
+    let text = scrape(&busy(), Format::Prometheus);
+    assert!(line(&text, "ferrogate_source_away_seconds").ends_with(" 1.5"), "{text}");
+    assert_eq!(
+        line(&text, "ferrogate_source{state=\"away\"}"),
+        "ferrogate_source{state=\"away\"} 1.0"
+    );
+    assert!(
+        line(&text, "ferrogate_service_ports_without_endpoints").ends_with(" 1.0"),
         "{text}"
     );
 }
