@@ -5,6 +5,7 @@ mod common;
 mod deploy;
 mod doctor;
 mod explain;
+mod plugin;
 mod privileges;
 mod terminal;
 mod top;

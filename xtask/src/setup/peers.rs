@@ -17,7 +17,7 @@ const KUBERNETES: &str = "v1.36.3";
 const COREDNS: &str = "v1.14.7";
 const COREDNS_MAIN: &str = include_str!("../../peers/coredns/main.go");
 const HELM: &str = "v3.22.0";
-const KUBERNETES_PROGRAMS: &[&str] = &["kube-apiserver", "kube-controller-manager", "kube-proxy"];
+const KUBERNETES_PROGRAMS: &[&str] = &["kube-apiserver", "kube-controller-manager", "kube-proxy", "kubectl"];
 
 /// Builds what is not there in the wanted version.
 pub(super) fn build() -> Result<()> {
