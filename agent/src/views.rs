@@ -125,7 +125,7 @@ pub(crate) fn flows(tables: &Tables, names: &Names, filter: Filter<'_>) -> Resul
 }
 
 /// Whether a port's `namespace/name:port` is of the Service called `wanted` (`name` or `namespace/name`).
-fn is_of(port: &str, wanted: &str) -> bool {
+pub(crate) fn is_of(port: &str, wanted: &str) -> bool {
     let service = port.rsplit_once(':').map_or(port, |(service, _)| service);
     matches_service(service.split_once('/').unwrap_or(("", service)), wanted)
 }

@@ -23,6 +23,7 @@ mod network;
 mod reason;
 mod service;
 mod socket;
+mod trace;
 
 pub use address::{Address, Port, Protocol};
 pub use affinity::{Affinity, AffinityKey};
@@ -38,6 +39,7 @@ pub use network::{Network, NetworkKey, ServiceCidrs, V4_PREFIX};
 pub use reason::Reason;
 pub use service::{Algorithm, BackendSet, Service, SlotRange, service_flags};
 pub use socket::{SocketPair, SocketPairKey, SocketState, UdpSocket, cgroup_scope};
+pub use trace::{TraceEvent, TraceSettings, trace_edge};
 
 /// Version of everything in this crate that both sides must agree on.
 pub const ABI_VERSION: u32 = 1;

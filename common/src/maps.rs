@@ -89,4 +89,7 @@ maps! {
     CGROUPS = 4_096, Size::Chosen, "cgroups whose processes the socket edge serves, or leaves alone";
     REASONS = 64, Size::Fixed, "per-CPU packet counters, one a verdict reason";
     CONNECTIONS = 65_536, Size::Like("SERVICES"), "per-CPU counters of new connections, one a service";
+    TRACE = 1, Size::Fixed, "what `ferrogate trace` wants to be told, and until when";
+    TRACE_EVENTS = 1 << 20, Size::Chosen, "ring buffer for it; its size is in bytes";
+    TRACE_LOST = 1, Size::Fixed, "per-CPU counter of what did not fit there";
 }

@@ -15,6 +15,7 @@ mod packet;
 mod sock_addr;
 mod tables;
 mod tcx;
+mod trace;
 mod xdp;
 
 #[cfg(target_arch = "bpf")]

@@ -3,11 +3,11 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use ferrogate_common::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Interface, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple, UdpSocket,
-    maps,
+    Interface, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, TraceSettings,
+    Tuple, UdpSocket, maps,
 };
 
 #[map]
@@ -64,3 +64,9 @@ pub(crate) static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(maps::C
 pub(crate) static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::REASONS.entries, 0);
 #[map]
 pub(crate) static CONNECTIONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::CONNECTIONS.entries, 0);
+#[map]
+pub(crate) static TRACE: Array<TraceSettings> = Array::with_max_entries(maps::TRACE.entries, 0);
+#[map]
+pub(crate) static TRACE_EVENTS: RingBuf = RingBuf::with_byte_size(maps::TRACE_EVENTS.entries, 0);
+#[map]
+pub(crate) static TRACE_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::TRACE_LOST.entries, 0);

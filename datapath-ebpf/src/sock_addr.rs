@@ -2,13 +2,14 @@
 
 use crate::maps::{CGROUPS, SOCKET_PAIRS, SOCKETS, UDP_SOCKETS};
 use crate::tables::{config, tables_are_maps};
+use crate::trace;
 use aya_ebpf::bindings::{BPF_ANY, bpf_sock_addr};
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval,
 };
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use ferrogate_common::{Address, Direction, Port, SocketPair, SocketPairKey, SocketState, UdpSocket};
+use ferrogate_common::{Address, Direction, Port, Reason, SocketPair, SocketPairKey, SocketState, UdpSocket};
 use ferrogate_datapath::{SocketCall, SocketMemory, SocketVerdict, connect, restore_peer, sendmsg};
 
 const ECONNREFUSED: i32 = 111;
@@ -127,6 +128,14 @@ impl<const V6: bool> SocketCall for Call<'_, V6> {
         let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
         // SAFETY: copied at once.
         unsafe { CGROUPS.get(id) }.copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn tell(&mut self, address: &Address, port: Port, backend: (u32, u32), reason: Reason) {
+        if trace::is_on() {
+            let what = u32::from(port.be()) << 16 | u32::from(self.protocol()) << 8 | reason as u32;
+            trace::trace_call(address, self.netns(), what, backend.0, backend.1);
+        }
     }
 }
 

@@ -441,6 +441,10 @@ macro_rules! tables_are_maps {
             fn count_connection(&mut self, service: u32) {
                 $crate::tables::count_connection(service);
             }
+            #[inline(always)]
+            fn tell(&mut self, event: &ferrogate_datapath::Event<'_>) {
+                $crate::trace::tell(event);
+            }
         }
 
         impl$(<$($generics)+>)? ferrogate_datapath::Opaque for $context {

@@ -49,6 +49,19 @@ pub trait Packet {
     }
 }
 
+/// A connection that begins, or a packet that gets no further.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// One of [`ferrogate_common::trace_edge`].
+    pub edge: u8,
+    pub ifindex: u32,
+    /// As the packet came.
+    pub tuple: &'a Tuple,
+    /// What its packets are translated by; none where it got no further.
+    pub flow: Option<&'a Flow>,
+    pub reason: Reason,
+}
+
 /// One's complement differences ("new minus old", RFC 1624) to fold into a transport checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChecksumChange {
@@ -136,6 +149,10 @@ pub trait Tables {
     fn count(&mut self, reason: Reason);
     /// Counts a new connection of a service.
     fn count_connection(&mut self, service: u32);
+
+    /// Tells those who trace. Only of what begins, or gets no further: a known flow's packets are not asked.
+    #[inline(always)]
+    fn tell(&mut self, _event: &Event<'_>) {}
 }
 
 /// The boot clock.

@@ -1,6 +1,6 @@
 //! Flows: found by their tuple, or made for a new connection.
 
-use crate::env::{Env, FlowTable, Routed, Transport};
+use crate::env::{Env, Event, FlowTable, Routed, Transport};
 use crate::parse::Headers;
 use crate::pipeline::Edge;
 use crate::{select, snat, straight};
@@ -80,6 +80,9 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
         }
     }
     reason = store(env, headers, flow, reason);
+    if reason == Reason::NewFlow {
+        tell(env, edge, headers, Some(flow), reason);
+    }
     let outcome = match reason {
         Reason::NewFlow => Outcome::Found,
         Reason::LeftToKernel => Outcome::Pass,
@@ -87,6 +90,19 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
         _ => Outcome::Drop,
     };
     (outcome, reason)
+}
+
+/// Tells those who trace of a packet.
+#[inline(always)]
+pub(crate) fn tell<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: Option<&Flow>, reason: Reason) {
+    let event = Event {
+        edge: edge.of_trace(),
+        ifindex: env.ifindex(),
+        tuple: &headers.tuple,
+        flow,
+        reason,
+    };
+    env.tell(&event);
 }
 
 /// What a request is that no frontend takes: to a port that its ClusterIP does not have, of which clients that may use the

@@ -33,7 +33,7 @@ mod straight;
 mod translate;
 
 pub use env::{
-    ChecksumChange, Clock, Env, Fib, FlowTable, Insert, Opaque, Packet, Random, Route, Routed, Tables, Transport,
+    ChecksumChange, Clock, Env, Event, Fib, FlowTable, Insert, Opaque, Packet, Random, Route, Routed, Tables, Transport,
 };
 pub use headers::{EthernetHeader, Ipv4Header, Ipv6Header};
 pub use pipeline::{Edge, Left, Verdict, enter, leave};

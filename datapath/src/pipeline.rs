@@ -19,7 +19,7 @@ use crate::parse::{Headers, Unparsed, parse};
 use crate::reject::{self, Refusal};
 use crate::snat;
 use crate::translate::{self, Rewrite};
-use ferrogate_common::{Direction, Flow, Reason, config_flags, flow_flags};
+use ferrogate_common::{Direction, Flow, Reason, config_flags, flow_flags, trace_edge};
 
 /// Where a packet is met.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +32,18 @@ pub enum Edge {
     Node,
     /// The same uplink, before the stack (XDP): can't answer packets, and leaves those to tcx.
     Xdp,
+}
+
+impl Edge {
+    /// One of [`trace_edge`].
+    pub(crate) const fn of_trace(self) -> u8 {
+        match self {
+            Self::Pod => trace_edge::POD,
+            Self::Uplink => trace_edge::UPLINK,
+            Self::Node => trace_edge::NODE,
+            Self::Xdp => trace_edge::XDP,
+        }
+    }
 }
 
 /// What the hook does with the packet.
@@ -111,8 +123,14 @@ pub(crate) fn request<E: Env, const SECOND: bool>(
     let (step, reason) = decide(env, edge, headers, rewrite);
     let then = match step {
         Step::Pass => return Ok(Verdict::Pass(reason)),
-        Step::Drop => return Ok(Verdict::Drop(reason)),
-        Step::Refuse(refusal) if SECOND => return Ok(reject::refuse(env, headers, refusal, reason)),
+        Step::Drop => {
+            flow::tell(env, edge, headers, None, reason);
+            return Ok(Verdict::Drop(reason));
+        }
+        Step::Refuse(refusal) if SECOND => {
+            flow::tell(env, edge, headers, None, reason);
+            return Ok(reject::refuse(env, headers, refusal, reason));
+        }
         Step::Refuse(_) if edge == Edge::Xdp => return Ok(Verdict::Pass(Reason::LeftToTcx)),
         Step::Deliver if edge == Edge::Xdp && !env.can_be_done() => return Ok(Verdict::Pass(Reason::LeftToTcx)),
         Step::Refuse(_) => return Err(Left(reason)),

@@ -22,6 +22,10 @@ pub trait SocketCall {
     fn is_bound(&self) -> bool;
     /// What `CGROUPS` says of the caller's cgroup at this level of the hierarchy: one of [`cgroup_scope`], 0: nothing.
     fn cgroup_scope(&self, level: u32) -> u32;
+
+    /// Tells those who trace: what address a call asked for, and the id and generation of the backend that it got; 0 is no generation.
+    #[inline(always)]
+    fn tell(&mut self, _address: &Address, _port: Port, _backend: (u32, u32), _reason: Reason) {}
 }
 
 /// What a socket remembers.
@@ -72,6 +76,7 @@ pub fn connect<E: SocketEnv>(env: &mut E) -> SocketVerdict {
                 if env.set_pair(0, &pair) && env.protocol() == Protocol::Udp as u8 {
                     env.note_connected(&pair);
                 }
+                SocketCall::tell(env, address, port, (pair.id, pair.generation), Reason::SocketTranslated);
                 Ok(pair)
             }
             Err(verdict) => {
@@ -131,6 +136,7 @@ pub fn sendmsg<E: SocketEnv>(env: &mut E) -> SocketVerdict {
         if free == 2 || !env.set_pair(free as usize, &pair) {
             env.put_more(&pair);
         }
+        SocketCall::tell(env, address, port, (pair.id, pair.generation), Reason::SocketTranslated);
         Ok(pair)
     })
 }
@@ -173,6 +179,9 @@ fn counted<E: SocketEnv>(
         Err(verdict) => verdict,
     };
     let (SocketVerdict::Proceed(reason) | SocketVerdict::Refuse(reason)) = verdict;
+    if matches!(verdict, SocketVerdict::Refuse(_)) {
+        SocketCall::tell(env, &address, port, (0, 0), reason);
+    }
     if reason as u8 != Reason::NotService as u8 {
         env.count(reason);
     }

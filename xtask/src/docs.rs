@@ -28,6 +28,7 @@ const COMMANDS: &[&str] = &[
     "diff",
     "doctor",
     "top",
+    "trace",
     "flows",
     "metrics",
     "cleanup",

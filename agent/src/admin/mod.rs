@@ -7,7 +7,7 @@
 //! -> {"op":"services","name":"default/order-service"}
 //! <- {"ok":[{"namespace":"default","name":"order-service", ...}]}
 //! -> {"op":"nonsense"}
-//! <- {"error":"unknown variant `nonsense`, expected one of `status`, `metrics`, `services`, `explain`, `diff`, `doctor`, `top`, `flows` at line 1 column 16"}
+//! <- {"error":"unknown variant `nonsense`, expected one of `status`, `metrics`, `services`, `explain`, `diff`, `doctor`, `top`, `names`, `flows` at line 1 column 16"}
 //! ```
 
 mod client;
@@ -21,7 +21,7 @@ pub use client::ask;
 pub use doctor::{Checkup, Diff, Difference, Finding, Severity};
 pub use explain::{EndpointExplanation, Explained, Explanation, PortExplanation, Unknown, Way};
 pub use server::{Provider, Server};
-pub use top::{BackendFlows, Counters, ServiceCounters};
+pub use top::{BackendFlows, Counters, NamedFrontend, Names, ServiceCounters};
 pub use types::{
     ApplyStatus, EdgeStatus, EndpointRow, FlowEntry, FlowsPage, FrontendRow, InterfaceStatus, MapStatus, ReasonCount,
     ServiceRow, SourceState, SourceStatus, Status,
@@ -70,6 +70,12 @@ pub enum Request {
         /// Index into `SERVICES` of the Service port whose backends are asked for: their flows are counted by a walk.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         backends_of: Option<u32>,
+    },
+    /// Answered with [`Names`].
+    Names {
+        /// `[namespace/]pod` of this node, whose addresses are asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pod: Option<String>,
     },
     /// Answered with a [`FlowsPage`].
     Flows {

@@ -1,8 +1,8 @@
 //! The answering side.
 
 use super::{
-    Checkup, Counters, Diff, Explained, FlowsPage, MAX_REQUEST, MAX_RESPONSE, Request, Response, ServiceRow, Status,
-    TIMEOUT,
+    Checkup, Counters, Diff, Explained, FlowsPage, MAX_REQUEST, MAX_RESPONSE, Names, Request, Response, ServiceRow,
+    Status, TIMEOUT,
 };
 use anyhow::{Context, Result, bail};
 use std::io::ErrorKind;
@@ -30,6 +30,8 @@ pub trait Provider: Send + Sync + 'static {
     fn doctor(&self) -> Result<Checkup>;
     /// `backends_of`: index into `SERVICES`.
     fn counters(&self, backends_of: Option<u32>) -> Result<Counters>;
+    /// `pod`: `[namespace/]name`.
+    fn names(&self, pod: Option<&str>) -> Result<Names>;
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage>;
 }
 
@@ -154,6 +156,9 @@ fn respond(provider: &dyn Provider, request: &Request) -> Response {
         Request::Top { backends_of } => provider
             .counters(*backends_of)
             .and_then(|counters| Ok(serde_json::to_value(counters)?)),
+        Request::Names { pod } => provider
+            .names(pod.as_deref())
+            .and_then(|names| Ok(serde_json::to_value(names)?)),
         Request::Flows { service, client, limit } => provider
             .flows(service.as_deref(), *client, *limit)
             .and_then(|page| Ok(serde_json::to_value(page)?)),
@@ -204,6 +209,10 @@ mod tests {
 
         fn counters(&self, _: Option<u32>) -> Result<Counters> {
             Ok(Counters::default())
+        }
+
+        fn names(&self, _: Option<&str>) -> Result<Names> {
+            Ok(Names::default())
         }
 
         fn flows(&self, _: Option<&str>, _: Option<IpAddr>, _: u32) -> Result<FlowsPage> {

@@ -1,8 +1,8 @@
-//! What `ferrogate top` asks for: counters at one moment, of which two make rates.
+//! What `ferrogate top` and `ferrogate trace` ask for: counters at one moment, of which two make rates, and names.
 
-use super::{MapStatus, ReasonCount};
+use super::{FrontendRow, MapStatus, ReasonCount};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Counters at one moment.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
@@ -43,4 +43,24 @@ pub struct BackendFlows {
     pub address: SocketAddr,
     pub local: bool,
     pub flows: u64,
+}
+
+/// What addresses are called.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Names {
+    pub frontends: Vec<NamedFrontend>,
+    /// Of the pod that was asked about.
+    pub pod: Vec<IpAddr>,
+}
+
+/// A frontend and whose it is.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct NamedFrontend {
+    /// `namespace/name:port`.
+    pub service: String,
+    pub protocol: String,
+    /// `IPv4` or `IPv6`.
+    pub family: String,
+    #[serde(flatten)]
+    pub frontend: FrontendRow,
 }

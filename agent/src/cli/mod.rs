@@ -14,6 +14,7 @@ mod shell;
 mod sock_destroy;
 mod status;
 mod top;
+mod trace;
 
 pub use agent::{AgentArgs, SnatMode, SocketEdge, Switch, XdpMode};
 pub use query::{OutputFormat, QueryArgs};
@@ -57,6 +58,8 @@ pub enum Command {
     Flows(flows::FlowsArgs),
     /// Show live which Services are busy, what is refused, how full the maps are
     Top(top::TopArgs),
+    /// Show connections as they begin, and what is refused or dropped, and why
+    Trace(trace::TraceArgs),
     /// Print the metrics of the agent, as Prometheus reads them
     Metrics(metrics::MetricsArgs),
     /// Leave new connections to another proxy, and go on with those that there are: before `cleanup`
@@ -82,6 +85,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Explain(args) => explain::run(&args),
         Command::Flows(args) => flows::run(&args),
         Command::Top(args) => top::run(&args),
+        Command::Trace(args) => trace::run(&args),
         Command::Metrics(args) => metrics::run(&args),
         Command::Drain(args) => drain::run(&args),
         Command::Cleanup(args) => cleanup::run(&args),

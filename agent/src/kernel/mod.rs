@@ -26,6 +26,7 @@ mod stuck;
 mod sweep;
 mod sys;
 mod tables;
+mod trace;
 mod usage;
 
 pub use cgroup::{Cgroup, cgroup_id, cgroup_levels, find_cgroup};
@@ -43,6 +44,7 @@ pub use stuck::StuckSocket;
 pub use sweep::{Swept, Timeouts, ticks};
 pub use sys::netns_cookie;
 pub use tables::Tables;
+pub use trace::Tracer;
 pub use usage::Usage;
 
 use crate::net::Network;

@@ -8,7 +8,7 @@ use ferrogate_common::maps::{self, MapSpec};
 use ferrogate_common::{
     ABI_VERSION, Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Interface, NetworkKey, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey,
-    SocketState, Tuple, UdpSocket,
+    SocketState, TraceSettings, Tuple, UdpSocket,
 };
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -60,6 +60,8 @@ impl Tables {
         let (_, cursors) = checked::<u32, u64>(state, maps::CURSORS)?;
         checked::<u32, u32>(state, maps::SECOND)?;
         checked::<u32, SocketState>(state, maps::SOCKETS)?;
+        checked::<u32, TraceSettings>(state, maps::TRACE)?;
+        checked::<u32, u64>(state, maps::TRACE_LOST)?;
         Ok(Self {
             config: map(state, maps::CONFIG, 1)?,
             frontends: map(state, maps::FRONTENDS, 1)?,
@@ -201,6 +203,8 @@ pub(super) fn check_pins(state: &StateDir) -> Result<()> {
         checked::<u64, u32>(state, maps::CGROUPS),
         checked::<u32, u64>(state, maps::REASONS),
         checked::<u32, u64>(state, maps::CONNECTIONS),
+        checked::<u32, TraceSettings>(state, maps::TRACE),
+        checked::<u32, u64>(state, maps::TRACE_LOST),
     ];
     for check in checks {
         match check {

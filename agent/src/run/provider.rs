@@ -5,7 +5,7 @@ mod counters;
 
 use super::model::{Applied, Model, Phase, Shared};
 use crate::admin::{
-    ApplyStatus, Checkup, Counters, Diff, Explained, FlowsPage, MapStatus, Provider, ServiceRow, SourceState,
+    self, ApplyStatus, Checkup, Counters, Diff, Explained, FlowsPage, MapStatus, Provider, ServiceRow, SourceState,
     SourceStatus, Status,
 };
 use crate::explain::{self, Client, Facts};
@@ -215,6 +215,10 @@ impl Provider for Knowledge {
 
     fn counters(&self, backends_of: Option<u32>) -> Result<Counters> {
         self.count(backends_of)
+    }
+
+    fn names(&self, pod: Option<&str>) -> Result<admin::Names> {
+        self.name(pod)
     }
 
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage> {

@@ -110,7 +110,7 @@ fn enter(namespace: &File, wanted: &mut BTreeMap<u64, BTreeSet<u64>>, reply: &mu
 }
 
 /// One path for each network namespace that has a process.
-fn namespaces() -> io::Result<Vec<PathBuf>> {
+pub(crate) fn namespaces() -> io::Result<Vec<PathBuf>> {
     let (mut seen, mut paths) = (BTreeSet::new(), Vec::new());
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;

@@ -11,6 +11,7 @@ mod diag;
 mod helper;
 mod wire;
 
+pub(crate) use helper::namespaces;
 pub use helper::run as run_helper;
 
 use self::wire::{Reply, Request, Target};

@@ -3,12 +3,12 @@
 use super::page::{HEAD, Look, page};
 use super::{Rates, Sort};
 use crate::admin::{self, Counters};
+use crate::signals::ended_by_signal;
 use anyhow::{Context, Result};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
@@ -69,38 +69,6 @@ impl Agent {
         });
         Self { questions, answers }
     }
-}
-
-/// Set by SIGTERM, SIGHUP and SIGINT: the terminal has to be given back before the end.
-fn ended_by_signal() -> Result<Arc<AtomicBool>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let ended = Arc::new(AtomicBool::new(false));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot wait for signals")?;
-    let waits = {
-        let _inside = runtime.enter();
-        let wait = |kind| signal(kind).context("cannot wait for signals");
-        (
-            wait(SignalKind::terminate())?,
-            wait(SignalKind::hangup())?,
-            wait(SignalKind::interrupt())?,
-        )
-    };
-    let seen = Arc::clone(&ended);
-    thread::spawn(move || {
-        let (mut terminate, mut hangup, mut interrupt) = waits;
-        runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        });
-        seen.store(true, Ordering::Release);
-    });
-    Ok(ended)
 }
 
 /// The terminal in raw mode on its other page; dropping it gives it back as it was, and so does a panic.

@@ -9,3 +9,4 @@ mod plugin;
 mod privileges;
 mod terminal;
 mod top;
+mod trace;

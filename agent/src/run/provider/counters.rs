@@ -1,10 +1,11 @@
-//! `ferrogate top`: all counters at one moment.
+//! `ferrogate top` and `ferrogate trace`: all counters at one moment, and the names of addresses.
 
 use super::Knowledge;
-use crate::admin::{BackendFlows, Counters, ServiceCounters};
+use crate::admin::{BackendFlows, Counters, NamedFrontend, Names, ServiceCounters};
+use crate::explain::{self, Client};
 use crate::kernel::boot_nanos;
 use crate::views;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use ferrogate_control::PortView;
 use std::collections::BTreeSet;
 
@@ -33,6 +34,37 @@ impl Knowledge {
             maps,
             backends,
         })
+    }
+
+    pub(super) fn name(&self, pod: Option<&str>) -> Result<Names> {
+        let model = self.shared.lock();
+        let ports = model.planner.ports();
+        let frontends = ports.flat_map(|port| {
+            let service = format!("{}:{}", port.name.service, port.name.port);
+            let (protocol, family) = (port.name.protocol.name(), port.name.family.to_string());
+            let with_port = port.frontends.iter().filter(|(_, kind)| kind.has_port());
+            let named = with_port.map(|(key, kind)| NamedFrontend {
+                service: service.clone(),
+                protocol: protocol.to_owned(),
+                family: family.clone(),
+                frontend: views::frontend(key, *kind),
+            });
+            named.collect::<Vec<_>>()
+        });
+        let frontends = frontends.collect();
+        let pod = match pod {
+            None => vec![],
+            Some(pod) => {
+                let facts = |namespace: &str, name: &str| model.state.pod(namespace, name).cloned();
+                let node = (self.shared.node.as_str(), &[][..]);
+                match explain::find_client(model.state.index(), facts, node, (pod, "default")) {
+                    Ok(Client::Pod { addresses, .. }) => addresses,
+                    Ok(other) => bail!("{pod} is {other}, and no pod with an address of its own"),
+                    Err(unknown) => bail!("{}", unknown.why),
+                }
+            }
+        };
+        Ok(Names { frontends, pod })
     }
 
     /// The endpoints of a Service port with their flows. The flow tables are walked, without the model's lock.
