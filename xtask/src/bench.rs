@@ -16,9 +16,12 @@ pub(crate) struct Args {
     /// Fewer and shorter rounds: below ten minutes in all
     #[arg(long)]
     quick: bool,
-    /// Only rows with this number, or whose name contains this text
+    /// Only rows with these numbers, or whose name contains such a text; a comma between two
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
+    /// With --only: write the rows into docs/benchmarks.md, beside those of earlier runs
+    #[arg(long, requires = "only")]
+    docs: bool,
     /// Write the results to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -43,7 +46,8 @@ pub(crate) fn bench(args: &Args) -> Result<bool> {
     }
     if let Some(only) = &args.only {
         command.args(["--only", only]);
-    } else {
+    }
+    if args.docs || args.only.is_none() {
         command.arg("--docs").arg(paths::root().join("docs"));
     }
     if let Some(file) = &args.json {

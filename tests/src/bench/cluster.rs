@@ -65,14 +65,21 @@ pub(super) fn options(proxy: Proxy) -> Options {
     }
 }
 
-/// Boots the arms; the first is [`STRAIGHT`], which has the API server.
-pub(super) fn boot(names: &[&'static str]) -> Result<Vec<Arena>> {
-    let mut arenas = vec![Arena {
+/// Boots [`STRAIGHT`], which has the API server.
+pub(super) fn lead() -> Result<Arena> {
+    let mut leader = Arena {
         name: STRAIGHT,
         rig: Rig::boot(options(Proxy::None))?,
-    }];
+    };
+    leader.fill()?;
+    Ok(leader)
+}
+
+/// Boots arms that follow the leader's API server.
+pub(super) fn follow(leader: &Arena, names: &[&'static str]) -> Result<Vec<Arena>> {
+    let mut arenas = Vec::new();
     for name in names {
-        let rig = Rig::boot_beside(options(proxy(name)), &arenas[0].rig).with_context(|| format!("arm {name}"))?;
+        let rig = Rig::boot_beside(options(proxy(name)), &leader.rig).with_context(|| format!("arm {name}"))?;
         arenas.push(Arena { name, rig });
     }
     for arena in &mut arenas {
@@ -81,6 +88,15 @@ pub(super) fn boot(names: &[&'static str]) -> Result<Vec<Arena>> {
     for arena in &arenas {
         arena.wait().with_context(|| format!("arm {}", arena.name))?;
     }
+    Ok(arenas)
+}
+
+/// Boots all arms; the first is [`STRAIGHT`].
+pub(super) fn boot(names: &[&'static str]) -> Result<Vec<Arena>> {
+    let mut arenas = vec![lead()?];
+    let followers = follow(&arenas[0], names)?;
+    arenas[0].wait()?;
+    arenas.extend(followers);
     Ok(arenas)
 }
 

@@ -20,13 +20,13 @@ pub(super) struct Settings {
     /// Fewer and shorter rounds: below ten minutes in all
     #[arg(long)]
     quick: bool,
-    /// Only rows with this number, or whose name contains this text
+    /// Only rows with these numbers, or whose name contains such a text; a comma between two
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
     /// Write the results to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write benchmarks.md and its plots to this directory
+    /// Write benchmarks.md, its plots and results to this directory; with --only, beside what earlier runs left there
     #[arg(long, value_name = "DIR")]
     docs: Option<PathBuf>,
     /// Print what there is to measure, and measure nothing
@@ -37,10 +37,16 @@ pub(super) struct Settings {
 impl Settings {
     /// Whether a row is to be measured.
     pub(super) fn wants(&self, row: u8, name: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| match only.parse::<u8>() {
+        let one = |only: &str| match only.parse::<u8>() {
             Ok(number) => number == row,
-            Err(_) => name.contains(only.as_str()),
-        })
+            Err(_) => name.contains(only),
+        };
+        self.only.as_ref().is_none_or(|only| only.split(',').any(one))
+    }
+
+    /// Whether this is the quick run of everything, which leaves out what takes minutes.
+    pub(super) fn is_hasty(&self) -> bool {
+        self.quick && self.only.is_none()
     }
 
     /// One of two settings.
@@ -62,7 +68,7 @@ pub fn run() -> Result<()> {
         .filter(|group| group.rows.iter().any(|(row, name)| settings.wants(*row, name)))
         .collect();
     if settings.list {
-        for (row, name) in GROUPS.iter().flat_map(|group| group.rows) {
+        for (row, name) in report::all_rows() {
             println!("{row:>2}  {name}");
         }
         return Ok(());
@@ -110,8 +116,8 @@ fn write(settings: &Settings, measured: &[Measured], failed: &[String], begun: I
         fs::write(file, json).with_context(|| format!("--json {}", file.display()))?;
     }
     if let Some(directory) = &settings.docs {
-        let facts = Facts::collect(settings.quick, begun.elapsed())?;
-        report::write(directory, &facts, measured, failed)
+        let facts = Facts::collect(settings.quick, settings.only.as_deref(), begun.elapsed())?;
+        report::write(directory, &facts, measured, failed, settings.only.is_some())
             .with_context(|| format!("--docs {}", directory.display()))?;
     }
     Ok(())
@@ -131,5 +137,6 @@ mod tests {
         assert!(!settings("1").wants(12, "kernel memory a flow"));
         assert!(settings("memory").wants(12, "kernel memory a flow"));
         assert!(!settings("memory").wants(1, "ns per packet"));
+        assert!(settings("4,8").wants(8, "bulk") && !settings("4,8").wants(5, "bulk"));
     }
 }

@@ -13,7 +13,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn collect(quick: bool, took: Duration) -> Result<Self> {
+    pub(super) fn collect(quick: bool, only: Option<&str>, took: Duration) -> Result<Self> {
         let read = |file: &str| fs::read_to_string(file).with_context(|| file.to_owned());
         let cpu = read("/proc/cpuinfo")?;
         let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));
@@ -41,7 +41,12 @@ impl Facts {
             ("BPF JIT", if jit.trim() == "0" { "off" } else { "on" }.to_owned()),
             (
                 "run",
-                format!("{}, {:.0} s", if quick { "quick" } else { "full" }, took.as_secs_f64()),
+                format!(
+                    "{}{}, {:.0} s",
+                    only.map_or_else(String::new, |only| format!("of several, the last of rows {only}: ")),
+                    if quick { "quick" } else { "full" },
+                    took.as_secs_f64()
+                ),
             ),
         ];
         if let Some(version) = version(Command::new("nft").arg("--version")) {

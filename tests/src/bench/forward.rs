@@ -229,7 +229,7 @@ fn clients() -> Result<IpNet> {
 
 /// Arms that send, once packets arrive.
 fn run(settings: &Settings, paths: &[(&'static str, &Track, To)]) -> Result<Samples> {
-    let milliseconds = settings.choose(1000, 2000);
+    let milliseconds = settings.choose(700, 2000);
     for (name, track, to) in paths {
         track.wait(*to).with_context(|| format!("arm {name}"))?;
     }
@@ -237,7 +237,7 @@ fn run(settings: &Settings, paths: &[(&'static str, &Track, To)]) -> Result<Samp
         .iter()
         .map(|(name, track, to)| Arm::new(*name, move || track.send(*to, milliseconds)))
         .collect();
-    let [samples] = interleave(settings.choose(5, 21), &mut arms)?;
+    let [samples] = interleave(settings.choose(5, 11), &mut arms)?;
     Ok(samples)
 }
 

@@ -5,6 +5,7 @@
 //! Everything here needs root.
 mod cluster;
 mod command;
+mod crowd;
 mod facts;
 mod forward;
 mod memory;

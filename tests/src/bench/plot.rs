@@ -46,7 +46,7 @@ pub(super) fn bars(rows: &[&Measured]) -> String {
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n\
          <text x=\"10\" y=\"18\" font-weight=\"bold\">{}</text>\n\
          <text x=\"{NAMES}\" y=\"18\" fill=\"#666\">bar: ratio, line: spread, mark: goal (logarithmic)</text>\n",
-        escaped(rows.first().map_or("", |row| row.name))
+        escaped(rows.first().map_or("", |row| &row.name))
     );
     for (index, row) in rows.iter().enumerate() {
         bar(&mut svg, &scale, row, TOP + LINE * index as f64);

@@ -1,4 +1,4 @@
-//! What the machine's processors did.
+//! What the machine's processors did, and what a process takes.
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -17,15 +17,44 @@ pub(super) fn busy() -> Result<f64> {
     Ok(sum / TICKS)
 }
 
-/// Seconds of processor time that a process has used.
+/// Seconds of processor time that a process has used, with those it started (kube-proxy has `nft` do the work in the kernel),
+/// whether they still run or not.
 pub(super) fn of_process(id: u32) -> Result<f64> {
-    let file = format!("/proc/{id}/stat");
-    let text = fs::read_to_string(&file).context(file)?;
-    // Behind the name, which may have anything in it: state, then numbers; user and system time are fields 14 and 15.
-    let (_, rest) = text.rsplit_once(')').context("a line of /proc without a name")?;
-    let field = |index: usize| rest.split_whitespace().nth(index).and_then(|n| n.parse::<f64>().ok());
-    let (user, system) = (field(11), field(12));
-    Ok((user.context("user time")? + system.context("system time")?) / TICKS)
+    let mut ticks = Ticks::of(id).with_context(|| format!("process {id}"))?.all;
+    for entry in fs::read_dir("/proc")? {
+        let Some(other) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // One that ends meanwhile is counted by its parent next time.
+        if let Some(other) = Ticks::of(other).filter(|other| other.parent == id) {
+            ticks += other.all;
+        }
+    }
+    Ok(ticks / TICKS)
+}
+
+/// What /proc says of a process.
+struct Ticks {
+    parent: u32,
+    /// User and system, its own and of its children that have ended.
+    all: f64,
+}
+
+impl Ticks {
+    /// `None`: there is none.
+    fn of(id: u32) -> Option<Self> {
+        let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        // Behind the name, which may have anything in it: fields 3 and further. The parent is 4, the times are 14 to 17.
+        let (_, rest) = text.rsplit_once(')')?;
+        let fields: Vec<_> = rest.split_whitespace().collect();
+        let all = (11..15)
+            .map(|index| fields.get(index)?.parse::<f64>().ok())
+            .sum::<Option<f64>>()?;
+        Some(Self {
+            parent: fields.get(1)?.parse().ok()?,
+            all,
+        })
+    }
 }
 
 /// Bytes of a process that are in memory.
@@ -35,4 +64,21 @@ pub(super) fn resident(id: u32) -> Result<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
     Ok(kilobytes.context("resident memory")? * 1024.0)
+}
+
+/// Bytes of that which are maps of the kernel's, mapped: they are there whether the process is or not.
+pub(super) fn mapped_tables(id: u32) -> Result<f64> {
+    let file = format!("/proc/{id}/smaps");
+    let text = fs::read_to_string(&file).context(file)?;
+    let mut inside = false;
+    let mut kilobytes = 0.0;
+    for line in text.lines() {
+        // `7f00-7fff rw-s 00000000 00:0e 1071 anon_inode:bpf-map`, then lines of `Name: value`.
+        if !line.split_whitespace().next().is_some_and(|word| word.ends_with(':')) {
+            inside = line.ends_with("bpf-map");
+        } else if let Some(resident) = line.strip_prefix("Rss:").filter(|_| inside) {
+            kilobytes += resident.trim().trim_end_matches(" kB").parse::<f64>()?;
+        }
+    }
+    Ok(kilobytes * 1024.0)
 }

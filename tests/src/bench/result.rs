@@ -1,9 +1,11 @@
 //! What a measurement comes to: a ratio of two arms, its spread, and the goal it is held against.
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Result, ensure};
-use serde::Serialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Serialize};
 
 /// Where a ratio shall be.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -43,11 +45,23 @@ impl Serialize for Goal {
     }
 }
 
+impl<'de> Deserialize<'de> for Goal {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bound = |text: &str| text.trim().parse().map_err(D::Error::custom);
+        match (text.strip_prefix("<="), text.strip_prefix(">=")) {
+            (Some(most), _) => bound(most).map(Self::AtMost),
+            (_, Some(least)) => bound(least).map(Self::AtLeast),
+            _ => Err(D::Error::custom(format!("no goal: {text}"))),
+        }
+    }
+}
+
 /// One line of the results.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Measured {
     pub(super) row: u8,
-    pub(super) name: &'static str,
+    pub(super) name: Cow<'static, str>,
     pub(super) case: String,
     /// Median of the rounds.
     pub(super) ratio: f64,
@@ -57,7 +71,7 @@ pub(super) struct Measured {
     pub(super) met: bool,
     /// Medians of the arms.
     pub(super) values: BTreeMap<String, f64>,
-    pub(super) unit: &'static str,
+    pub(super) unit: Cow<'static, str>,
 }
 
 /// What several arms came to, round by round.
@@ -103,7 +117,7 @@ impl Samples {
         let ratio = median(&ratios);
         Ok(Measured {
             row,
-            name,
+            name: name.into(),
             case: case.to_owned(),
             ratio: rounded(ratio),
             spread: [
@@ -117,7 +131,7 @@ impl Samples {
                 .iter()
                 .map(|(arm, values)| (arm.clone(), rounded(median(values))))
                 .collect(),
-            unit,
+            unit: unit.into(),
         })
     }
 }
@@ -183,6 +197,7 @@ mod tests {
         ];
         assert_eq!(fields, wanted);
         assert_eq!(json["goal"], ">= 1");
+        assert_eq!(serde_json::from_value::<Measured>(json.clone()).unwrap(), measured);
         assert_eq!(json["met"], true);
     }
 

@@ -8,15 +8,18 @@ use super::result::{Goal, Measured, Samples};
 use super::rounds::{Arm, interleave};
 
 const ROW_4: (u8, &str) = (4, "connections/s, pod to ClusterIP");
-const ROW_5: (u8, &str) = (5, "connections/s, outside to NodePort");
+pub(super) const ROW_5: (u8, &str) = (5, "connections/s, outside to NodePort");
 const ROW_8: (u8, &str) = (8, "bulk and latency through ClusterIP");
-const ROW_13: (u8, &str) = (13, "processor time");
+pub(super) const ROW_13: (u8, &str) = (13, "processor time");
 
 /// What this file measures.
 pub(super) const ROWS: &[(u8, &str)] = &[ROW_4, ROW_5, ROW_8, ROW_13];
 
 /// Clients at once: enough that both processors are busy all the time.
 const CLIENTS: usize = 4;
+
+/// Bits of a byte, in Gbit.
+const BITS: f64 = 8.0 / 1e9;
 
 /// Where the straining is done from.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,19 +34,27 @@ pub(super) fn measure(settings: &Settings) -> Result<Vec<Measured>> {
     let cpu = settings.wants(ROW_13.0, ROW_13.1);
     let mut measured = Vec::new();
     if cpu || settings.wants(ROW_4.0, ROW_4.1) {
-        measured.extend(connections(settings, &arenas, From::Pod)?);
+        measured.extend(inside(settings, &arenas)?);
     }
     if cpu || settings.wants(ROW_5.0, ROW_5.1) {
-        measured.extend(connections(settings, &arenas, From::Outside)?);
+        measured.extend(outside(settings, &arenas, "one service", 1.15)?);
     }
     if cpu || settings.wants(ROW_8.0, ROW_8.1) {
         measured.extend(bulk(settings, &arenas)?);
     }
+    if cpu {
+        measured.extend(bulk_outside(settings, &arenas)?);
+    }
     if settings.wants(ROW_8.0, ROW_8.1) {
         measured.extend(latency(settings, &arenas)?);
     }
-    measured.retain(|row| settings.wants(row.row, row.name));
+    measured.retain(|row| settings.wants(row.row, &row.name));
     Ok(measured)
+}
+
+/// How often arms take turns, and for how long each time.
+fn pace(settings: &Settings) -> (usize, u64) {
+    settings.choose((5, 700), (11, 2000))
 }
 
 /// What an arm does in a round: how much a second, and processor seconds for each of that.
@@ -58,46 +69,42 @@ fn once(arena: &Arena, from: From, kind: &str, clients: usize, milliseconds: u64
     Ok(vec![report.rate(), used / report.count as f64])
 }
 
-fn connections(settings: &Settings, arenas: &[Arena], from: From) -> Result<Vec<Measured>> {
-    let milliseconds = settings.choose(1000, 2000);
-    let rounds = settings.choose(5, 21);
+/// How much a second the arms do, and processor seconds for each of that.
+fn strained(settings: &Settings, arenas: &[Arena], from: From, kind: &str, clients: usize) -> Result<[Samples; 2]> {
+    let (rounds, milliseconds) = pace(settings);
     let arms = arenas
         .iter()
-        // From outside nothing goes by sockets, and nothing without a proxy.
+        // From outside nothing goes by sockets, so both of ours are the same, and nothing without a proxy.
         .filter(|arena| from == From::Pod || ![POD, STRAIGHT].contains(&arena.name))
-        .map(|arena| {
-            Arm::of_many(arena.name, move || {
-                once(arena, from, "connections", CLIENTS, milliseconds)
-            })
-        });
-    let [rates, used]: [Samples; 2] = interleave(rounds, &mut arms.collect::<Vec<_>>())?;
+        .map(|arena| Arm::of_many(arena.name, move || once(arena, from, kind, clients, milliseconds)));
+    interleave(rounds, &mut arms.collect::<Vec<_>>())
+}
+
+fn inside(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
+    let [rates, used] = strained(settings, arenas, From::Pod, "connections", CLIENTS)?;
     let used = used.scaled(1000.0);
     let mut measured = Vec::new();
-    match from {
-        From::Pod => {
-            for arm in [SOCKET, POD] {
-                measured.push(rates.measured(ROW_4, arm, (arm, STRAIGHT), Goal::AtLeast(0.98), "connections/s")?);
-                let case = format!("1,000 connections, pod to ClusterIP, {arm}");
-                measured.push(used.measured(ROW_13, &case, (arm, NFTABLES), Goal::AtMost(1.0), "s")?);
-            }
-        }
-        From::Outside => {
-            let case = "one service";
-            measured.push(rates.measured(ROW_5, case, (SOCKET, NFTABLES), Goal::AtLeast(1.15), "connections/s")?);
-            let case = "1,000 connections, outside to NodePort";
-            measured.push(used.measured(ROW_13, case, (SOCKET, NFTABLES), Goal::AtMost(1.0), "s")?);
-        }
+    for arm in [SOCKET, POD] {
+        measured.push(rates.measured(ROW_4, arm, (arm, STRAIGHT), Goal::AtLeast(0.98), "connections/s")?);
+        let case = format!("1,000 connections, pod to ClusterIP, {arm}");
+        measured.push(used.measured(ROW_13, &case, (arm, NFTABLES), Goal::AtMost(1.0), "s")?);
     }
     Ok(measured)
 }
 
+/// Row 5 and its part of row 13: new connections from outside to the node's own port.
+pub(super) fn outside(settings: &Settings, arenas: &[Arena], case: &str, least: f64) -> Result<Vec<Measured>> {
+    let [rates, used] = strained(settings, arenas, From::Outside, "connections", CLIENTS)?;
+    let used = used.scaled(1000.0);
+    let of_row_13 = format!("1,000 connections, outside to NodePort, {case}");
+    Ok(vec![
+        rates.measured(ROW_5, case, (SOCKET, NFTABLES), Goal::AtLeast(least), "connections/s")?,
+        used.measured(ROW_13, &of_row_13, (SOCKET, NFTABLES), Goal::AtMost(1.0), "s")?,
+    ])
+}
+
 fn bulk(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
-    const BITS: f64 = 8.0 / 1e9;
-    let milliseconds = settings.choose(1000, 2000);
-    let arms = arenas
-        .iter()
-        .map(|arena| Arm::of_many(arena.name, move || once(arena, From::Pod, "stream", 1, milliseconds)));
-    let [rates, used]: [Samples; 2] = interleave(settings.choose(5, 21), &mut arms.collect::<Vec<_>>())?;
+    let [rates, used] = strained(settings, arenas, From::Pod, "stream", 1)?;
     let (rates, used) = (rates.scaled(BITS), used.scaled(1.0 / BITS));
     let mut measured = Vec::new();
     for arm in [SOCKET, POD] {
@@ -109,9 +116,22 @@ fn bulk(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
     Ok(measured)
 }
 
+fn bulk_outside(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
+    let [_, used] = strained(settings, arenas, From::Outside, "stream", 1)?;
+    let used = used.scaled(1.0 / BITS);
+    let case = "a Gbit, outside to NodePort";
+    Ok(vec![used.measured(
+        ROW_13,
+        case,
+        (SOCKET, NFTABLES),
+        Goal::AtMost(1.0),
+        "s",
+    )?])
+}
+
 fn latency(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
     const MICROSECOND: f64 = 1e-3;
-    let milliseconds = settings.choose(1000, 2000);
+    let (rounds, milliseconds) = pace(settings);
     let arms = arenas.iter().map(|arena| {
         Arm::of_many(arena.name, move || {
             let report =
@@ -119,7 +139,7 @@ fn latency(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
             Ok(vec![report.p50_nanos as f64, report.p99_nanos as f64])
         })
     });
-    let all: [Samples; 2] = interleave(settings.choose(5, 21), &mut arms.collect::<Vec<_>>())?;
+    let all: [Samples; 2] = interleave(rounds, &mut arms.collect::<Vec<_>>())?;
     let mut measured = Vec::new();
     for (what, samples) in ["p50", "p99"].into_iter().zip(all) {
         let samples = samples.scaled(MICROSECOND);
