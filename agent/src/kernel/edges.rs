@@ -118,7 +118,7 @@ fn wanted(network: &Network, options: EdgeOptions) -> BTreeMap<String, Edge> {
     for link in &network.interfaces {
         match link.role {
             Role::Ignored if options.uplink && options.loopback && link.loopback => {
-                add(UPLINK_EGRESS, link, Hook::Egress)
+                add(UPLINK_EGRESS, link, Hook::Egress);
             }
             Role::Pod if options.pod && !link.layer3 => {
                 add(POD_EGRESS, link, Hook::Egress);
