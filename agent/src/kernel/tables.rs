@@ -12,6 +12,7 @@ use ferrogate_common::{
 };
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 /// Handles to the maps. Opening them needs a running or a former agent's pins, not its programs, so commands that only
@@ -44,7 +45,7 @@ pub struct Tables {
     pub(super) connections: Map<u32, u64>,
     /// Entries of `CURSORS`.
     pub(super) cursors: u32,
-    pub(super) grace: Grace,
+    pub(super) grace: Arc<Grace>,
 }
 
 impl Tables {
@@ -87,13 +88,19 @@ impl Tables {
             reasons: map(state, maps::REASONS, cpus)?,
             connections: map(state, maps::CONNECTIONS, cpus)?,
             cursors: cursors.max_entries,
-            grace: Grace::new().during(|| "no way to wait for a grace period".to_owned())?,
+            grace: Arc::new(Grace::new().during(|| "no way to wait for a grace period".to_owned())?),
         })
     }
 
     /// Waits until no program uses anything it looked up before the call.
     pub fn grace(&self) -> Result<()> {
-        self.grace.wait().during(|| "cannot wait for a grace period".to_owned())
+        self.grace_period()()
+    }
+
+    /// The same, to be called from another thread.
+    pub fn grace_period(&self) -> impl FnOnce() -> Result<()> + Send + use<> {
+        let grace = Arc::clone(&self.grace);
+        move || grace.wait().during(|| "cannot wait for a grace period".to_owned())
     }
 
     /// What the programs are told of the node.

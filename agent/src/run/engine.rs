@@ -1,6 +1,7 @@
 //! The steps of the loop.
 
 mod addresses;
+mod grace;
 mod kube_proxy;
 mod loopback;
 mod losses;
@@ -82,6 +83,8 @@ pub(super) struct Engine {
     written_service_cidrs: Option<BTreeSet<IpNet>>,
     /// The same of whom the socket edge serves.
     unwritten_scopes: Option<Scopes>,
+    /// Passes for what the plans so far have freed.
+    grace: Option<grace::Waiting>,
     /// Tells connected UDP sockets that their backend has ended.
     reaper: Option<Reaper>,
     pod_edge: bool,
@@ -159,6 +162,7 @@ impl Engine {
             uplink_edge: args.uplink_edge.is_on(),
             node_edge: args.node_edge.is_on(),
             loopback: false,
+            grace: None,
             reporter: None,
             few_addresses: !args.node_port_addresses.is_empty(),
             kube_proxy,
@@ -320,9 +324,13 @@ impl Engine {
 
     fn write_plan(&mut self) {
         let begun = Instant::now();
+        self.end_grace();
         let Some((changes, plan)) = self.plan() else { return };
         self.attend_loopback_for(&plan);
         let written = self.datapath.apply(&plan);
+        if written.is_ok() {
+            self.begin_grace();
+        }
         if let Some(reaper) = &self.reaper
             && plan.ops.iter().any(|op| matches!(op, Op::RetireBackend { .. }))
         {

@@ -109,7 +109,13 @@ impl Search {
                 return;
             }
             while woken.try_recv().is_ok() {}
-            if let Err(error) = self.look() {
+            // After that no call is on its way any more to a backend that has ended.
+            if let Err(error) = self
+                .tables
+                .grace()
+                .context("no grace period")
+                .and_then(|()| self.look())
+            {
                 // The helper has reported its own failures.
                 debug!(error = format!("{error:#}"), "stuck sockets stay as they are");
                 self.seen.clear();

@@ -5,15 +5,17 @@
 //! 1. new backends, then their generations; slots; new source ranges; flags; flips; the NodePort span, widened; new
 //!    frontends
 //! 2. frontends that go; flips away of services that go; source ranges and backends that go
-//! 3. a grace period, when 2. freed anything
 //!
-//! What was freed can be used by the next round. There is one only for ports that could not be finished: a frontend
-//! that moves from one service to another is deleted in one round and put in the next, and so never shows one
-//! service's value under another's key; a full table gets its second chance the same way.
+//! What was freed can be used again after a grace period. A plan does not wait for one at its end: the agent does, while it goes on
+//! ([`Planner::begin_grace`]). A plan waits itself, with [`Op::Grace`], where it puts frontends after others were deleted, and before
+//! another round. There is one only for ports that could not be finished: a frontend that moves from one service to another is
+//! deleted in one round and put in the next, and so never shows one service's value under another's key; a full table
+//! gets its second chance the same way.
 
 mod diff;
 mod plan;
 mod port;
+mod quarantine;
 mod ranges;
 mod restore;
 mod shared;
@@ -28,6 +30,7 @@ use crate::names::PortName;
 use crate::notice::{Notice, NoticeKind};
 use ferrogate_common::{FrontendKey, FrontendKind, NetworkKey, SlotRange};
 use port::Round;
+use quarantine::Quarantine;
 use ranges::Ranges;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -68,6 +71,8 @@ pub struct Planner {
     sharers: BTreeMap<FrontendKey, BTreeSet<PortName>>,
     /// Such keys whose owner has given them up.
     orphans: BTreeSet<FrontendKey>,
+    /// Freed, and not to be given out yet.
+    quarantine: Quarantine,
     /// An earlier run may have freed something and not waited.
     unsettled: bool,
 }
@@ -128,6 +133,7 @@ impl Planner {
             networks: 0,
             sharers: BTreeMap::new(),
             orphans: BTreeSet::new(),
+            quarantine: Quarantine::default(),
             unsettled: false,
         }
     }
@@ -155,7 +161,8 @@ impl Planner {
                 }
             }
             let made_room = self.finish(std::mem::take(&mut round), &mut ops);
-            let goes_on = !unfinished.is_empty() && (made_room || self.remove_bare(&unfinished, &mut ops));
+            let more_room = !unfinished.is_empty() && (made_room || self.remove_bare(&unfinished, &mut ops));
+            let goes_on = !unfinished.is_empty() && (self.settle(&mut ops) || more_room);
             self.hand_over(&mut round);
             if !goes_on {
                 break;
@@ -244,8 +251,9 @@ impl Planner {
         }
     }
 
-    /// Appends a round's writes; frees what it freed after a grace period. True when there was something to free.
+    /// Appends a round's writes, and remembers what it freed. True when there is more room for a next round.
     fn finish(&mut self, round: Round, ops: &mut Vec<Op>) -> bool {
+        let settled = round.has_puts() && self.quarantine.has_frontends() && self.settle(ops);
         // Counts what is still to be freed, so that this is never narrower than the table.
         let span = self.exact_node_ports();
         let changed = span != self.node_port_span && span != (0, 0);
@@ -254,25 +262,20 @@ impl Planner {
             self.node_port_span = span;
         }
         let freed = round.emit(widened, ops);
-        let made_room = !freed.is_empty() || freed.networks > 0;
+        let made_room = settled || !freed.is_empty() || freed.networks > 0;
         // Until now they had their place.
         self.networks -= freed.networks;
-        for key in freed.frontends {
-            self.frontends.remove(&key);
-            if self.sharers.contains_key(&key) {
-                self.orphans.insert(key);
+        for key in &freed.frontends {
+            self.frontends.remove(key);
+            if self.sharers.contains_key(key) {
+                self.orphans.insert(*key);
             }
-            self.count_node_port(&key, false);
+            self.count_node_port(key, false);
         }
-        for id in freed.services {
-            self.owners.remove(&id);
-            self.service_ids.free(id, 1);
+        for id in &freed.services {
+            self.owners.remove(id);
         }
-        freed.backends.into_iter().for_each(|id| self.backend_ids.free(id, 1));
-        freed
-            .ranges
-            .into_iter()
-            .for_each(|range| self.slots.free(range.base, range.len()));
+        self.quarantine.add(freed);
         made_room
     }
 

@@ -29,7 +29,7 @@ pub(super) struct Round {
 }
 
 /// Out of use, but perhaps still in a reader's hands.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Freed {
     pub(super) frontends: Vec<FrontendKey>,
     pub(super) services: Vec<u32>,
@@ -42,6 +42,13 @@ pub(super) struct Freed {
 impl Freed {
     pub(super) fn is_empty(&self) -> bool {
         self.frontends.is_empty() && self.services.is_empty() && self.backends.is_empty() && self.ranges.is_empty()
+    }
+
+    pub(super) fn merge(&mut self, other: Self) {
+        self.frontends.extend(other.frontends);
+        self.services.extend(other.services);
+        self.backends.extend(other.backends);
+        self.ranges.extend(other.ranges);
     }
 }
 
@@ -68,7 +75,12 @@ impl Round {
         self.freed.networks += self.networks_gone.len() - before;
     }
 
-    /// Appends the writes in their order, with a grace period at the end when anything was freed.
+    /// Whether the round puts something into `FRONTENDS`.
+    pub(super) fn has_puts(&self) -> bool {
+        !self.puts.is_empty()
+    }
+
+    /// Appends the writes in their order. What was freed must not be used again before a grace period.
     pub(super) fn emit(self, node_ports: Option<(u16, u16)>, ops: &mut Vec<Op>) -> Freed {
         // First of all: nothing leads to them, and one of the new services may get the id that they are for.
         ops.extend(self.stray_networks);
@@ -84,9 +96,6 @@ impl Round {
         ops.extend(self.flips_away);
         ops.extend(self.networks_gone);
         ops.extend(self.retirements);
-        if !self.freed.is_empty() {
-            ops.push(Op::Grace);
-        }
         self.freed
     }
 

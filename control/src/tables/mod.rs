@@ -18,6 +18,8 @@ pub struct MemoryTables {
     networks: BTreeSet<NetworkKey>,
     node_ports: (u16, u16),
     recent: Recent,
+    /// The same of before the grace period that is running.
+    waiting: Recent,
 }
 
 /// What went out of use since the last grace period: a reader may still hold it, so nothing of it may be written.
@@ -90,6 +92,7 @@ impl MemoryTables {
             networks: BTreeSet::new(),
             node_ports: (0, 0),
             recent: Recent::default(),
+            waiting: Recent::default(),
         }
     }
 
@@ -162,7 +165,7 @@ impl MemoryTables {
                 }
             }
             Op::WriteSlots { base, ids } => self.write_slots(*base, ids)?,
-            Op::WriteServiceFlags { id, .. } if self.recent.services.contains(id) => {
+            Op::WriteServiceFlags { id, .. } if self.held().iter().any(|held| held.services.contains(id)) => {
                 return Err(Violation::NoGrace {
                     table: "SERVICES",
                     index: *id,
@@ -181,9 +184,24 @@ impl MemoryTables {
             Op::DeleteNetwork { key } if self.networks.remove(key) => {}
             Op::DeleteNetwork { key } => return Err(Violation::NetworkMissing { key: *key }),
             Op::SetNodePorts { min, max } => self.node_ports = (*min, *max),
-            Op::Grace => self.recent = Recent::default(),
+            Op::Grace => (self.recent, self.waiting) = Default::default(),
         }
         Ok(())
+    }
+
+    /// A grace period begins, and writes go on meanwhile: see [`crate::Planner::begin_grace`].
+    pub fn begin_grace(&mut self) {
+        self.waiting = std::mem::take(&mut self.recent);
+    }
+
+    /// It has passed.
+    pub fn end_grace(&mut self) {
+        self.waiting = Recent::default();
+    }
+
+    /// What out of use a reader may still hold.
+    fn held(&self) -> [&Recent; 2] {
+        [&self.recent, &self.waiting]
     }
 
     /// Makes all writes, checking the tables after each.
@@ -248,7 +266,7 @@ impl MemoryTables {
 
     fn write_backend(&mut self, id: u32, value: &Backend) -> Result<(), Violation> {
         bounded("BACKENDS", u64::from(id), self.limits.backends)?;
-        if self.recent.backends.contains(&id) {
+        if self.held().iter().any(|held| held.backends.contains(&id)) {
             return Err(Violation::NoGrace {
                 table: "BACKENDS",
                 index: id,
@@ -290,7 +308,8 @@ impl MemoryTables {
                 return Err(Violation::SlotsInUse { base, length, service });
             }
         }
-        if self.recent.ranges.iter().any(|range| overlaps(*range)) {
+        let freed = |held: &Recent| held.ranges.iter().any(|range| overlaps(*range));
+        if self.held().into_iter().any(freed) {
             return Err(Violation::NoGrace {
                 table: "SLOTS",
                 index: base,
@@ -328,10 +347,10 @@ impl MemoryTables {
         if self.frontends.contains_key(&key) {
             return Err(Violation::FrontendExists { key });
         }
-        if !self.recent.frontends.is_empty() {
+        if self.held().iter().any(|held| !held.frontends.is_empty()) {
             return Err(Violation::FrontendNoGrace { key });
         }
-        if self.recent.services.contains(&index) {
+        if self.held().iter().any(|held| held.services.contains(&index)) {
             return Err(Violation::NoGrace {
                 table: "SERVICES",
                 index,

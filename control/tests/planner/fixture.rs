@@ -113,6 +113,11 @@ impl Fixture {
         let (_, differences) = self.planner.differences(&self.tables.snapshot());
         assert!(differences.is_empty(), "{differences:#?}\n{}", self.tables);
         (self.refused, self.notices) = (plan.refused, plan.notices);
+        if self.planner.begin_grace() {
+            self.tables.begin_grace();
+            self.planner.end_grace();
+            self.tables.end_grace();
+        }
         plan.ops
     }
 

@@ -28,6 +28,10 @@ type Desired = BTreeMap<ServiceName, Vec<DesiredPort>>;
 enum Step {
     /// These services are now so.
     Change(Vec<Vec<DesiredPort>>, Vec<ServiceName>),
+    /// The agent waits for a grace period from here on, if there is a reason to.
+    BeginGrace,
+    /// The one that began is over.
+    EndGrace,
     /// Everything again, as after a list.
     Relist,
     /// The agent ends and starts again.
@@ -137,6 +141,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (services(), vec((0..5usize).prop_map(service_name), 0..3))
             .prop_map(|(some, gone)| Step::Change(some, gone)),
+        2 => Just(Step::BeginGrace),
+        2 => Just(Step::EndGrace),
         1 => Just(Step::Relist),
         1 => Just(Step::Restart),
         2 => (services(), 0..40usize).prop_map(|(some, writes)| Step::Crash(some, writes)),
@@ -166,6 +172,17 @@ impl World {
             Step::Change(some, gone) => {
                 let changes = self.change(some, &gone);
                 self.plan(&changes)
+            }
+            Step::BeginGrace => {
+                if self.planner.begin_grace() {
+                    self.tables.begin_grace();
+                }
+                Ok(())
+            }
+            Step::EndGrace => {
+                self.planner.end_grace();
+                self.tables.end_grace();
+                Ok(())
             }
             Step::Relist => self.plan(&self.everything()),
             Step::Restart => self.restart(),

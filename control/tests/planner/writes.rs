@@ -4,7 +4,7 @@ use crate::fixture::{Fixture, backend_of, endpoint, frontend, node_port, port, r
 use ferrogate_common::{
     Frontend, FrontendKey, FrontendKind, NetworkKey, SlotRange, V4_PREFIX, backend_flags, service_flags,
 };
-use ferrogate_control::{Changes, Endpoint, Limits, Op, RefusalReason};
+use ferrogate_control::{Changes, Endpoint, Limits, MemoryTables, Op, Planner, RefusalReason};
 use ipnet::IpNet;
 
 #[test]
@@ -75,7 +75,36 @@ fn changed_frontends_touch_frontends_only() {
     let ops = fixture.plan(&update(vec![port("a", &both, &["10.1.0.1"])]));
     assert_eq!(ops, [Op::PutFrontend { key: new, value }]);
     let ops = fixture.plan(&update(vec![port("a", &both[1..], &["10.1.0.1"])]));
-    assert_eq!(ops, [Op::DeleteFrontend { key: old }, Op::Grace]);
+    assert_eq!(ops, [Op::DeleteFrontend { key: old }]);
+}
+
+#[test]
+fn nobody_waits_for_a_grace_period_as_long_as_there_is_something_else_to_give_out() {
+    let limits = Limits {
+        backends: 4,
+        ..Limits::default()
+    };
+    let mut planner = Planner::new(limits);
+    let mut tables = MemoryTables::new(limits);
+    let key = (frontend("10.96.0.1", 80), FrontendKind::ClusterIp);
+    let plan = |planner: &mut Planner, tables: &mut MemoryTables, ip: &str| {
+        let plan = planner.plan(&update(vec![port("a", &[key], &[ip])]));
+        tables.apply_all(&plan.ops).expect("nothing is used again too early");
+        assert!(plan.refused.is_empty());
+        plan.ops.contains(&Op::Grace)
+    };
+    // Three backend ids: the third change finds one that was never used, the fourth has to wait.
+    let waits = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4"].map(|ip| plan(&mut planner, &mut tables, ip));
+    assert_eq!(waits, [false, false, false, true]);
+    // Where the periods pass meanwhile, no plan waits.
+    for number in 5..50 {
+        assert!(planner.begin_grace(), "the backend before has gone");
+        tables.begin_grace();
+        assert!(!planner.begin_grace(), "one at a time");
+        assert!(!plan(&mut planner, &mut tables, &format!("10.1.0.{number}")));
+        planner.end_grace();
+        tables.end_grace();
+    }
 }
 
 #[test]
@@ -121,7 +150,6 @@ fn a_replaced_endpoint_goes_after_the_flip_and_its_range_after_the_grace_period(
         },
         Op::Flip { id: 0, range },
         Op::RetireBackend { id: 1 },
-        Op::Grace,
     ];
     assert_eq!(ops, expected);
     // Id and range are free again, and the id's generation has grown.
@@ -156,7 +184,6 @@ fn a_removed_service_is_taken_down_from_its_frontends_inwards() {
             range: SlotRange::default(),
         },
         Op::RetireBackend { id: 1 },
-        Op::Grace,
         Op::SetNodePorts { min: 0, max: 0 },
     ];
     assert_eq!(fixture.plan(&removed("a")), expected);
