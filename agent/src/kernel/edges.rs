@@ -261,10 +261,17 @@ impl Edges {
     /// Attaches a program to the loopback device, and keeps it there.
     pub(super) fn attend_loopback(&mut self, state: &StateDir, programs: &Programs) -> Result<()> {
         let hook = Hook::Egress;
-        let path = state.links().join(hook.pin(UPLINK_EGRESS, LOOPBACK));
+        let pin = hook.pin(UPLINK_EGRESS, LOOPBACK);
+        let path = state.links().join(&pin);
         ensure(&path, programs.fd(UPLINK_EGRESS)?, hook.target(LOOPBACK), 0)
             .during(|| format!("cannot attach {UPLINK_EGRESS} to the loopback device"))?;
         self.options.loopback = true;
+        let attachment = Attachment {
+            interface: "lo".to_owned(),
+            ifindex: LOOPBACK,
+            program: UPLINK_EGRESS,
+        };
+        self.attached.insert(pin, attachment);
         Ok(())
     }
 

@@ -27,7 +27,10 @@ impl Engine {
             return;
         }
         match self.datapath.attend_loopback() {
-            Ok(()) => info!("loopback device attended: processes of this node reach its own NodePorts"),
+            Ok(()) => {
+                self.show_loopback();
+                info!("loopback device attended: processes of this node reach its own NodePorts");
+            }
             Err(error) => warn!(
                 error = chain(&error),
                 "processes of this node will not reach its own NodePorts: the loopback device stays as it is"

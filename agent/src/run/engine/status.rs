@@ -1,12 +1,34 @@
 //! What `ferrogate status` tells of interfaces and edges.
 use super::Engine;
 use crate::admin::{EdgeStatus, InterfaceStatus};
+use crate::kernel::Attachment;
 use crate::net::{Link, Network, Role};
+use ferrogate_common::LOOPBACK;
 
 /// What stands for the role of the loopback device, where a program is attached to it.
 const LOOPBACK_ROLE: &str = "loopback";
 
 impl Engine {
+    /// Shows the loopback device, which is attended from now on, as the next look at the network will.
+    pub(super) fn show_loopback(&self) {
+        let of_loopback = |one: &Attachment| one.ifindex == LOOPBACK;
+        let Some(attachment) = self.datapath.attachments().into_iter().find(of_loopback) else {
+            return;
+        };
+        let mut model = self.shared.lock();
+        model.interfaces.retain(|one| one.ifindex != LOOPBACK);
+        let status = InterfaceStatus {
+            name: attachment.interface,
+            ifindex: LOOPBACK,
+            role: LOOPBACK_ROLE.to_owned(),
+            hooks: vec![attachment.program.to_owned()],
+        };
+        model.interfaces.insert(0, status);
+        let edges = self.edges(&model.interfaces);
+        model.edges.retain(|edge| edge.edge == "socket");
+        model.edges.extend(edges);
+    }
+
     pub(super) fn interfaces(&self, network: &Network) -> Vec<InterfaceStatus> {
         let attachments = self.datapath.attachments();
         let edge = |role| matches!(role, Role::Pod | Role::Uplink);
