@@ -95,6 +95,10 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
 /// Tells those who trace of a packet.
 #[inline(always)]
 pub(crate) fn tell<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: Option<&Flow>, reason: Reason) {
+    // With it the verifier of Linux 6.1 walks more than it may.
+    if edge == Edge::Xdp {
+        return;
+    }
     let event = Event {
         edge: edge.of_trace(),
         ifindex: env.ifindex(),
