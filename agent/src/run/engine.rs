@@ -289,7 +289,6 @@ impl Engine {
         let node_ports = || network.node_port_addresses.clone();
         self.health.set_addresses(self.few_addresses.then(node_ports));
         let interfaces = self.interfaces(network);
-        let edges = self.edges(&interfaces);
         let mut model = self.shared.lock();
         match &problem {
             Some(problem) if model.problems.network.as_ref() != Some(problem) => error!("{problem}"),
@@ -312,8 +311,7 @@ impl Engine {
         model.problems.network = problem;
         model.interfaces = interfaces;
         model.network_tables = self.datapath.network_tables().cloned();
-        model.edges.retain(|edge| edge.edge == "socket");
-        model.edges.extend(edges);
+        self.show_edges(&mut model);
     }
 
     /// Writes what has changed, if enough is known to write anything.

@@ -3,6 +3,7 @@ use super::Engine;
 use crate::admin::{EdgeStatus, InterfaceStatus};
 use crate::kernel::Attachment;
 use crate::net::{Link, Network, Role};
+use crate::run::model::Model;
 use ferrogate_common::LOOPBACK;
 
 /// What stands for the role of the loopback device, where a program is attached to it.
@@ -24,6 +25,11 @@ impl Engine {
             hooks: vec![attachment.program.to_owned()],
         };
         model.interfaces.insert(0, status);
+        self.show_edges(&mut model);
+    }
+
+    /// Shows the edges that these interfaces make; the socket edge has none.
+    pub(super) fn show_edges(&self, model: &mut Model) {
         let edges = self.edges(&model.interfaces);
         model.edges.retain(|edge| edge.edge == "socket");
         model.edges.extend(edges);
@@ -51,7 +57,7 @@ impl Engine {
             .collect()
     }
 
-    pub(super) fn edges(&self, interfaces: &[InterfaceStatus]) -> Vec<EdgeStatus> {
+    fn edges(&self, interfaces: &[InterfaceStatus]) -> Vec<EdgeStatus> {
         let count = |role: &str| {
             let count = interfaces
                 .iter()
