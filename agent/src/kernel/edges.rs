@@ -39,8 +39,6 @@ pub struct EdgeOptions {
     pub pod: bool,
     /// The uplink edge, and the node edge with it.
     pub uplink: bool,
-    /// The node edge's part at the loopback device, for frontends that are addresses of the node. The uplink edge must be on.
-    pub loopback: bool,
     pub xdp: XdpMode,
 }
 
@@ -49,7 +47,6 @@ impl Default for EdgeOptions {
         Self {
             pod: true,
             uplink: true,
-            loopback: false,
             xdp: XdpMode::default(),
         }
     }
@@ -104,7 +101,7 @@ impl Edge {
 
 /// All that is to be attached, by the name of its pin. What translates replies comes first for each interface, so that no
 /// flow begins whose replies would pass untranslated.
-fn wanted(network: &Network, options: EdgeOptions) -> BTreeMap<String, Edge> {
+fn wanted(network: &Network, options: EdgeOptions, loopback: bool) -> BTreeMap<String, Edge> {
     let mut edges = BTreeMap::new();
     let mut add = |program, link: &crate::net::Link, hook| {
         let edge = Edge {
@@ -117,7 +114,7 @@ fn wanted(network: &Network, options: EdgeOptions) -> BTreeMap<String, Edge> {
     };
     for link in &network.interfaces {
         match link.role {
-            Role::Ignored if options.uplink && options.loopback && link.loopback => {
+            Role::Ignored if options.uplink && loopback && link.loopback => {
                 add(UPLINK_EGRESS, link, Hook::Egress);
             }
             Role::Pod if options.pod && !link.layer3 => {
@@ -157,6 +154,8 @@ pub struct Attachment {
 #[derive(Debug)]
 pub(super) struct Edges {
     options: EdgeOptions,
+    /// The node edge has its part at the loopback device too, for frontends that are addresses of the node.
+    loopback: bool,
     /// Attached to interfaces, by pin.
     attached: BTreeMap<String, Attachment>,
     /// What could not be attached; said once.
@@ -191,6 +190,12 @@ impl Edges {
         }
         Ok(Self {
             options,
+            // Where it once was, flows may have begun that need it, even if the socket edge serves all processes now.
+            loopback: state
+                .links()
+                .join(Hook::Egress.pin(UPLINK_EGRESS, LOOPBACK))
+                .try_exists()
+                .unwrap_or_default(),
             attached: BTreeMap::new(),
             refused: BTreeSet::new(),
         })
@@ -202,14 +207,7 @@ impl Edges {
     /// # Errors
     /// The first tcx program that could not be attached; all others are.
     pub(super) fn sync(&mut self, state: &StateDir, programs: &Programs, network: &Network) -> Result<()> {
-        let mut options = self.options;
-        // Where it once was, flows may have begun that need it, even if the socket edge serves all processes now.
-        options.loopback |= state
-            .links()
-            .join(Hook::Egress.pin(UPLINK_EGRESS, LOOPBACK))
-            .try_exists()
-            .unwrap_or_default();
-        let wanted = wanted(network, options);
+        let wanted = wanted(network, self.options, self.loopback);
         // Egress programs first: see `wanted`.
         let (egress, other): (Vec<_>, Vec<_>) = wanted.iter().partition(|(_, edge)| edge.hook == Hook::Egress);
         let mut failed = Ok(());
@@ -265,7 +263,7 @@ impl Edges {
         let path = state.links().join(&pin);
         ensure(&path, programs.fd(UPLINK_EGRESS)?, hook.target(LOOPBACK), 0)
             .during(|| format!("cannot attach {UPLINK_EGRESS} to the loopback device"))?;
-        self.options.loopback = true;
+        self.loopback = true;
         let attachment = Attachment {
             interface: "lo".to_owned(),
             ifindex: LOOPBACK,
@@ -398,13 +396,8 @@ mod tests {
     }
 
     fn pins(pod: bool, uplink: bool, xdp: XdpMode) -> Vec<String> {
-        let options = EdgeOptions {
-            pod,
-            uplink,
-            loopback: false,
-            xdp,
-        };
-        wanted(&network(), options).into_keys().collect()
+        let options = EdgeOptions { pod, uplink, xdp };
+        wanted(&network(), options, false).into_keys().collect()
     }
 
     #[test]
@@ -428,10 +421,9 @@ mod tests {
         let at_loopback = |uplink| {
             let options = EdgeOptions {
                 uplink,
-                loopback: true,
                 ..EdgeOptions::default()
             };
-            wanted(&network(), options).contains_key("uplink_egress-1")
+            wanted(&network(), options, true).contains_key("uplink_egress-1")
         };
         assert!(at_loopback(true));
         assert!(!at_loopback(false));

@@ -19,7 +19,6 @@ pub(super) fn datapath(args: &AgentArgs) -> DatapathOptions {
         edges: EdgeOptions {
             pod: args.pod_edge.is_on(),
             uplink: args.uplink_edge.is_on(),
-            loopback: false,
             xdp: match args.xdp {
                 XdpMode::Auto => kernel::XdpMode::Auto,
                 XdpMode::Native => kernel::XdpMode::Native,
