@@ -95,7 +95,7 @@ pub(crate) fn flows(state_dir: &Path, client: Option<IpAddr>, limit: u32) -> Res
         &open(state_dir)?,
         &Names::new(),
         Filter {
-            service: None,
+            frontends: None,
             client,
             limit,
         },

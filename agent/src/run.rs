@@ -15,7 +15,7 @@ use self::engine::{Engine, Sockets};
 use self::model::Shared;
 use self::only::Only;
 use self::provider::Knowledge;
-use crate::admin::Server;
+use crate::admin::{Provider, Server};
 use crate::cli::AgentArgs;
 use crate::health::{Health, Requests};
 use crate::kernel::Scopes;
@@ -23,6 +23,7 @@ use crate::net::Watcher;
 use crate::scope::Follower;
 use crate::source::{self, Receiver, cluster, manifests};
 use crate::stuck::HelperSource;
+use crate::ui;
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::sync::Arc;
@@ -70,7 +71,8 @@ pub async fn run(args: &AgentArgs, helper: Option<HelperSource>) -> Result<()> {
     let shared = Arc::new(Shared::new(&node, origin.clone(), args));
     let mut engine = tokio::task::block_in_place(|| Engine::open(args, Arc::clone(&shared), Arc::clone(&health)))?;
     engine.report_to(reporter);
-    let mut network = Watcher::start(settings::network(args)).context("cannot follow the node's interfaces")?;
+    let mut network = Watcher::start(settings::network(args), engine.on_changed_ways())
+        .context("cannot follow the node's interfaces")?;
     let interfaces = network.next().await.context("cannot read the node's interfaces")?;
     tokio::task::block_in_place(|| engine.attend_loopback_without(&sockets));
     engine.sync_network(&interfaces);
@@ -84,6 +86,7 @@ pub async fn run(args: &AgentArgs, helper: Option<HelperSource>) -> Result<()> {
         Arc::clone(&health),
     )?);
     health.serve(knowledge.clone());
+    show_page(args, &health, &knowledge);
     let answers = tokio::spawn(server.serve(knowledge));
     info!(source = origin, took = ?begun.elapsed(), "running");
     follow(&mut engine, &mut network, &mut scopes, events, &mut signals, &health).await;
@@ -97,6 +100,15 @@ pub async fn run(args: &AgentArgs, helper: Option<HelperSource>) -> Result<()> {
     }
     info!("stopped; programs and maps stay in place and go on translating (`ferrogate cleanup` removes them)");
     Ok(())
+}
+
+/// Opens the page, where there is to be one.
+fn show_page(args: &AgentArgs, health: &Arc<Health>, knowledge: &Arc<Knowledge>) {
+    let Some(address) = args.page.ui.0 else { return };
+    let provider: Arc<dyn Provider> = Arc::clone(knowledge) as _;
+    let handler = ui::handler(provider, args.state_dir.clone(), args.run_dir.clone());
+    tokio::spawn(Arc::clone(health).keep("--ui", address, handler));
+    info!("this node is shown at http://{address}/");
 }
 
 /// The loop: whatever happens is taken in, together with all that is queued behind it, and then written at once.

@@ -4,9 +4,10 @@ use crate::admin::{EndpointRow, FlowEntry, FlowsPage, FrontendRow, MapStatus, Re
 use crate::kernel::{FlowEntry as Stored, FlowRow, FlowTable, Tables, boot_seconds};
 use anyhow::Result;
 use ferrogate_common::{
-    Address, Direction, FrontendKey, FrontendKind, Port, Protocol, Reason, TICK_SHIFT, flow_flags, maps,
+    Address, Direction, FrontendKey, FrontendKind, Port, Protocol, Reason, TICK_SHIFT, Tuple, flow_flags, maps,
 };
 use ferrogate_control::PortView;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -99,29 +100,85 @@ pub(crate) type Names = HashMap<FrontendKey, String>;
 /// Which flows to list.
 #[derive(Clone, Copy)]
 pub(crate) struct Filter<'a> {
-    /// `name` or `namespace/name`.
-    pub(crate) service: Option<&'a str>,
+    /// Those of these frontends; `None`: all.
+    pub(crate) frontends: Option<&'a BTreeSet<FrontendKey>>,
     pub(crate) client: Option<IpAddr>,
     pub(crate) limit: u32,
 }
 
 /// Connections: the forward entries of the flow tables, the most recent first. Their replies' entries say nothing more.
+/// However many there are, no more than the limit are held.
 pub(crate) fn flows(tables: &Tables, names: &Names, filter: Filter<'_>) -> Result<FlowsPage> {
     let sources = tables.sources()?;
     let now = boot_seconds();
-    let rows = tables.flows(usize::MAX)?;
-    let rows = rows
-        .iter()
-        .filter(|row| filter.client.is_none_or(|client| row.tuple.source.ip() == client));
-    let mut flows: Vec<FlowEntry> = rows.filter_map(|row| flow(row, names, &sources, now)).collect();
-    if let Some(wanted) = filter.service {
-        flows.retain(|flow| flow.service.as_deref().is_some_and(|name| is_of(name, wanted)));
-    }
-    flows.sort_by_key(|flow| (flow.idle_seconds, flow.client, flow.frontend));
     let limit = filter.limit as usize;
-    let truncated = flows.len() > limit;
-    flows.truncate(limit);
-    Ok(FlowsPage { flows, truncated })
+    let mut latest = Latest::new(limit);
+    tables.connections_now(|table, tuple, flow| {
+        let of_client = filter.client.is_none_or(|client| tuple.source.ip() == client);
+        let asked = || {
+            filter
+                .frontends
+                .is_none_or(|wanted| frontend_of(tuple, |key| wanted.contains(key)).is_some())
+        };
+        if of_client && asked() {
+            latest.add((Reverse(flow.seen), *tuple), (table, *flow));
+        }
+    })?;
+    let truncated = latest.left_out;
+    let rows = latest.rows.into_iter().filter_map(|((_, tuple), (table, stored))| {
+        let entry = Stored::Flow(stored);
+        flow(&FlowRow { table, tuple, entry }, names, &sources, now)
+    });
+    Ok(FlowsPage {
+        flows: rows.collect(),
+        truncated,
+    })
+}
+
+/// The first few of many, by their keys.
+struct Latest<K, V> {
+    rows: BTreeMap<K, V>,
+    limit: usize,
+    /// Whether there were more.
+    left_out: bool,
+}
+
+impl<K: Ord, V> Latest<K, V> {
+    fn new(limit: usize) -> Self {
+        Self {
+            rows: BTreeMap::new(),
+            limit,
+            left_out: false,
+        }
+    }
+
+    fn add(&mut self, key: K, value: V) {
+        let full = self.rows.len() >= self.limit;
+        if full && self.rows.last_key_value().is_none_or(|(last, _)| *last < key) {
+            self.left_out = true;
+            return;
+        }
+        self.rows.insert(key, value);
+        if self.rows.len() > self.limit {
+            self.rows.pop_last();
+            self.left_out = true;
+        }
+    }
+}
+
+/// The frontend that a request was sent to, as the tables may have it: with its address, or with any of the node's.
+fn frontend_of(tuple: &Tuple, known: impl Fn(&FrontendKey) -> bool) -> Option<FrontendKey> {
+    let exact = FrontendKey {
+        address: tuple.destination,
+        port: tuple.destination_port,
+        protocol: tuple.protocol,
+        reserved: 0,
+    };
+    let any = FrontendKey {
+        address: tuple.destination.unspecified(),
+        ..exact
+    };
+    [exact, any].into_iter().find(|key| known(key))
 }
 
 /// Whether a port's `namespace/name:port` is of the Service called `wanted` (`name` or `namespace/name`).
@@ -144,19 +201,9 @@ pub(crate) fn flows_by_backend(
     frontends: &BTreeSet<FrontendKey>,
 ) -> Result<BTreeMap<(FrontendKey, SocketAddr), u64>> {
     let mut counts = BTreeMap::new();
-    tables.connections_now(|tuple, flow| {
-        let exact = FrontendKey {
-            address: tuple.destination,
-            port: tuple.destination_port,
-            protocol: tuple.protocol,
-            reserved: 0,
-        };
-        let any = FrontendKey {
-            address: tuple.destination.unspecified(),
-            ..exact
-        };
-        if let Some(key) = frontends.get(&exact).or_else(|| frontends.get(&any)) {
-            *counts.entry((*key, socket(flow.address, flow.port))).or_default() += 1;
+    tables.connections_now(|_, tuple, flow| {
+        if let Some(key) = frontend_of(tuple, |key| frontends.contains(key)) {
+            *counts.entry((key, socket(flow.address, flow.port))).or_default() += 1;
         }
     })?;
     Ok(counts)
@@ -169,11 +216,7 @@ fn flow(row: &FlowRow, names: &Names, sources: &BTreeMap<u32, Address>, now: u32
     }
     let tuple = row.tuple;
     let protocol = Protocol::from_number(tuple.protocol);
-    let service = protocol.and_then(|protocol| {
-        let exact = FrontendKey::new(tuple.destination, tuple.destination_port, protocol);
-        let any = FrontendKey::new(tuple.destination.unspecified(), tuple.destination_port, protocol);
-        names.get(&exact).or_else(|| names.get(&any)).cloned()
-    });
+    let service = frontend_of(&tuple, |key| names.contains_key(key)).and_then(|key| names.get(&key).cloned());
     let translated = flow.flags & flow_flags::SNAT != 0;
     let source = sources.get(&u32::from(flow.source)).filter(|_| translated);
     let marks = row.flag_names().filter(|name| !matches!(*name, "snat" | "closing"));
@@ -196,10 +239,10 @@ fn flow(row: &FlowRow, names: &Names, sources: &BTreeMap<u32, Address>, now: u32
 mod tests {
     use super::*;
     use bytemuck::Zeroable;
-    use ferrogate_common::{Flow, Tuple};
+    use ferrogate_common::Flow;
     use std::net::Ipv4Addr;
 
-    fn row(direction: Direction, flags: u8) -> FlowRow {
+    fn row(direction: Direction, flags: u16) -> FlowRow {
         let tuple = Tuple {
             source: Ipv4Addr::new(192, 0, 2, 9).into(),
             destination: Ipv4Addr::new(192, 0, 2, 1).into(),
@@ -244,5 +287,19 @@ mod tests {
     fn services_are_found_by_name_with_and_without_their_namespace() {
         assert!(is_of("default/web:80", "web") && is_of("default/web:80", "default/web"));
         assert!(!is_of("default/web:80", "we") && !is_of("default/web:80", "shop/web"));
+    }
+
+    #[test]
+    fn of_many_the_first_few_are_held_and_what_is_left_out_is_said() {
+        let mut latest = Latest::new(3);
+        for key in [5, 1, 4] {
+            latest.add(key, ());
+        }
+        assert!(!latest.left_out);
+        for key in [9, 2, 3] {
+            latest.add(key, ());
+        }
+        assert!(latest.left_out);
+        assert_eq!(latest.rows.into_keys().collect::<Vec<_>>(), [1, 2, 3]);
     }
 }

@@ -71,8 +71,7 @@ pub struct Flow {
     /// Index into `SOURCES` of the new source address, with [`flow_flags::SNAT`].
     pub source: u16,
     /// Bits of [`flow_flags`].
-    pub flags: u8,
-    pub reserved: u8,
+    pub flags: u16,
     /// ifindex of the layer-3 device that the client's packets come in by, of a client outside of the node; else 0.
     pub uplink: u32,
 }
@@ -88,7 +87,6 @@ impl Flow {
         seen: 0,
         source: 0,
         flags: 0,
-        reserved: 0,
         uplink: 0,
     };
 }
@@ -108,30 +106,36 @@ pub struct SnatFlow {
     /// As [`Flow::uplink`].
     pub uplink: u32,
     /// Bits of [`flow_flags`].
-    pub flags: u8,
-    pub reserved: [u8; 3],
+    pub flags: u16,
+    pub reserved: u16,
 }
 
 /// Bits of [`Flow::flags`] and [`SnatFlow::flags`].
 pub mod flow_flags {
     /// The source is changed as well as the destination.
-    pub const SNAT: u8 = 1;
+    pub const SNAT: u16 = 1;
     /// Transit: client and backend are both off this node; the packet is sent on by us, not by the host's stack. With [`NODE`]: the
     /// frontend has an address of this node, so that the client's packets pass the loopback device.
-    pub const TRANSIT: u8 = 1 << 1;
+    pub const TRANSIT: u16 = 1 << 1;
     /// Hairpin: client and backend are one pod; the packet goes back out of the interface it came in by. With [`NODE`]: both are this
     /// node, and the packet comes back in by the interface that it was to leave by.
-    pub const HAIRPIN: u8 = 1 << 2;
+    pub const HAIRPIN: u16 = 1 << 2;
     /// The client is a process of this node whose packets the node edge translates.
-    pub const NODE: u8 = 1 << 3;
+    pub const NODE: u16 = 1 << 3;
     /// Only the client's port was changed (two flows would have been one tuple): replies are restored at the client's edge.
-    pub const PORT_ONLY: u8 = 1 << 4;
-    /// A TCP FIN or RST was seen: the next SYN of the same tuple is a new connection.
-    pub const CLOSING: u8 = 1 << 5;
+    pub const PORT_ONLY: u16 = 1 << 4;
+    /// A TCP FIN or RST was seen, or what says so in SCTP: the next SYN of the same tuple is a new connection.
+    pub const CLOSING: u16 = 1 << 5;
     /// A packet came back from the backend.
-    pub const REPLIED: u8 = 1 << 6;
+    pub const REPLIED: u16 = 1 << 6;
     /// Of a [`super::SnatFlow`]: both sides have confirmed the flow. The port of one that is not confirmed can be taken away.
-    pub const CONFIRMED: u8 = 1 << 7;
+    pub const CONFIRMED: u16 = 1 << 7;
+    /// Of those the client's. A RST is both sides'.
+    pub const CLIENT_ENDED: u16 = 1 << 8;
+    /// And the backend's.
+    pub const BACKEND_ENDED: u16 = CLIENT_ENDED << 1;
+    /// Nothing more is to come but what was lost and is sent again.
+    pub const ENDED: u16 = CLIENT_ENDED | BACKEND_ENDED;
     /// What packets add to a flow after it was made.
-    pub const MARKS: u8 = CLOSING | REPLIED | CONFIRMED;
+    pub const MARKS: u16 = CLOSING | REPLIED | CONFIRMED | ENDED;
 }

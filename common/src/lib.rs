@@ -10,6 +10,7 @@
 
 mod address;
 mod affinity;
+mod annotation;
 mod backend;
 mod config;
 mod filter;
@@ -17,6 +18,7 @@ mod flow;
 mod fragment;
 mod frontend;
 mod hook;
+mod hop;
 mod interface;
 pub mod maps;
 mod network;
@@ -27,6 +29,7 @@ mod trace;
 
 pub use address::{Address, Port, Protocol};
 pub use affinity::{Affinity, AffinityKey};
+pub use annotation::Annotation;
 pub use backend::{Backend, backend_flags};
 pub use config::{CGROUP_LEVELS, Config, DONE_MARK, config_flags};
 pub use filter::{FILTER_SHIFT, FilterPlace, address_roles};
@@ -34,6 +37,7 @@ pub use flow::{Direction, Flow, SnatFlow, Tuple, flow_flags};
 pub use fragment::{FragmentKey, FragmentPorts};
 pub use frontend::{Frontend, FrontendKey, FrontendKind};
 pub use hook::TcxHook;
+pub use hop::NextHop;
 pub use interface::{Interface, LOOPBACK, NodeAddress, interface_flags};
 pub use network::{Network, NetworkKey, ServiceCidrs, V4_PREFIX};
 pub use reason::Reason;

@@ -1,5 +1,7 @@
-//! Route look-ups through `bpf_fib_lookup`.
+//! Route look-ups through `bpf_fib_lookup`, and what they found a moment ago: one costs as much as all the rest of a known flow's packet.
 
+use crate::maps::{NEXT_HOPS, ROUTES};
+use crate::tables;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT,
     bpf_fib_lookup as Parameters, bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2,
@@ -7,26 +9,106 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::bpf_fib_lookup;
 use core::ffi::c_void;
-use ferrogate_common::Address;
+use ferrogate_common::{Address, NextHop, TICK_SHIFT, interface_flags, maps};
 use ferrogate_datapath::{Route, Routed, Transport};
 
 pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
 
-/// Looks up where a packet that came in by `ifindex` goes; what is found is written to `hop`.
+/// What a global function returns for a [`Routed`], and back.
+const TO: i32 = 0;
+const TOO_BIG: i32 = 1;
+const NOWHERE: i32 = 2;
+const NOT_FROM_HERE: i32 = 3;
+
 #[inline(always)]
-pub(crate) fn route(
+pub(crate) fn routed(number: i32) -> Routed {
+    match number {
+        TO => Routed::To,
+        TOO_BIG => Routed::TooBig,
+        NOT_FROM_HERE => Routed::NotFromHere,
+        _ => Routed::Nowhere,
+    }
+}
+
+/// Bit of [`Route::reserved`]: the device is the one to leave by.
+const OUT: u16 = 1 << 8;
+
+/// Puts what is asked, of a packet that came in by `ifindex`, where its answer will be: device, length, protocol and [`OUT`].
+#[inline(always)]
+pub(crate) fn ask(hop: &mut Route, ifindex: u32, transport: Transport) {
+    (hop.ifindex, hop.reserved) = match transport.out {
+        0 => (ifindex, transport.protocol.into()),
+        out => (out, OUT | u16::from(transport.protocol)),
+    };
+    hop.mtu = transport.length;
+}
+
+/// Answers what was [asked](ask). The body of one global function a type of program: the verifier looks at each once, with any
+/// arguments, and at its callers without it.
+///
+/// With `FRAMES`, only devices that frames can be sent by will do.
+#[inline(always)]
+pub(crate) fn answer<const FRAMES: bool>(
     context: *mut c_void,
     hop: &mut Route,
-    ifindex: u32,
     source: &Address,
     destination: &Address,
-    transport: Transport,
-) -> Routed {
-    let (ifindex, flags) = match transport.out {
-        0 => (ifindex, 0),
-        out => (out, BPF_FIB_LOOKUP_OUTPUT),
+) -> i32 {
+    let (from, length) = (hop.ifindex, hop.mtu);
+    let kind = NextHop::kind(hop.reserved, FRAMES);
+    let generation = ROUTES.get(0).copied().unwrap_or(0);
+    let tick = (tables::nanos() >> TICK_SHIFT) as u32;
+    // Volatile, here and below: words that are loaded once for all their uses are kept on the stack.
+    let place = NextHop::place(&read(source), &read(destination), from, maps::NEXT_HOPS.entries);
+    let Some(place) = NEXT_HOPS.get_ptr_mut(place) else {
+        return NOWHERE;
     };
+    // SAFETY: this CPU's own element, of an array, which stays.
+    let place = unsafe { &mut *place };
+    let known = place.answers(source, destination, [from, kind, generation, tick]);
+    if known && generation != 0 && length <= place.mtu {
+        hop.next_hop = place.next_hop;
+        hop.ifindex = place.ifindex;
+        hop.destination_mac = place.destination_mac;
+        hop.source_mac = place.source_mac;
+        return TO;
+    }
+    // The key first: what is not kept in registers would be on a stack that has no room.
+    *place = NextHop {
+        source: *source,
+        destination: *destination,
+        from,
+        kind,
+        tick,
+        ..NextHop::NONE
+    };
+    let answer = look_up(context, hop, source, destination);
+    if answer != TO {
+        return answer;
+    }
+    let resolved = hop.destination_mac != [0; 3];
+    if FRAMES {
+        let sends = tables::interface(hop.ifindex).is_some_and(|i| i.flags & interface_flags::XDP_TARGET != 0);
+        if !sends || !resolved {
+            return NOT_FROM_HERE;
+        }
+    }
+    if resolved && length != 0 {
+        place.next_hop = hop.next_hop;
+        place.ifindex = hop.ifindex;
+        place.destination_mac = hop.destination_mac;
+        place.source_mac = hop.source_mac;
+        place.mtu = hop.mtu;
+        place.generation = generation;
+    }
+    TO
+}
+
+/// Asks the kernel.
+#[inline(always)]
+fn look_up(context: *mut c_void, hop: &mut Route, source: &Address, destination: &Address) -> i32 {
+    let (source, destination) = (read(source), read(destination));
     let (family, from, to) = if destination.is_v4() {
         (AF_INET, [source.v4_word(), 0, 0, 0], [destination.v4_word(), 0, 0, 0])
     } else {
@@ -34,13 +116,11 @@ pub(crate) fn route(
     };
     let mut p = Parameters {
         family,
-        l4_protocol: transport.protocol,
+        l4_protocol: hop.reserved as u8,
         sport: 0,
         dport: 0,
-        __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 {
-            tot_len: transport.length,
-        },
-        ifindex,
+        __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 { tot_len: hop.mtu },
+        ifindex: hop.ifindex,
         __bindgen_anon_2: bpf_fib_lookup__bindgen_ty_2 { flowinfo: 0 },
         __bindgen_anon_3: bpf_fib_lookup__bindgen_ty_3 { ipv6_src: from },
         __bindgen_anon_4: bpf_fib_lookup__bindgen_ty_4 { ipv6_dst: to },
@@ -48,34 +128,46 @@ pub(crate) fn route(
         smac: [0; 6],
         dmac: [0; 6],
     };
+    let flags = if hop.reserved & OUT == 0 {
+        0
+    } else {
+        BPF_FIB_LOOKUP_OUTPUT
+    };
     // SAFETY: context and parameters are valid for the call.
     let result = unsafe { bpf_fib_lookup(context, &raw mut p, size_of::<Parameters>() as i32, flags) } as u32;
-    match result {
-        // All that is told is taken over in each case, so that the verifier sees one and the same hop behind them. Of a packet
-        // that is too big, the device is the way out only where no length was given.
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED => {
-            hop.ifindex = p.ifindex;
-            // SAFETY: unions of integers; the helper has written the member that goes with the family it returns.
-            hop.next_hop = unsafe {
-                if p.family == AF_INET {
-                    Address::from_v4_word(p.__bindgen_anon_4.ipv4_dst)
-                } else {
-                    Address::from_words(p.__bindgen_anon_4.ipv6_dst)
-                }
-            };
-            // Zero without a neighbour.
-            hop.destination_mac = words(p.dmac);
-            hop.source_mac = words(p.smac);
-            // SAFETY: an integer; the MTU where the packet is too big.
-            hop.mtu = unsafe { p.__bindgen_anon_1.mtu_result };
-            if result == BPF_FIB_LKUP_RET_FRAG_NEEDED {
-                Routed::TooBig
-            } else {
-                Routed::To
-            }
-        }
-        _ => Routed::Nowhere,
+    if !matches!(
+        result,
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED
+    ) {
+        return NOWHERE;
     }
+    // All that is told is taken over in each case. Of a packet that is too big, the device is the way out only where no length was
+    // given.
+    hop.ifindex = p.ifindex;
+    // SAFETY: unions of integers; the helper has written the member that goes with the family it returns.
+    hop.next_hop = unsafe {
+        if p.family == AF_INET {
+            Address::from_v4_word(p.__bindgen_anon_4.ipv4_dst)
+        } else {
+            Address::from_words(p.__bindgen_anon_4.ipv6_dst)
+        }
+    };
+    // Zero without a neighbour.
+    hop.destination_mac = words(p.dmac);
+    hop.source_mac = words(p.smac);
+    // SAFETY: an integer; the MTU where a length was given.
+    hop.mtu = unsafe { p.__bindgen_anon_1.mtu_result };
+    if result == BPF_FIB_LKUP_RET_FRAG_NEEDED {
+        TOO_BIG
+    } else {
+        TO
+    }
+}
+
+#[inline(always)]
+fn read(address: &Address) -> Address {
+    // SAFETY: a reference.
+    unsafe { (&raw const *address).read_volatile() }
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@ mod fib;
 mod maps;
 mod packet;
 mod sock_addr;
+mod stages;
 mod tables;
 mod tcx;
 mod trace;

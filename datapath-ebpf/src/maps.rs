@@ -6,8 +6,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
 use ferrogate_common::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Interface, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState, TraceSettings,
-    Tuple, UdpSocket, maps,
+    Interface, NextHop, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState,
+    TraceSettings, Tuple, UdpSocket, maps,
 };
 
 #[map]
@@ -38,6 +38,10 @@ pub(crate) static NETWORKS: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(m
 pub(crate) static SOURCES: Array<Address> = Array::with_max_entries(maps::SOURCES.entries, 0);
 #[map]
 pub(crate) static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(maps::INTERFACES.entries, 0);
+#[map]
+pub(crate) static ROUTES: Array<u32> = Array::with_max_entries(maps::ROUTES.entries, BPF_F_MMAPABLE);
+#[map]
+pub(crate) static NEXT_HOPS: PerCpuArray<NextHop> = PerCpuArray::with_max_entries(maps::NEXT_HOPS.entries, 0);
 #[map]
 pub(crate) static FLOWS: LruHashMap<Tuple, Flow> = LruHashMap::with_max_entries(maps::FLOWS.entries, 0);
 #[map]

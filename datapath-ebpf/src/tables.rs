@@ -184,7 +184,7 @@ pub(crate) fn remove_flow(table: FlowTable, key: &Tuple) {
 }
 
 #[inline(always)]
-pub(crate) fn mark_flow(table: FlowTable, key: &Tuple, seen: u32, flags: u8) -> bool {
+pub(crate) fn mark_flow(table: FlowTable, key: &Tuple, seen: u32, flags: u16) -> bool {
     match flows(table).get_ptr_mut(key) {
         Some(flow) => {
             // SAFETY: a live map value. If the element is evicted and reused meanwhile, another flow gets a fresh time stamp,
@@ -221,7 +221,7 @@ pub(crate) fn remove_snat_flow(key: &Tuple) {
 }
 
 #[inline(always)]
-pub(crate) fn mark_snat_flow(key: &Tuple, seen: u32, flags: u8) -> bool {
+pub(crate) fn mark_snat_flow(key: &Tuple, seen: u32, flags: u16) -> bool {
     match SNAT_FLOWS.get_ptr_mut(key) {
         Some(flow) => {
             // SAFETY: as in `mark_flow`.
@@ -389,7 +389,7 @@ macro_rules! tables_are_maps {
                 table: ferrogate_datapath::FlowTable,
                 key: &ferrogate_common::Tuple,
                 seen: u32,
-                flags: u8,
+                flags: u16,
             ) -> bool {
                 $crate::tables::mark_flow(table, key, seen, flags)
             }
@@ -410,7 +410,7 @@ macro_rules! tables_are_maps {
                 $crate::tables::remove_snat_flow(key);
             }
             #[inline(always)]
-            fn mark_snat_flow(&mut self, key: &ferrogate_common::Tuple, seen: u32, flags: u8) -> bool {
+            fn mark_snat_flow(&mut self, key: &ferrogate_common::Tuple, seen: u32, flags: u16) -> bool {
                 $crate::tables::mark_snat_flow(key, seen, flags)
             }
             #[inline(always)]
@@ -444,6 +444,17 @@ macro_rules! tables_are_maps {
             #[inline(always)]
             fn tell(&mut self, event: &ferrogate_datapath::Event<'_>) {
                 $crate::trace::tell(event);
+            }
+        }
+
+        impl$(<$($generics)+>)? ferrogate_datapath::Stages for $context {
+            #[inline(always)]
+            fn allocate(
+                &mut self,
+                request: &ferrogate_common::Tuple,
+                flow: &mut ferrogate_common::Flow,
+            ) -> ferrogate_common::Reason {
+                $crate::stages::allocated($crate::stages::allocate_port(request, flow))
             }
         }
 

@@ -9,7 +9,8 @@ use aya_ebpf::bindings::{
     bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail,
+    bpf_skb_pull_data,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -119,6 +120,12 @@ impl<const LINK: usize> Packet for Skb<LINK> {
     }
 
     #[inline(always)]
+    fn mend_sum(&mut self, difference: u32) {
+        // SAFETY: a live context. It fails where there is no such sum.
+        unsafe { bpf_csum_update(self.skb, difference) };
+    }
+
+    #[inline(always)]
     fn set_transport_checksum(&mut self, at: usize, full: u16, pseudo: u16) -> Option<()> {
         // Whether the device is to complete the checksum can't be read, but it shows: then the helper leaves the field alone.
         self.store(at, 0u16)?;
@@ -148,8 +155,9 @@ impl<const LINK: usize> Packet for Skb<LINK> {
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
+        // Volatile: merged with a load from elsewhere it would be one through a pointer that may be the context's or not.
         // SAFETY: a live context.
-        unsafe { (*self.skb).ifindex }
+        unsafe { (&raw const (*self.skb).ifindex).read_volatile() }
     }
 
     #[inline(always)]
@@ -167,12 +175,29 @@ impl<const LINK: usize> Fib for Skb<LINK> {
             // Longer than any MTU, but it is cut into segments that fit before it leaves.
             transport.length = 0;
         }
-        fib::route(self.skb.cast(), &mut self.hop, ifindex, source, destination, transport)
+        fib::ask(&mut self.hop, ifindex, transport);
+        fib::routed(find_way(self.skb, &raw mut self.hop, source, destination))
     }
 
     #[inline(always)]
     fn hop(&self) -> &Route {
         &self.hop
+    }
+}
+
+/// Where a packet goes: [`fib::answer`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn find_way(
+    skb: *mut __sk_buff,
+    hop: *mut Route,
+    source: *const Address,
+    destination: *const Address,
+) -> i32 {
+    // SAFETY: the verifier sees to it that each is null or as large as its type.
+    match unsafe { (hop.as_mut(), source.as_ref(), destination.as_ref()) } {
+        (Some(hop), Some(source), Some(destination)) => fib::answer::<false>(skb.cast(), hop, source, destination),
+        _ => -1,
     }
 }
 

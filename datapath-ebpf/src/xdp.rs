@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_meta};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use bytemuck::Pod;
-use ferrogate_common::{Address, DONE_MARK, Reason, interface_flags};
+use ferrogate_common::{Address, DONE_MARK, Reason};
 use ferrogate_datapath::{ChecksumChange, Edge, Fib, Packet, Route, Routed, Transport, Verdict, checksum, enter};
 
 /// Bytes of Ethernet header.
@@ -88,6 +88,9 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn mend_sum(&mut self, _difference: u32) {}
+
+    #[inline(always)]
     fn set_transport_checksum(&mut self, at: usize, full: u16, _pseudo: u16) -> Option<()> {
         self.store(at, full)
     }
@@ -104,8 +107,9 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
+        // Volatile: merged with a load from elsewhere it would be one through a pointer that may be the context's or not.
         // SAFETY: a live context.
-        unsafe { (*self.xdp).ingress_ifindex }
+        unsafe { (&raw const (*self.xdp).ingress_ifindex).read_volatile() }
     }
 
     #[inline(always)]
@@ -122,22 +126,29 @@ impl Packet for Frame {
 impl Fib for Frame {
     #[inline(always)]
     fn route(&mut self, ifindex: u32, source: &Address, destination: &Address, transport: Transport) -> Routed {
-        let routed = fib::route(self.xdp.cast(), &mut self.hop, ifindex, source, destination, transport);
-        if routed != Routed::To {
-            return routed;
-        }
-        let sends_frames =
-            tables::interface(self.hop.ifindex).is_some_and(|i| i.flags & interface_flags::XDP_TARGET != 0);
-        if sends_frames && self.hop.destination_mac != [0; 3] {
-            Routed::To
-        } else {
-            Routed::NotFromHere
-        }
+        fib::ask(&mut self.hop, ifindex, transport);
+        fib::routed(find_frame_way(self.xdp, &raw mut self.hop, source, destination))
     }
 
     #[inline(always)]
     fn hop(&self) -> &Route {
         &self.hop
+    }
+}
+
+/// Where a frame goes: [`fib::answer`], with devices only that frames can be sent by.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn find_frame_way(
+    xdp: *mut xdp_md,
+    hop: *mut Route,
+    source: *const Address,
+    destination: *const Address,
+) -> i32 {
+    // SAFETY: the verifier sees to it that each is null or as large as its type.
+    match unsafe { (hop.as_mut(), source.as_ref(), destination.as_ref()) } {
+        (Some(hop), Some(source), Some(destination)) => fib::answer::<true>(xdp.cast(), hop, source, destination),
+        _ => -1,
     }
 }
 

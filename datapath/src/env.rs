@@ -1,5 +1,6 @@
 //! What the pipeline needs from its surroundings: the kernel's maps and helpers, or a host's stand-ins.
 
+use crate::snat;
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
@@ -24,6 +25,10 @@ pub trait Packet {
 
     /// Mends the transport checksum at `at` after the packet was changed.
     fn update_transport_checksum(&mut self, at: usize, change: ChecksumChange) -> Option<()>;
+
+    /// The packet's bytes have changed by this difference: mends the sum over all of them that a device may have made on receipt. Where a
+    /// checksum in the packet makes up for the change, there is nothing to mend.
+    fn mend_sum(&mut self, difference: u32);
 
     /// Writes a new transport checksum at `at`: `full` is its value, `pseudo` the sum of the pseudo header alone, for
     /// packets whose checksum the device completes.
@@ -128,13 +133,13 @@ pub trait Tables {
     fn remove_flow(&mut self, table: FlowTable, key: &Tuple);
     /// Sets an entry's time stamp and adds flags, in place; false where there is no such entry. The end mark, where it is new
     /// on a forward entry, ends a connection of the flow's backend, if that is still current.
-    fn mark_flow(&mut self, table: FlowTable, key: &Tuple, seen: u32, flags: u8) -> bool;
+    fn mark_flow(&mut self, table: FlowTable, key: &Tuple, seen: u32, flags: u16) -> bool;
 
     fn snat_flow(&self, key: &Tuple) -> Option<SnatFlow>;
     fn insert_snat_flow(&mut self, key: &Tuple, flow: &SnatFlow) -> Insert;
     fn remove_snat_flow(&mut self, key: &Tuple);
     /// As [`Tables::mark_flow`], but for connections' ends, which the forward entry tells.
-    fn mark_snat_flow(&mut self, key: &Tuple, seen: u32, flags: u8) -> bool;
+    fn mark_snat_flow(&mut self, key: &Tuple, seen: u32, flags: u16) -> bool;
 
     /// What the first fragment of a packet had.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentPorts>;
@@ -239,7 +244,15 @@ pub trait Opaque {
     fn opaque(&self, value: u32) -> u32;
 }
 
-/// All of it.
-pub trait Env: Packet + Tables + Clock + Random + Fib + Opaque {}
+/// Stages that need nothing but tables and the clock. The programs have each in a function that the verifier looks at once.
+pub trait Stages: Tables + Clock + Opaque + Sized {
+    /// [`snat::allocate`].
+    fn allocate(&mut self, request: &Tuple, flow: &mut Flow) -> Reason {
+        snat::allocate(self, request, flow)
+    }
+}
 
-impl<T: Packet + Tables + Clock + Random + Fib + Opaque> Env for T {}
+/// All of it.
+pub trait Env: Packet + Stages + Random + Fib {}
+
+impl<T: Packet + Stages + Random + Fib> Env for T {}

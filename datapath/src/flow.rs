@@ -136,9 +136,13 @@ fn is_internal<E: Env>(env: &E, edge: Edge, client: &Address) -> bool {
 /// INIT) after the end, or towards a backend that is gone, is a new one.
 #[inline(always)]
 fn serves<E: Env>(env: &E, flow: &Flow, headers: &Headers) -> bool {
+    // Most packets need not know of the backend, which may be far from the processor's caches.
+    if headers.has_connections() && !headers.is_syn() {
+        return true;
+    }
     let current = env.generation(flow.backend) == flow.generation;
     if headers.has_connections() {
-        !headers.is_syn() || (current && flow.flags & flow_flags::CLOSING == 0)
+        current && flow.flags & flow_flags::CLOSING == 0
     } else {
         current && !is_idle(env, headers, flow)
     }
@@ -184,7 +188,7 @@ fn confirmed(headers: &Headers, flow: &Flow) -> bool {
 /// Whether a flow's entries need a new time stamp (once a tick) or an end mark.
 #[inline(always)]
 fn is_due<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
-    flow.seen != env.ticks() || (headers.is_closing() && flow.flags & flow_flags::CLOSING == 0)
+    flow.seen != env.ticks() || headers.end_mark() & !flow.flags != 0
 }
 
 /// Keeps a flow's time stamps and end marks, and rebuilds a reply entry that was evicted.
@@ -208,7 +212,7 @@ fn keep_pair<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Fl
 }
 
 #[inline(never)]
-fn keep_snat<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow, confirmed: u8) {
+fn keep_snat<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow, confirmed: u16) {
     let (now, marks) = (env.ticks(), headers.end_mark());
     env.mark_flow(table, &headers.tuple, now, marks);
     snat::keep(env, headers, flow, now, marks | confirmed);
@@ -249,7 +253,7 @@ fn begin<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend
 #[inline(always)]
 fn store<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow, mut reason: Reason) -> Reason {
     if reason == Reason::NewFlow && flow.flags & flow_flags::SNAT != 0 {
-        reason = snat::allocate(env, headers, flow);
+        reason = env.allocate(&headers.tuple, flow);
     }
     if reason != Reason::NewFlow {
         return reason;
@@ -371,8 +375,7 @@ fn fill<E: Env>(env: &E, edge: Edge, headers: &Headers, client: &Admitted, flow:
         generation: backend.generation,
         seen: env.ticks(),
         source: 0,
-        flags: env.opaque(flags.into()) as u8,
-        reserved: 0,
+        flags: env.opaque(flags.into()) as u16,
         uplink: uplink(env, edge),
     };
     Reason::NewFlow
@@ -484,7 +487,6 @@ fn reply_entry(request: &Tuple, flow: &Flow, seen: u32) -> Flow {
         seen,
         source: 0,
         flags: flow.flags,
-        reserved: 0,
         uplink: flow.uplink,
     }
 }

@@ -33,9 +33,11 @@ mod straight;
 mod translate;
 
 pub use env::{
-    ChecksumChange, Clock, Env, Event, Fib, FlowTable, Insert, Opaque, Packet, Random, Route, Routed, Tables, Transport,
+    ChecksumChange, Clock, Env, Event, Fib, FlowTable, Insert, Opaque, Packet, Random, Route, Routed, Stages, Tables,
+    Transport,
 };
 pub use headers::{EthernetHeader, Ipv4Header, Ipv6Header};
 pub use pipeline::{Edge, Left, Verdict, enter, leave};
 pub use second::{enter_second, leave_second};
+pub use snat::allocate;
 pub use socket::{SocketCall, SocketEnv, SocketMemory, SocketVerdict, connect, restore_peer, sendmsg};

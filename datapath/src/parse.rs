@@ -51,6 +51,12 @@ pub(crate) enum Unparsed {
     Rest,
 }
 
+/// Of TCP and SCTP, not UDP: there is a first packet, and an end.
+#[inline(always)]
+pub(crate) const fn has_connections(protocol: u8) -> bool {
+    protocol != Protocol::Udp as u8
+}
+
 impl Headers {
     /// To be filled in.
     pub(crate) const NONE: Self = Self {
@@ -83,7 +89,7 @@ impl Headers {
     /// TCP or SCTP, not UDP: there is a first packet, and an end.
     #[inline(always)]
     pub(crate) fn has_connections(&self) -> bool {
-        self.tuple.protocol != Protocol::Udp as u8
+        has_connections(self.tuple.protocol)
     }
 
     /// Whether it may be the first packet of a flow: of UDP each may.
@@ -123,8 +129,11 @@ impl Headers {
 
     /// What a flow's entries are marked with for this packet's FIN or RST, if it has one.
     #[inline(always)]
-    pub(crate) fn end_mark(&self) -> u8 {
-        if self.is_closing() { flow_flags::CLOSING } else { 0 }
+    pub(crate) fn end_mark(&self) -> u16 {
+        // Without branches, of which the verifier would follow each. A direction is 0 or 1.
+        let own = flow_flags::CLIENT_ENDED << (self.tuple.direction & 1);
+        let both = u16::from(self.tcp_flags & TCP_RST != 0) * flow_flags::ENDED;
+        u16::from(self.is_closing()) * (flow_flags::CLOSING | own | both)
     }
 
     /// Offset of the checksum of TCP or UDP.

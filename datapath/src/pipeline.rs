@@ -226,13 +226,13 @@ fn decide<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut 
 }
 
 /// Beside the bits of [`flow_flags`]: the packet is one of a node's process, and of a frontend that is one of the node's addresses.
-const TO_LOOPBACK: u32 = 1 << 8;
+const TO_LOOPBACK: u32 = 1 << 16;
 
 /// The flags of a flow that is restored where its replies enter, as [`way`] takes them: a node process's reply goes up the stack; its
 /// request had to be sent on.
 #[inline(always)]
-pub(crate) const fn way_back(flags: u8) -> u32 {
-    const AT_LOOPBACK: u8 = flow_flags::NODE | flow_flags::TRANSIT;
+pub(crate) const fn way_back(flags: u16) -> u32 {
+    const AT_LOOPBACK: u16 = flow_flags::NODE | flow_flags::TRANSIT;
     if flags & AT_LOOPBACK == AT_LOOPBACK {
         TO_LOOPBACK
     } else {

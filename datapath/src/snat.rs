@@ -1,8 +1,8 @@
 //! Source translation: a port of our own range, and the way back.
 
-use crate::env::{Env, FlowTable, Insert};
+use crate::env::{Clock, Env, FlowTable, Insert, Opaque, Tables};
 use crate::flow::reply_key;
-use crate::parse::Headers;
+use crate::parse::{Headers, has_connections};
 use crate::translate::Rewrite;
 use ferrogate_common::{Config, Direction, Flow, Port, Reason, SnatFlow, Tuple, flow_flags};
 
@@ -18,16 +18,16 @@ pub(crate) fn in_range(config: &Config, port: Port) -> bool {
 /// Takes a port for a new flow towards its backend and stores the reply's entry.
 ///
 /// The first port follows from the client's tuple, so that a flow whose request entry was evicted finds its old one again.
-#[inline(never)]
-pub(crate) fn allocate<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> Reason {
+#[inline(always)]
+pub fn allocate<E: Tables + Clock + Opaque>(env: &mut E, request: &Tuple, flow: &mut Flow) -> Reason {
     let config = env.config();
     if config.snat_port_count == 0 {
         return Reason::NoSnatPort;
     }
-    let Some(mut key) = key_of(env, headers, flow) else {
+    let Some(mut key) = key_of(env, request, flow) else {
         return Reason::NoSource;
     };
-    let entry = entry_of(headers, flow, flow.seen);
+    let entry = entry_of(request, flow, flow.seen);
     let start = hash(&entry);
     let mut unconfirmed = env.opaque(0) as u16;
     for probe in 0..PROBES {
@@ -40,7 +40,7 @@ pub(crate) fn allocate<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) 
             if is_same(&other, &entry) {
                 return Reason::NewFlow;
             }
-            if may_take(env, headers, &other) {
+            if may_take(env, request, &other) {
                 unconfirmed = port.get();
             }
             continue;
@@ -72,9 +72,9 @@ const NO_ANSWER: u32 = 2;
 /// packets, and where it has ended and is silent. An answer that is still on its way would reach the new one; of a connection that
 /// is an ACK at which it takes offence, but of UDP it would be somebody's data.
 #[inline(always)]
-fn may_take<E: Env>(env: &E, headers: &Headers, other: &SnatFlow) -> bool {
+fn may_take<E: Clock>(env: &E, request: &Tuple, other: &SnatFlow) -> bool {
     let silent = env.ticks().wrapping_sub(other.seen) > NO_ANSWER;
-    let unconfirmed = other.flags & flow_flags::CONFIRMED == 0 && headers.has_connections();
+    let unconfirmed = other.flags & flow_flags::CONFIRMED == 0 && has_connections(request.protocol);
     let over = other.flags & (flow_flags::CONFIRMED | flow_flags::CLOSING) != flow_flags::CONFIRMED && silent;
     unconfirmed || over
 }
@@ -82,31 +82,33 @@ fn may_take<E: Env>(env: &E, headers: &Headers, other: &SnatFlow) -> bool {
 /// Whether a flow that is not confirmed still has the port that it was given.
 #[inline(never)]
 pub(crate) fn has_port<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
-    let Some(key) = key_of(env, headers, flow) else {
+    let request = &headers.tuple;
+    let Some(key) = key_of(env, request, flow) else {
         return false;
     };
     env.snat_flow(&key)
-        .is_none_or(|other| is_same(&other, &entry_of(headers, flow, flow.seen)))
+        .is_none_or(|other| is_same(&other, &entry_of(request, flow, flow.seen)))
 }
 
 /// Keeps the reply's entry of a flow alive, with these marks, and puts it back where it was evicted.
 #[inline(always)]
-pub(crate) fn keep<E: Env>(env: &mut E, headers: &Headers, flow: &Flow, now: u32, marks: u8) {
-    let Some(key) = key_of(env, headers, flow) else {
+pub(crate) fn keep<E: Env>(env: &mut E, headers: &Headers, flow: &Flow, now: u32, marks: u16) {
+    let request = &headers.tuple;
+    let Some(key) = key_of(env, request, flow) else {
         return;
     };
     if !env.mark_snat_flow(&key, now, marks) {
-        env.insert_snat_flow(&key, &entry_of(headers, flow, now));
+        env.insert_snat_flow(&key, &entry_of(request, flow, now));
     }
 }
 
 /// Key of the replies to a flow: to the address and port that its backend sees. `None`: the node's address is gone.
 #[inline(always)]
-fn key_of<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> Option<Tuple> {
-    let mut key = reply_key(&headers.tuple, flow);
-    let flags = env.opaque(flow.flags.into()) as u8;
+fn key_of<E: Tables + Opaque>(env: &E, request: &Tuple, flow: &Flow) -> Option<Tuple> {
+    let mut key = reply_key(request, flow);
+    let flags = env.opaque(flow.flags.into()) as u16;
     if is_to_itself(flags) {
-        key.destination = headers.tuple.destination;
+        key.destination = request.destination;
     } else if flags & flow_flags::PORT_ONLY == 0 {
         key.destination = env.source(flow.source)?;
     }
@@ -117,22 +119,22 @@ fn key_of<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> Option<Tuple> {
 /// Whether client and backend of a flow are both of this node. Its packets come back into the node by the uplink that they were
 /// to leave by, as from the frontend's address: the stack takes none from an address of its own there.
 #[inline(always)]
-pub(crate) fn is_to_itself(flags: u8) -> bool {
-    const BOTH: u8 = flow_flags::NODE | flow_flags::HAIRPIN;
+pub(crate) fn is_to_itself(flags: u16) -> bool {
+    const BOTH: u16 = flow_flags::NODE | flow_flags::HAIRPIN;
     flags & BOTH == BOTH
 }
 
 #[inline(always)]
-fn entry_of(headers: &Headers, flow: &Flow, seen: u32) -> SnatFlow {
+fn entry_of(request: &Tuple, flow: &Flow, seen: u32) -> SnatFlow {
     SnatFlow {
-        client: headers.tuple.source,
-        frontend: headers.tuple.destination,
-        client_port: headers.tuple.source_port,
-        frontend_port: headers.tuple.destination_port,
+        client: request.source,
+        frontend: request.destination,
+        client_port: request.source_port,
+        frontend_port: request.destination_port,
         seen,
         uplink: flow.uplink,
-        flags: flow.flags & !(flow_flags::CLOSING | flow_flags::REPLIED),
-        reserved: [0; 3],
+        flags: flow.flags & !(flow_flags::CLOSING | flow_flags::REPLIED | flow_flags::ENDED),
+        reserved: 0,
     }
 }
 
@@ -168,7 +170,7 @@ fn hash(entry: &SnatFlow) -> u32 {
 /// A flow of which only the port was changed is restored where it leaves, at its client's edge: between there and the
 /// backend its packets look as the backend sent them. So is one of the node with itself. All others are restored as they enter.
 #[inline(always)]
-pub(crate) fn restore<E: Env>(env: &mut E, headers: &Headers, leaving: bool, rewrite: &mut Rewrite) -> Option<u8> {
+pub(crate) fn restore<E: Env>(env: &mut E, headers: &Headers, leaving: bool, rewrite: &mut Rewrite) -> Option<u16> {
     let found = find(env, headers, leaving, rewrite);
     if found == NONE {
         return None;
@@ -176,19 +178,19 @@ pub(crate) fn restore<E: Env>(env: &mut E, headers: &Headers, leaving: bool, rew
     if found & DUE != 0 {
         keep_reply(env, headers, rewrite);
     }
-    Some(found as u8)
+    Some(found as u16)
 }
 
 /// What [`find`] returns: nothing, or flags of a flow with this bit where its entries are to be marked.
 const NONE: u32 = u32::MAX;
-const DUE: u32 = 1 << 8;
+const DUE: u32 = 1 << 16;
 
 #[inline(never)]
 fn find<E: Env>(env: &E, headers: &Headers, leaving: bool, rewrite: &mut Rewrite) -> u32 {
     let Some(flow) = env.snat_flow(&headers.tuple) else {
         return NONE;
     };
-    let flags = env.opaque(flow.flags.into()) as u8;
+    let flags = env.opaque(flow.flags.into()) as u16;
     if (flags & flow_flags::PORT_ONLY != 0 || is_to_itself(flags)) != leaving {
         return NONE;
     }

@@ -53,7 +53,7 @@ pub(crate) fn change_port<E: Env>(env: &E, headers: &Headers, flow: &mut Flow) {
         address: headers.tuple.destination,
         port: headers.tuple.destination_port,
         seen: env.ticks(),
-        flags: env.opaque((flow_flags::SNAT | flow_flags::PORT_ONLY | flow_flags::CONFIRMED).into()) as u8,
+        flags: env.opaque((flow_flags::SNAT | flow_flags::PORT_ONLY | flow_flags::CONFIRMED).into()) as u16,
         ..Flow::NONE
     };
 }

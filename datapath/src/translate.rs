@@ -41,7 +41,7 @@ pub(crate) fn towards_backend<E: Env>(env: &E, headers: &Headers, flow: &Flow, r
     rewrite.source_port = headers.tuple.source_port;
     rewrite.destination_port = flow.port;
     rewrite.uplink = 0;
-    let flags = env.opaque(flow.flags.into()) as u8;
+    let flags = env.opaque(flow.flags.into()) as u16;
     if flags & flow_flags::SNAT == 0 {
         return true;
     }
@@ -160,7 +160,7 @@ pub(crate) fn towards_client<E: Env>(env: &mut E, headers: &Headers, rewrite: &m
 
 /// Keeps both entries of a flow alive, and marks that there was a reply, or the end.
 #[inline(never)]
-fn mark_pair<E: Env>(env: &mut E, headers: &Headers, table: FlowTable, flow: &Flow, marks: u8) {
+fn mark_pair<E: Env>(env: &mut E, headers: &Headers, table: FlowTable, flow: &Flow, marks: u16) {
     let now = env.ticks();
     env.mark_flow(table, &headers.tuple, now, marks);
     let key = Tuple::new(
@@ -195,6 +195,10 @@ pub(crate) fn apply<P: Packet, const SECOND: bool>(packet: &mut P, headers: &Hea
         )?;
     }
     if headers.kind == kind::LATER_FRAGMENT {
+        if SECOND && headers.is_v6() {
+            // No header checksum, and the transport's is in the first fragment.
+            packet.mend_sum(addresses);
+        }
         return Some(());
     }
     if SECOND && headers.is_sctp() {

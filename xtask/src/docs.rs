@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use ferrogate_common::maps::{self, BYTES, Size};
-use ferrogate_common::{ABI_VERSION, Reason};
+use ferrogate_common::{ABI_VERSION, Annotation, Reason};
 
 use crate::{bpf, cmd, paths};
 
@@ -31,6 +31,7 @@ const COMMANDS: &[&str] = &[
     "trace",
     "flows",
     "metrics",
+    "drain",
     "cleanup",
     "completions",
     "man",
@@ -67,12 +68,14 @@ fn text() -> Result<String> {
     let mut text = String::from(
         "# Reference\n\n\
          Written by `cargo xtask docs` from the code; `cargo xtask lint` checks it. Do not edit it by hand.\n\n\
-         - [Reasons](#reasons)\n- [Maps](#maps)\n- [Metrics](#metrics)\n- [Commands and options](#commands-and-options)\n",
+         - [Reasons](#reasons)\n- [Maps](#maps)\n- [Metrics](#metrics)\n\
+         - [Annotations and labels](#annotations-and-labels)\n- [Commands and options](#commands-and-options)\n",
     );
     reasons(&mut text);
     map_table(&mut text);
     cmd::run(cmd::cargo().args(["build", "--quiet", "--package", "ferrogate-agent", "--bin", "ferrogate"]))?;
     metrics(&mut text)?;
+    annotations(&mut text);
     commands(&mut text)?;
     Ok(text)
 }
@@ -140,6 +143,23 @@ fn metrics(text: &mut String) -> Result<()> {
     Ok(())
 }
 
+fn annotations(text: &mut String) {
+    text.push_str(
+        "\n## Annotations and labels\n\n\
+         What cannot be read is named in the log, in `ferrogate status` and, of a Service, in an Event; the rest of the object counts.\n\n\
+         | key | where | values | meaning |\n|---|---|---|---|\n",
+    );
+    for Annotation {
+        key,
+        place,
+        values,
+        meaning,
+    } in Annotation::ALL
+    {
+        let _ = writeln!(text, "| `{key}` | {place} | {values} | {meaning} |");
+    }
+}
+
 fn ferrogate() -> PathBuf {
     paths::target().join("debug/ferrogate")
 }
@@ -171,12 +191,36 @@ fn help(command: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ferrogate_common::Algorithm;
+
+    #[test]
+    fn troubleshooting_has_a_remedy_for_every_reason_that_ends_a_packet() {
+        let page = fs::read_to_string(paths::root().join("docs/troubleshooting.md")).expect("a page");
+        for reason in Reason::ALL.iter().filter(|reason| reason.is_drop()) {
+            assert!(
+                page.contains(&format!("| `{}`", reason.label())) || page.contains(&format!(", `{}`", reason.label())),
+                "{reason}"
+            );
+        }
+    }
 
     #[test]
     fn every_reason_and_every_map_has_its_line() {
         let mut text = String::new();
         reasons(&mut text);
         map_table(&mut text);
+        annotations(&mut text);
+        for algorithm in Algorithm::ALL {
+            let name = format!("`{}`", algorithm.name());
+            assert!(Annotation::ALGORITHM.values.contains(&name), "{name}");
+        }
+        for annotation in Annotation::ALL {
+            assert!(
+                text.contains(&format!("| `{}` |", annotation.key)),
+                "{}",
+                annotation.key
+            );
+        }
         for reason in Reason::ALL {
             assert!(text.contains(&format!("| `{}` |", reason.label())), "{reason}");
         }

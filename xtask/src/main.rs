@@ -1,11 +1,13 @@
 //! The developer commands of ferrogate. `cargo xtask --help` lists them.
 
 mod bench;
+mod book;
 mod bpf;
 mod build;
 mod chaos;
 mod cmd;
 mod conformance;
+mod deb;
 mod docs;
 mod image;
 mod lint;
@@ -57,6 +59,10 @@ enum Command {
     Lint(lint::Args),
     /// Make an OCI image with a static binary, without a container engine
     Image(image::Args),
+    /// Make a Debian package: the program, its manual pages and completions, a unit for systemd
+    Deb(deb::Args),
+    /// Make the book, an HTML page for each document, and check that every link in it leads somewhere
+    Book(book::Args),
     /// Write the lists of docs/reference.md from the code
     Docs(docs::Args),
 }
@@ -74,6 +80,8 @@ fn main() -> ExitCode {
         Command::VmTest(args) => vm::vm_test(&args),
         Command::Lint(args) => lint::lint(&args).map(|()| true),
         Command::Image(args) => image::image(&args).map(|()| true),
+        Command::Deb(args) => deb::deb(&args).map(|()| true),
+        Command::Book(args) => book::book(&args).map(|()| true),
         Command::Docs(args) => docs::docs(&args).map(|()| true),
     };
     match well {

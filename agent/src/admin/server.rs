@@ -33,6 +33,8 @@ pub trait Provider: Send + Sync + 'static {
     /// `pod`: `[namespace/]name`.
     fn names(&self, pod: Option<&str>) -> Result<Names>;
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage>;
+    /// Those of one Service port. `id`: index into `SERVICES`.
+    fn port_flows(&self, id: u32, limit: u32) -> Result<FlowsPage>;
 }
 
 /// A bound socket; its file is removed when this is dropped.
@@ -216,6 +218,10 @@ mod tests {
         }
 
         fn flows(&self, _: Option<&str>, _: Option<IpAddr>, _: u32) -> Result<FlowsPage> {
+            bail!("the flow table is away")
+        }
+
+        fn port_flows(&self, _: u32, _: u32) -> Result<FlowsPage> {
             bail!("the flow table is away")
         }
     }

@@ -1,8 +1,12 @@
 //! `ferrogate agent` and its options.
 
+mod page;
 mod timeouts;
+mod values;
 
+use self::page::PageOptions;
 use self::timeouts::FlowTimeouts;
+pub use self::values::{SnatMode, SocketEdge, Switch, XdpMode};
 use super::parse::{self, PortRange};
 use crate::kernel::MapMemory;
 use crate::logging;
@@ -10,57 +14,12 @@ use crate::net::NodePortAddresses;
 use crate::privileges;
 use crate::stuck::HelperSource;
 use anyhow::{Context, Result};
+use clap::Args;
 use clap::builder::BoolishValueParser;
-use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::warn;
-
-/// On or off.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Switch {
-    On,
-    Off,
-}
-
-impl Switch {
-    pub fn is_on(self) -> bool {
-        self == Self::On
-    }
-}
-
-/// Which processes the socket edge serves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum SocketEdge {
-    /// The node's own processes and those in pods: below the kubelet's cgroup where there is one, else every process
-    #[value(alias = "on")]
-    All,
-    /// Those in the node's own network namespace; pods are left to the pod edge
-    Node,
-    /// None: the pod and node edges translate their packets
-    Off,
-}
-
-/// Where XDP programs are attached.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum XdpMode {
-    /// Where the driver allows it and no sender leaves checksums half done
-    Auto,
-    /// On every uplink; the agent reports the ones that refuse
-    Native,
-    /// Nowhere: tcx does the same work
-    Off,
-}
-
-/// Whose source address is replaced by the node's.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum SnatMode {
-    /// Outside clients whose backend is on another node
-    Remote,
-    /// All outside clients of externalTrafficPolicy Cluster, as kube-proxy does
-    Always,
-}
 
 /// Every option can also be given in the environment, under the name shown.
 #[derive(Args, Clone, Debug)]
@@ -347,6 +306,9 @@ pub struct AgentArgs {
     )]
     pub metrics_services: parse::Limit,
 
+    #[command(flatten)]
+    pub page: PageOptions,
+
     /// Directory in a bpf file system for pinned maps and links; each agent of a kernel needs its own
     #[arg(long, value_name = "DIR", env = "FERROGATE_STATE_DIR", default_value = super::query::STATE_DIR, help_heading = "Paths")]
     pub state_dir: PathBuf,
@@ -452,6 +414,7 @@ impl AgentArgs {
 /// Runs until SIGTERM or SIGINT.
 pub(super) fn run(args: &AgentArgs) -> Result<()> {
     logging::init(&args.log_level, args.log_format)?;
+    args.page.check()?;
     if let Some(file) = &args.config {
         let ignored = crate::config::read(file)?.ignored;
         if !ignored.is_empty() {
@@ -488,7 +451,7 @@ fn renounce(args: &AgentArgs) -> Result<Option<HelperSource>> {
         Some(path) => HelperSource::Apart(path.clone()),
         None => HelperSource::start_child(),
     });
-    let binds = [args.healthz_bind_address.0, args.metrics_bind_address.0];
+    let binds = [args.healthz_bind_address.0, args.metrics_bind_address.0, args.page.ui.0];
     let binds: Vec<_> = binds.into_iter().flatten().collect();
     privileges::drop_all_but_needed(&binds)?;
     Ok(helper)

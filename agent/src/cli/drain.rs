@@ -66,11 +66,13 @@ fn live(tables: &Tables) -> Result<usize> {
     let rows = tables.flows(usize::MAX).context("cannot read the flows")?;
     let lives = rows.iter().filter(|row| {
         let idle = now.saturating_sub(row.seen()) > UDP_IDLE;
-        let ended = row.flags() & flow_flags::CLOSING != 0 || (row.tuple.protocol == Protocol::Udp as u8 && idle);
+        let ended = row.flags() & flow_flags::ENDED == flow_flags::ENDED;
+        let may_be_over = row.tuple.protocol == Protocol::Udp as u8 || row.flags() & flow_flags::CLOSING != 0;
         row.table == FlowTable::Established
             && row.direction() == Direction::Forward
             && matches!(row.entry, FlowEntry::Flow(_))
             && !ended
+            && !(may_be_over && idle)
     });
     Ok(lives.count())
 }

@@ -72,6 +72,9 @@ pub enum Command {
     Man(shell::ManArgs),
     /// Destroy sockets for the agent, in any network namespace: the one part that needs CAP_SYS_ADMIN for it
     SockDestroyHelper(sock_destroy::HelperArgs),
+    /// Say whether this command takes these arguments, and do nothing else
+    #[command(hide = true)]
+    CheckArguments(shell::CheckArgs),
 }
 
 /// Runs the command. An error is meant for a person: what failed, where, and what to do.
@@ -92,6 +95,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Completions(args) => shell::completions(&args),
         Command::Man(args) => shell::man(&args),
         Command::SockDestroyHelper(args) => sock_destroy::run(&args),
+        Command::CheckArguments(args) => shell::check_arguments(&args),
     }?;
     Ok(ExitCode::SUCCESS)
 }

@@ -153,6 +153,8 @@ pub struct Bind(pub Option<SocketAddr>);
 /// kube-proxy's ports (`pkg/cluster/ports`).
 const HEALTHZ_PORT: u16 = 10_256;
 const METRICS_PORT: u16 = 10_249;
+/// Beside them; nothing of Kubernetes listens there.
+const UI_PORT: u16 = 10_261;
 
 /// `0.0.0.0:10256`, `[::]`, or `off`.
 pub fn healthz_bind(text: &str) -> Result<Bind, String> {
@@ -162,6 +164,11 @@ pub fn healthz_bind(text: &str) -> Result<Bind, String> {
 /// `127.0.0.1:10249`, `[::1]`, or `off`.
 pub fn metrics_bind(text: &str) -> Result<Bind, String> {
     bind(text, METRICS_PORT)
+}
+
+/// `127.0.0.1:10261`, `[::1]`, or `off`.
+pub fn ui_bind(text: &str) -> Result<Bind, String> {
+    bind(text, UI_PORT)
 }
 
 /// The port may be left out.

@@ -1,10 +1,13 @@
-//! `ferrogate completions` and `ferrogate man`: for packages, and for those who install by hand.
+//! `ferrogate completions` and `ferrogate man`: for packages, and for those who install by hand. `ferrogate check-arguments`: for
+//! documents.
 
 use super::Cli;
 use crate::output;
 use anyhow::{Context, Result};
-use clap::{Args, CommandFactory as _};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser as _};
 use clap_complete::Shell;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// For bash, for instance: ferrogate completions bash > /etc/bash_completion.d/ferrogate
@@ -22,6 +25,14 @@ pub struct ManArgs {
     directory: PathBuf,
 }
 
+/// `cargo xtask lint` gives it what the documents tell their readers to type.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// What comes after `ferrogate`
+    #[arg(last = true, value_name = "ARGUMENTS")]
+    arguments: Vec<OsString>,
+}
+
 pub(super) fn completions(args: &CompletionsArgs) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "ferrogate", &mut script);
@@ -33,6 +44,14 @@ pub(super) fn man(args: &ManArgs) -> Result<()> {
     std::fs::create_dir_all(directory).with_context(|| format!("cannot make the directory {}", directory.display()))?;
     clap_mangen::generate_to(Cli::command(), directory)
         .with_context(|| format!("cannot write man pages to {}", directory.display()))
+}
+
+pub(super) fn check_arguments(args: &CheckArgs) -> Result<()> {
+    let line = [OsString::from("ferrogate")].into_iter().chain(args.arguments.clone());
+    match Cli::try_parse_from(line) {
+        Err(error) if !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -53,6 +72,33 @@ mod tests {
     }
 
     #[test]
+    fn arguments_are_checked_and_nothing_is_done() {
+        let check = |line: &str| {
+            let arguments = line.split_whitespace().map(OsString::from).collect();
+            check_arguments(&CheckArgs { arguments })
+        };
+        for good in [
+            "status --output json",
+            "cleanup",
+            "explain a/b:80 --from node",
+            "--help",
+            "-V",
+        ] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "stats",
+            "status --out json",
+            "explain",
+            "explain a/b/c",
+            "flows --limit many",
+        ] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn every_command_has_a_man_page() {
         let directory = tempfile::tempdir().expect("a directory");
         let args = ManArgs {
@@ -65,9 +111,8 @@ mod tests {
             "{page}"
         );
         let pages = std::fs::read_dir(&args.directory).expect("the directory").count();
-        assert!(
-            pages > Cli::command().get_subcommands().count(),
-            "one a command, and ferrogate's own"
-        );
+        let cli = Cli::command();
+        let shown = cli.get_subcommands().filter(|command| !command.is_hide_set()).count();
+        assert!(pages > shown, "one a command, and ferrogate's own");
     }
 }

@@ -3,16 +3,12 @@
 use super::query::{STATE_DIR, Source};
 use super::{OutputFormat, parse};
 use crate::admin::{self, Names, Request};
-use crate::kernel::{StateDir, Tables, Tracer, boot_nanos};
+use crate::kernel::StateDir;
 use crate::signals::ended_by_signal;
-use crate::trace::{Filter, Line, Processes, Reader, Verdict, reasons};
+use crate::trace::{Events, Filter, Processes, Turn, Verdict, reasons};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use ferrogate_common::{Reason, TraceEvent, trace_edge};
-use jiff::Timestamp;
-use rustix::fs::{FlockOperation, flock};
-use std::collections::HashMap;
-use std::fs::File;
+use ferrogate_common::Reason;
 use std::io::{self, ErrorKind, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -31,8 +27,6 @@ macro_rules! note {
 const LOOK: Duration = Duration::from_millis(20);
 /// Time between two requests to the programs to go on.
 const RENEW: Duration = Duration::from_secs(1);
-/// Names are asked for again when one is missing, and this has passed.
-const NAMES_HOLD: Duration = Duration::from_secs(2);
 
 /// Connections as they begin, and what is refused or dropped and why: one line an event, with the addresses before and after.
 /// Packets of connections that exist already are not shown, and cost nothing more than without. The programs tell at most what
@@ -90,7 +84,7 @@ fn reason(text: &str) -> Result<Reason, String> {
 
 pub(super) fn run(args: &TraceArgs) -> Result<()> {
     let names = names(args)?;
-    let _alone = lock(args)?;
+    let _turn = Turn::of_command(&args.source.run_dir)?;
     let ended = ended_by_signal()?;
     let mut addresses: Vec<IpAddr> = names.pod.clone();
     if args.pod.is_some() && addresses.is_empty() {
@@ -106,24 +100,15 @@ pub(super) fn run(args: &TraceArgs) -> Result<()> {
     if told == 0 {
         bail!("--verdict and --reason exclude each other: nothing would be shown");
     }
-    let state = StateDir::new(&args.state_dir);
-    let sources = Tables::open(&state)
-        .and_then(|tables| tables.sources())
-        .context("cannot read the maps")?;
-    let tracer = Tracer::start(&state, told).context("cannot trace")?;
-    let reader = Reader::new(boot_nanos(), Timestamp::now(), sources, &names);
+    let events = Events::start(&StateDir::new(&args.state_dir), told, &names, Processes::find())?;
     let filter = Filter {
         service: args.service.clone(),
         addresses,
     };
     let mut session = Session {
         args,
-        tracer,
-        reader,
+        events,
         filter,
-        processes: Processes::find(),
-        interfaces: HashMap::new(),
-        named: Instant::now(),
         shown: 0,
         lost: 0,
     };
@@ -143,27 +128,11 @@ fn names(args: &TraceArgs) -> Result<Names> {
     }
 }
 
-/// Held while this command traces: two would take each other's events.
-fn lock(args: &TraceArgs) -> Result<File> {
-    let path = args.source.run_dir.join("trace.lock");
-    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => bail!("somebody traces on this node already ({})", path.display()),
-        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
-    }
-}
-
 /// A trace under way.
 struct Session<'a> {
     args: &'a TraceArgs,
-    tracer: Tracer,
-    reader: Reader,
+    events: Events,
     filter: Filter,
-    processes: Processes,
-    interfaces: HashMap<u32, Option<String>>,
-    /// When names were asked for.
-    named: Instant,
     shown: u64,
     lost: u64,
 }
@@ -183,7 +152,7 @@ impl Session<'_> {
             }
             if Instant::now() >= renew {
                 renew = Instant::now() + RENEW;
-                self.tracer.go_on().context("cannot go on tracing")?;
+                self.events.go_on()?;
                 self.count_lost()?;
             }
             sleep(LOOK);
@@ -191,7 +160,7 @@ impl Session<'_> {
     }
 
     fn count_lost(&mut self) -> Result<()> {
-        let lost = self.tracer.lost().context("cannot count what was lost")?;
+        let lost = self.events.lost()?;
         if lost > self.lost {
             note!(
                 "{} events lost: they come faster than they are shown.",
@@ -205,10 +174,12 @@ impl Session<'_> {
     /// Shows what has come; whether to go on.
     fn look(&mut self, out: &mut impl io::Write) -> Result<bool> {
         let mut go_on = true;
-        while let Some(event) = self.tracer.take() {
-            let Some(line) = self.line(&event).filter(|line| self.filter.takes(line)) else {
+        let source = &self.args.source;
+        let mut names = || source.ask_agent(&Request::Names { pod: None }).ok();
+        while let Some(line) = self.events.take(&mut names) {
+            if !self.filter.takes(&line) {
                 continue;
-            };
+            }
             let text = match self.args.output {
                 OutputFormat::Json => serde_json::to_string(&line).context("cannot write an event as JSON")?,
                 OutputFormat::Table => line.text(),
@@ -225,46 +196,6 @@ impl Session<'_> {
         self.count_lost()?;
         Ok(written(out.flush())? && go_on)
     }
-
-    fn line(&mut self, event: &TraceEvent) -> Option<Line> {
-        let caller = (event.edge == trace_edge::SOCKET).then(|| {
-            let v4 = event.tuple.destination.is_v4();
-            (process(event), self.processes.address(event.process, event.netns, v4))
-        });
-        let interfaces = &mut self.interfaces;
-        if event.ifindex != 0 && !interfaces.contains_key(&event.ifindex) {
-            interfaces.insert(event.ifindex, interface(event.ifindex));
-        }
-        let interfaces = &self.interfaces;
-        let name = |ifindex: u32| interfaces.get(&ifindex).cloned().flatten();
-        let line = self.reader.line(event, name, caller.clone())?;
-        if line.service.is_some() || self.named.elapsed() < NAMES_HOLD {
-            return Some(line);
-        }
-        // Perhaps it is a Service since a moment ago.
-        self.named = Instant::now();
-        if let Ok(names) = self.args.source.ask_agent(&Request::Names { pod: None }) {
-            self.reader.set_names(&names);
-        }
-        let interfaces = &self.interfaces;
-        self.reader
-            .line(event, |ifindex| interfaces.get(&ifindex).cloned().flatten(), caller)
-    }
-}
-
-/// `name[id]` of who made a socket call.
-fn process(event: &TraceEvent) -> String {
-    let end = event.name.iter().position(|byte| *byte == 0);
-    let name = String::from_utf8_lossy(&event.name[..end.unwrap_or(event.name.len())]);
-    // Anybody can name a process, and this goes to a terminal.
-    let name = name.replace(char::is_control, "?");
-    format!("{name}[{}]", event.process)
-}
-
-/// Name of an interface in this network namespace; of one that is gone, none.
-fn interface(ifindex: u32) -> Option<String> {
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None);
-    rustix::net::netdevice::index_to_name(socket.ok()?, ifindex).ok()
 }
 
 /// Whether anybody reads on.

@@ -14,6 +14,8 @@ pub(crate) struct Host {
     /// Names of uplinks, and of interfaces that lead to pods.
     pub(crate) uplinks: Vec<String>,
     pub(crate) pods: Vec<String>,
+    /// The loopback device has our program: this node's processes reach its own NodePorts by it.
+    pub(crate) loopback: bool,
     /// Pods hang on a bridge.
     pub(crate) bridge: bool,
     /// There are IPv6 Services.
@@ -38,7 +40,7 @@ impl Host {
     }
 
     fn sysctls(&self, doctor: &mut Doctor) {
-        doctor.looked_at("sysctls: forwarding, rp_filter, bridge-nf-call, reserved ports");
+        doctor.looked_at("sysctls: forwarding, rp_filter, accept_local, bridge-nf-call, reserved ports");
         if sysctl("net/ipv4/ip_forward").as_deref() == Some("0") {
             doctor.found(
                 Severity::Error,
@@ -75,6 +77,16 @@ impl Host {
                     uplinks.join(", ")
                 ),
                 "sysctl -w net.ipv4.conf.all.rp_filter=2 (loose), or 0 where the uplinks are trusted",
+            );
+        }
+        // Either of the two is enough.
+        let accepts = |name: &str| sysctl(&format!("net/ipv4/conf/{name}/accept_local")).as_deref() == Some("1");
+        if self.loopback && !accepts("all") && !accepts("lo") {
+            doctor.found(
+                Severity::Error,
+                "sysctl",
+                "net.ipv4.conf.lo.accept_local is 0: answers from backends elsewhere to this node's own use of its NodePorts are dropped",
+                "sysctl -w net.ipv4.conf.lo.accept_local=1, which the agent had set, and see what took it back (/etc/sysctl.d)",
             );
         }
         if self.bridge && sysctl("net/bridge/bridge-nf-call-iptables").as_deref() == Some("1") {

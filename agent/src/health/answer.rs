@@ -1,51 +1,23 @@
 //! What is answered, to the byte: kube-proxy's documents and headers, which load balancers and probes read.
 
 use super::state::Verdict;
+use crate::http::{Answer, JSON};
 use ferrogate_control::{Family, ServiceName};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-pub(super) const JSON: &str = "application/json";
-pub(super) const TEXT: &str = "text/plain; charset=utf-8";
-
 /// The zero of Go's `time.Time`: "never".
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
-/// An HTTP response.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) content_type: &'static str,
-    /// A header of the load balancers' own: how many endpoints stand behind this node.
-    pub(super) weight: Option<usize>,
-    pub(super) body: String,
-}
+/// A header of the load balancers' own: how many endpoints stand behind this node.
+const WEIGHT: &str = "X-Load-Balancing-Endpoint-Weight";
 
-impl Answer {
-    pub(super) fn text(body: impl Into<String>) -> Self {
-        Self {
-            status: 200,
-            content_type: TEXT,
-            weight: None,
-            body: body.into(),
-        }
-    }
-
-    pub(super) fn not_found() -> Self {
-        Self {
-            status: 404,
-            ..Self::text("404 page not found\n")
-        }
-    }
-
-    fn json(healthy: bool, body: String) -> Self {
-        Self {
-            status: if healthy { 200 } else { 503 },
-            content_type: JSON,
-            weight: None,
-            body,
-        }
+fn json(healthy: bool, body: String) -> Answer {
+    Answer {
+        status: if healthy { 200 } else { 503 },
+        content_type: JSON,
+        ..Answer::text(body)
     }
 }
 
@@ -100,7 +72,7 @@ fn document(verdict: &Verdict, ok: bool, node_eligible: Option<bool>) -> Answer 
         status: verdict.families.iter().map(proxier).collect(),
     };
     // Strings and booleans can always be written.
-    Answer::json(ok, serde_json::to_string(&document).unwrap_or_default())
+    json(ok, serde_json::to_string(&document).unwrap_or_default())
 }
 
 /// A Service's `healthCheckNodePort`, on every path.
@@ -111,8 +83,8 @@ pub(super) fn service(name: &ServiceName, ready: usize, healthy: bool) -> Answer
          \t\"localEndpoints\": {ready},\n\t\"serviceProxyHealthy\": {healthy}\n}}"
     );
     Answer {
-        weight: Some(ready),
-        ..Answer::json(ready > 0 && healthy, body)
+        headers: vec![(WEIGHT, ready.to_string())],
+        ..json(ready > 0 && healthy, body)
     }
 }
 
@@ -186,13 +158,14 @@ mod tests {
     fn a_service_is_up_with_ready_endpoints_and_a_healthy_proxy_only() {
         let name = ServiceName::new("shop", "web");
         let answer = service(&name, 2, true);
-        assert_eq!((answer.status, answer.weight), (200, Some(2)));
+        let weight = vec![(WEIGHT, "2".to_owned())];
+        assert_eq!((answer.status, &answer.headers), (200, &weight));
         assert_eq!(
             answer.body,
             "{\n\t\"service\": {\n\t\t\"namespace\": \"shop\",\n\t\t\"name\": \"web\"\n\t},\n\t\"localEndpoints\": 2,\n\t\"serviceProxyHealthy\": true\n}"
         );
         assert_eq!(service(&name, 0, true).status, 503);
         let sick = service(&name, 2, false);
-        assert_eq!((sick.status, sick.weight), (503, Some(2)));
+        assert_eq!((sick.status, sick.headers), (503, weight));
     }
 }

@@ -1,9 +1,9 @@
 //! A server for each Service that has a `healthCheckNodePort`, on each address where NodePorts answer.
 
 use super::answer;
-use super::http::{self, Handler};
 use super::lock;
 use super::state::{Moment, ProxyHealth};
+use crate::http::{self, Handler};
 use ferrogate_control::{Family, HealthCheck, ServiceName};
 use socket2::Socket;
 use std::collections::BTreeMap;

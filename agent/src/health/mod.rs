@@ -10,18 +10,16 @@
 
 mod answer;
 mod checks;
-mod http;
 mod metrics;
 mod state;
 
 pub use self::metrics::{ALL as METRICS, Kind as MetricKind, Requests, Spec as MetricSpec};
 pub(crate) use self::metrics::{Observation, Observe, SourceLabel, Written};
 
-use self::answer::Answer;
 use self::checks::Checks;
-use self::http::{Handler, Question};
 use self::metrics::{Format, Metrics, encode};
 use self::state::{Moment, ProxyHealth};
+use crate::http::{self, Answer, Handler, Question};
 use crate::source::{Change, Event};
 use ferrogate_control::{Family, HealthCheck, ServiceName};
 use prometheus_client::registry::Registry;
@@ -102,8 +100,8 @@ impl Health {
         }
     }
 
-    /// Keeps a server open.
-    async fn keep(self: Arc<Self>, option: &'static str, address: SocketAddr, handler: Handler) {
+    /// Keeps a server open; while it cannot be, that is a problem.
+    pub(crate) async fn keep(self: Arc<Self>, option: &'static str, address: SocketAddr, handler: Handler) {
         loop {
             let error = match http::listen_everywhere(address) {
                 Ok(listener) => {
@@ -146,7 +144,7 @@ impl Health {
     fn answer_metrics(&self, question: &Question<'_>) -> Answer {
         match question.path {
             "/metrics" => {
-                let format = Format::of(question.accept);
+                let format = Format::of(question.header("accept"));
                 // Maps are read: not in the way of other tasks.
                 match tokio::task::block_in_place(|| self.encode(format)) {
                     Some(text) => Answer {

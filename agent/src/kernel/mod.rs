@@ -43,7 +43,7 @@ pub use state::{DEFAULT_STATE_DIR, StateDir};
 pub use stuck::StuckSocket;
 pub use sweep::{Swept, Timeouts, ticks};
 pub use sys::netns_cookie;
-pub use tables::Tables;
+pub use tables::{Routes, Tables};
 pub use trace::Tracer;
 pub use usage::Usage;
 
@@ -139,6 +139,7 @@ impl Datapath {
         if attached != xdp {
             written = self.write_network(network, &attached);
         }
+        self.tables.routes().changed();
         cleanup::remove_other_versions(&self.state)?;
         written
     }

@@ -52,7 +52,7 @@ impl FlowRow {
     }
 
     /// Bits of [`flow_flags`].
-    pub fn flags(&self) -> u8 {
+    pub fn flags(&self) -> u16 {
         match self.entry {
             FlowEntry::Flow(flow) => flow.flags,
             FlowEntry::Snat(flow) => flow.flags,
@@ -113,6 +113,15 @@ impl Tables {
         Ok(Reason::ALL.iter().map(of).collect())
     }
 
+    /// Connections and UDP flows that the programs have made so far.
+    pub fn made(&self) -> Result<u64> {
+        let counts = self
+            .reasons
+            .get(&(Reason::NewFlow as u32))
+            .during(|| reading(maps::REASONS))?;
+        Ok(sum(&counts.unwrap_or_default()))
+    }
+
     /// New connections by index into `SERVICES`, summed over the CPUs; services without any are left out.
     pub fn connections(&self) -> Result<BTreeMap<u32, u64>> {
         let mut sums = BTreeMap::new();
@@ -158,11 +167,15 @@ impl Tables {
     }
 
     /// The forward entries of the flow tables, which are one a connection. They are read while packets change them.
-    pub fn connections_now(&self, mut visit: impl FnMut(&Tuple, &Flow)) -> Result<()> {
-        for (map, spec) in [(&self.flows, maps::FLOWS), (&self.half_open, maps::HALF_OPEN)] {
+    pub fn connections_now(&self, mut visit: impl FnMut(FlowTable, &Tuple, &Flow)) -> Result<()> {
+        let tables = [
+            (&self.flows, FlowTable::Established, maps::FLOWS),
+            (&self.half_open, FlowTable::HalfOpen, maps::HALF_OPEN),
+        ];
+        for (map, table, spec) in tables {
             map.for_each(|tuple, values| {
                 if tuple.direction == Direction::Forward as u8 {
-                    visit(tuple, &values[0]);
+                    visit(table, tuple, &values[0]);
                 }
                 true
             })

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub struct Timeouts {
     /// A connection of TCP or SCTP.
     pub established: Duration,
-    /// One of which a FIN or RST was seen: the other side may still send.
+    /// One that one side has ended: the other may still send.
     pub closing: Duration,
     /// A UDP flow without a reply so far.
     pub udp: Duration,
@@ -27,11 +27,18 @@ pub struct Timeouts {
 /// A connection whose first packet nobody answered (nf_conntrack_tcp_timeout_syn_sent).
 const KNOCKING: Duration = Duration::from_secs(120);
 
-/// A connection that one side has closed, in a table that has little room left: as conntrack's TIME_WAIT.
+/// A connection that both sides have ended: nothing is to come but what was lost and is sent again (nf_conntrack_tcp_timeout_time_wait).
+const ENDED: Duration = Duration::from_secs(120);
+
+/// A connection that one side has ended, in a table that has little room left.
 const PRESSED_CLOSING: Duration = Duration::from_secs(120);
+/// One that both have, there.
+const PRESSED_ENDED: Duration = Duration::from_secs(3);
 /// A table that is more than one part in this many full has little room left: LRU pushes out what it saw least recently, be it over or
 /// not, so what is over has to go before.
-const PRESSED: u32 = 2;
+const PRESSED: u32 = 4;
+/// New flows that make a walk due, as one part in this many of a table: each has two entries.
+const DUE: u32 = 2 * PRESSED;
 
 /// What a walk through the flow tables found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -54,23 +61,22 @@ fn now() -> u32 {
 }
 
 impl Timeouts {
-    /// The same, for a table that has little room left.
-    fn under_pressure(self) -> Self {
-        Self {
-            closing: self.closing.min(PRESSED_CLOSING),
-            ..self
-        }
-    }
-
-    fn of_flow(&self, tuple: &Tuple, flags: u8, half_open: bool) -> u32 {
+    /// The time of a flow; `pressed`: in a table that has little room left.
+    fn of_flow(&self, tuple: &Tuple, flags: u16, half_open: bool, pressed: bool) -> u32 {
         ticks(if tuple.protocol == Protocol::Udp as u8 {
             if flags & flow_flags::REPLIED != 0 {
                 self.udp_stream
             } else {
                 self.udp
             }
+        } else if flags & flow_flags::ENDED == flow_flags::ENDED {
+            if pressed { PRESSED_ENDED } else { ENDED }.min(self.closing)
         } else if flags & flow_flags::CLOSING != 0 {
-            self.closing
+            if pressed {
+                self.closing.min(PRESSED_CLOSING)
+            } else {
+                self.closing
+            }
         } else if half_open {
             KNOCKING
         } else {
@@ -79,9 +85,14 @@ impl Timeouts {
     }
 
     /// The shortest of a flow with a changed source: only its forward entry tells the rest.
-    fn of_snat(&self, tuple: &Tuple) -> u32 {
-        let of_udp = tuple.protocol == Protocol::Udp as u8;
-        ticks(if of_udp { self.udp_stream } else { KNOCKING })
+    fn of_snat(&self, tuple: &Tuple, flags: u16, pressed: bool) -> u32 {
+        ticks(if tuple.protocol == Protocol::Udp as u8 {
+            self.udp_stream
+        } else if pressed && flags & flow_flags::ENDED == flow_flags::ENDED {
+            PRESSED_ENDED
+        } else {
+            KNOCKING
+        })
     }
 }
 
@@ -117,6 +128,12 @@ impl Tables {
         Ok(())
     }
 
+    /// Whether so many new flows can have filled a table to where what is over has to make room.
+    pub fn is_sweep_due(&self, made: u64) -> bool {
+        let least = self.flows.entries().min(self.snat_flows.entries());
+        made >= u64::from(least / DUE)
+    }
+
     /// Removes the flows that are over, and counts those of some backends anew: the programs count new ones and those that end; what
     /// they cannot see is a flow that was evicted, or that nobody closes.
     pub fn sweep(&self, timeouts: &Timeouts, counted: impl Iterator<Item = u32>) -> Result<Swept> {
@@ -127,39 +144,24 @@ impl Tables {
             (&self.half_open, maps::HALF_OPEN, true),
         ] {
             let begun = now();
-            let over_by = |timeouts: Timeouts| {
-                move |tuple: &Tuple, flow: &Flow| {
-                    idle(begun, flow.seen) > timeouts.of_flow(tuple, flow.flags, half_open)
-                }
+            let over = |tuple: &Tuple, flow: &Flow, pressed: bool| {
+                idle(begun, flow.seen) > timeouts.of_flow(tuple, flow.flags, half_open, pressed)
             };
-            let (is_over, is_over_early) = (over_by(*timeouts), over_by(timeouts.under_pressure()));
-            let (before, mut early) = (swept.live, Vec::new());
-            let over = remains(map, spec, &mut swept, is_over, |tuple, flow| {
-                if is_over_early(tuple, flow) {
-                    early.push(*tuple);
-                }
+            sweep_table(map, spec, &mut swept, over, |tuple, flow| {
                 if let Some(count) = counts.get_mut(&flow.backend)
                     && self.is_active(tuple, flow)
                 {
                     *count += 1;
                 }
             })?;
-            let used = swept.live - before + over.len() as u64;
-            remove(map, spec, &mut swept, &over, is_over)?;
-            if used > u64::from(map.entries() / PRESSED) {
-                let removed = swept.removed;
-                remove(map, spec, &mut swept, &early, is_over_early)?;
-                swept.live -= swept.removed - removed;
-            }
         }
         let begun = now();
-        let is_over = |tuple: &Tuple, flow: &SnatFlow| {
-            let idle = idle(begun, flow.seen);
+        let over = |tuple: &Tuple, flow: &SnatFlow, pressed: bool| {
             // What its forward entry says goes, while there is one.
-            idle > timeouts.of_snat(tuple) && (tuple.protocol == Protocol::Udp as u8 || !self.has_forward(tuple, flow))
+            idle(begun, flow.seen) > timeouts.of_snat(tuple, flow.flags, pressed)
+                && (tuple.protocol == Protocol::Udp as u8 || !self.has_forward(tuple, flow))
         };
-        let over = remains(&self.snat_flows, maps::SNAT_FLOWS, &mut swept, is_over, |_, _| {})?;
-        remove(&self.snat_flows, maps::SNAT_FLOWS, &mut swept, &over, is_over)?;
+        sweep_table(&self.snat_flows, maps::SNAT_FLOWS, &mut swept, over, |_, _| {})?;
         for (id, count) in counts {
             self.active.publish_wide(id, 0, count);
         }
@@ -183,6 +185,38 @@ impl Tables {
             .iter()
             .any(|map| !matches!(map.get(&forward), Ok(None)))
     }
+}
+
+/// Removes what is `over`, of a table that has little room left (its last argument) more than of others; all else is live, and shown to
+/// `visit`.
+fn sweep_table<V: Pod>(
+    map: &Map<Tuple, V>,
+    spec: MapSpec,
+    swept: &mut Swept,
+    over: impl Fn(&Tuple, &V, bool) -> bool,
+    mut visit: impl FnMut(&Tuple, &V),
+) -> Result<()> {
+    let (before, mut early) = (swept.live, Vec::new());
+    let gone = remains(
+        map,
+        spec,
+        swept,
+        |tuple, value| over(tuple, value, false),
+        |tuple, value| {
+            if over(tuple, value, true) {
+                early.push(*tuple);
+            }
+            visit(tuple, value);
+        },
+    )?;
+    let used = swept.live - before + gone.len() as u64;
+    remove(map, spec, swept, &gone, |tuple, value| over(tuple, value, false))?;
+    if used > u64::from(map.entries() / PRESSED) {
+        let removed = swept.removed;
+        remove(map, spec, swept, &early, |tuple, value| over(tuple, value, true))?;
+        swept.live -= swept.removed - removed;
+    }
+    Ok(())
 }
 
 /// The keys of what is over; all else is live, and shown to `visit`.
@@ -235,41 +269,51 @@ mod tests {
         udp_stream: Duration::from_secs(120),
     };
 
+    fn of(protocol: Protocol, flags: u16, half_open: bool, pressed: bool) -> u32 {
+        let tuple = Tuple {
+            protocol: protocol as u8,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        TIMEOUTS.of_flow(&tuple, flags, half_open, pressed)
+    }
+
+    const HALF: u16 = flow_flags::CLOSING | flow_flags::CLIENT_ENDED;
+    const WHOLE: u16 = flow_flags::CLOSING | flow_flags::ENDED;
+
     #[test]
     fn each_state_of_a_flow_has_its_timeout() {
-        let of = |protocol: Protocol, flags, half_open| {
-            let tuple = Tuple {
-                protocol: protocol as u8,
-                ..bytemuck::Zeroable::zeroed()
-            };
-            TIMEOUTS.of_flow(&tuple, flags, half_open)
-        };
         for protocol in [Protocol::Tcp, Protocol::Sctp] {
-            assert_eq!(of(protocol, flow_flags::REPLIED, false), ticks(TIMEOUTS.established));
-            assert_eq!(of(protocol, flow_flags::CLOSING, false), ticks(TIMEOUTS.closing));
-            assert_eq!(of(protocol, flow_flags::REPLIED, true), ticks(KNOCKING));
+            let of = |flags, half_open| of(protocol, flags, half_open, false);
+            assert_eq!(of(flow_flags::REPLIED, false), ticks(TIMEOUTS.established));
+            assert_eq!(of(HALF, false), ticks(TIMEOUTS.closing));
+            assert_eq!(of(WHOLE, false), ticks(ENDED));
+            assert_eq!(of(flow_flags::REPLIED, true), ticks(KNOCKING));
         }
         for half_open in [true, false] {
-            assert_eq!(
-                of(Protocol::Udp, flow_flags::REPLIED, half_open),
-                ticks(TIMEOUTS.udp_stream)
-            );
-            assert_eq!(of(Protocol::Udp, 0, half_open), ticks(TIMEOUTS.udp));
+            let of = |flags| of(Protocol::Udp, flags, half_open, false);
+            assert_eq!(of(flow_flags::REPLIED), ticks(TIMEOUTS.udp_stream));
+            assert_eq!(of(0), ticks(TIMEOUTS.udp));
         }
     }
 
     #[test]
-    fn what_is_closed_goes_early_where_room_is_short_and_what_is_open_does_not() {
-        let pressed = TIMEOUTS.under_pressure();
-        assert_eq!(
-            (pressed.closing, pressed.established),
-            (PRESSED_CLOSING, TIMEOUTS.established)
-        );
+    fn what_has_ended_goes_early_where_room_is_short_and_what_is_open_does_not() {
+        let of = |flags| of(Protocol::Tcp, flags, false, true);
+        assert_eq!(of(WHOLE), ticks(PRESSED_ENDED));
+        assert_eq!(of(HALF), ticks(PRESSED_CLOSING));
+        assert_eq!(of(flow_flags::REPLIED), ticks(TIMEOUTS.established));
+        let tuple = Tuple {
+            protocol: Protocol::Tcp as u8,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        assert_eq!(TIMEOUTS.of_snat(&tuple, WHOLE, true), ticks(PRESSED_ENDED));
+        assert_eq!(TIMEOUTS.of_snat(&tuple, HALF, true), ticks(KNOCKING));
         let brief = Timeouts {
-            closing: Duration::from_secs(5),
+            closing: Duration::from_secs(1),
             ..TIMEOUTS
         };
-        assert_eq!(brief.under_pressure(), brief);
+        assert_eq!(brief.of_flow(&tuple, HALF, false, true), ticks(brief.closing));
+        assert_eq!(brief.of_flow(&tuple, WHOLE, false, true), ticks(brief.closing));
     }
 
     #[test]

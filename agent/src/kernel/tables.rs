@@ -7,8 +7,8 @@ use bytemuck::Pod;
 use ferrogate_common::maps::{self, MapSpec};
 use ferrogate_common::{
     ABI_VERSION, Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Interface, NetworkKey, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey,
-    SocketState, TraceSettings, Tuple, UdpSocket,
+    FrontendKey, Interface, NetworkKey, NextHop, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair,
+    SocketPairKey, SocketState, TraceSettings, Tuple, UdpSocket,
 };
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -33,6 +33,7 @@ pub struct Tables {
     pub(super) networks: Map<NetworkKey, u32>,
     pub(super) sources: Map<u32, Address>,
     pub(super) interfaces: Map<u32, Interface>,
+    pub(super) routes: Arc<Mapping<u32>>,
     pub(super) flows: Map<Tuple, Flow>,
     pub(super) half_open: Map<Tuple, Flow>,
     pub(super) snat_flows: Map<Tuple, SnatFlow>,
@@ -63,6 +64,7 @@ impl Tables {
         checked::<u32, SocketState>(state, maps::SOCKETS)?;
         checked::<u32, TraceSettings>(state, maps::TRACE)?;
         checked::<u32, u64>(state, maps::TRACE_LOST)?;
+        checked::<u32, NextHop>(state, maps::NEXT_HOPS)?;
         Ok(Self {
             config: map(state, maps::CONFIG, 1)?,
             frontends: map(state, maps::FRONTENDS, 1)?,
@@ -77,6 +79,7 @@ impl Tables {
             networks: map(state, maps::NETWORKS, 1)?,
             sources: map(state, maps::SOURCES, 1)?,
             interfaces: map(state, maps::INTERFACES, 1)?,
+            routes: Arc::new(mapping(state, maps::ROUTES)?),
             flows: map(state, maps::FLOWS, 1)?,
             half_open: map(state, maps::HALF_OPEN, 1)?,
             snat_flows: map(state, maps::SNAT_FLOWS, 1)?,
@@ -103,12 +106,30 @@ impl Tables {
         move || grace.wait().during(|| "cannot wait for a grace period".to_owned())
     }
 
+    /// By what the programs are told that packets may go other ways than before.
+    pub fn routes(&self) -> Routes {
+        Routes(Arc::clone(&self.routes))
+    }
+
     /// What the programs are told of the node.
     pub fn config(&self) -> Result<Config> {
         let found = self.config.get(&0).during(|| reading(maps::CONFIG))?;
         Ok(found
             .and_then(|copies| copies.first().copied())
             .unwrap_or_else(bytemuck::Zeroable::zeroed))
+    }
+}
+
+/// The generation of the node's routes, neighbours and devices, by which the programs know what they remember of them to be true.
+#[derive(Debug)]
+pub struct Routes(Arc<Mapping<u32>>);
+
+impl Routes {
+    /// There is a new one: what was remembered is forgotten.
+    pub fn changed(&self) {
+        let generation = self.0.read(0).unwrap_or(0).wrapping_add(1);
+        // 0 means that nothing is to be remembered.
+        self.0.publish(0, 0, generation.max(1));
     }
 }
 
@@ -198,6 +219,8 @@ pub(super) fn check_pins(state: &StateDir) -> Result<()> {
         checked::<NetworkKey, u32>(state, maps::NETWORKS),
         checked::<u32, Address>(state, maps::SOURCES),
         checked::<u32, Interface>(state, maps::INTERFACES),
+        checked::<u32, u32>(state, maps::ROUTES),
+        checked::<u32, NextHop>(state, maps::NEXT_HOPS),
         checked::<Tuple, Flow>(state, maps::FLOWS),
         checked::<Tuple, Flow>(state, maps::HALF_OPEN),
         checked::<Tuple, SnatFlow>(state, maps::SNAT_FLOWS),

@@ -20,10 +20,20 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// Wait after a socket error that is not an overrun, and after a look that failed.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE (linux/rtnetlink.h).
-const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+/// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE (linux/rtnetlink.h): what devices are
+/// known by.
+const DEVICES: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+/// RTMGRP_NEIGH, and of enum rtnetlink_groups RTNLGRP_IPV4_RULE (8), RTNLGRP_IPV6_RULE (19) and RTNLGRP_NEXTHOP (32): what beside those
+/// decides where packets go.
+const WAYS: u32 = 0x4 | 1 << 7 | 1 << 18 | 1 << 31;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
+const RTM_NEWNEIGH: u16 = 28;
+const RTM_DELNEIGH: u16 = 29;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
 
 /// Yields the node's network, and again whenever it may have changed.
 ///
@@ -39,9 +49,13 @@ pub struct Watcher {
 
 impl Watcher {
     /// Opens the netlink sockets, in the calling process's network namespace. Needs a tokio runtime.
-    pub fn start(options: NetOptions) -> Result<Self> {
+    ///
+    /// `ways_changed` is called whenever packets may go elsewhere than before: at once, and much more often than there is a new network.
+    pub fn start(options: NetOptions, ways_changed: impl Fn() + Send + 'static) -> Result<Self> {
         let mut events = TokioSocket::new(NETLINK_ROUTE)?;
-        events.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
+        events.socket_mut().bind(&SocketAddr::new(0, DEVICES | WAYS))?;
+        // What changed before is not told.
+        ways_changed();
         let (connection, handle, _) = rtnetlink::new_connection()?;
         let changed = Arc::new(Notify::new());
         // The first look needs no event.
@@ -51,7 +65,7 @@ impl Watcher {
         let (sender, networks) = mpsc::channel(1);
         let tasks = [
             tokio::spawn(connection),
-            tokio::spawn(listen(events, changed.clone())),
+            tokio::spawn(listen(events, changed.clone(), ways_changed)),
             tokio::spawn(look(handle, latest, changed.clone(), sender)),
         ];
         Ok(Self {
@@ -121,11 +135,14 @@ async fn look(
 }
 
 /// Turns netlink events into notifications. Not through rtnetlink's own connection: that one has no answer to an overrun.
-async fn listen(socket: TokioSocket, changed: Arc<Notify>) {
+async fn listen(socket: TokioSocket, changed: Arc<Notify>, ways_changed: impl Fn()) {
     let mut buffer = Vec::with_capacity(64 * 1024);
     loop {
         buffer.clear();
-        match socket.recv(&mut buffer).await {
+        let received = socket.recv(&mut buffer).await;
+        // Of an event that there was no room for too.
+        ways_changed();
+        match received {
             Ok(()) if is_of_interest(&buffer) => changed.notify_one(),
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed.notify_one(),
@@ -139,14 +156,19 @@ async fn listen(socket: TokioSocket, changed: Arc<Notify>) {
     }
 }
 
-/// Routes other than default ones come and go with every pod and say nothing about devices.
+/// Whether an event may be about devices. Routes other than default ones come and go with every pod and say nothing about them, and
+/// neighbours, rules and next hops never do.
 fn is_of_interest(datagram: &[u8]) -> bool {
     let Some(header) = datagram.get(..18) else {
         return true;
     };
     // struct nlmsghdr: the type at byte 4. Behind its 16 bytes struct rtmsg: family, then the destination's prefix length.
     let kind = u16::from_ne_bytes([header[4], header[5]]);
-    !matches!(kind, RTM_NEWROUTE | RTM_DELROUTE) || header[17] == 0
+    match kind {
+        RTM_NEWROUTE | RTM_DELROUTE => header[17] == 0,
+        RTM_NEWNEIGH | RTM_DELNEIGH | RTM_NEWRULE | RTM_DELRULE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP => false,
+        _ => true,
+    }
 }
 
 #[cfg(test)]
@@ -162,11 +184,13 @@ mod tests {
         assert!(!is_of_interest(&datagram), "a pod's route");
         datagram[4..6].copy_from_slice(&16_u16.to_ne_bytes());
         assert!(is_of_interest(&datagram), "a link");
+        datagram[4..6].copy_from_slice(&RTM_NEWNEIGH.to_ne_bytes());
+        assert!(!is_of_interest(&datagram), "a neighbour");
     }
 
     #[tokio::test]
     async fn the_first_network_comes_at_once_and_has_a_loopback() {
-        let mut watcher = Watcher::start(NetOptions::default()).expect("netlink");
+        let mut watcher = Watcher::start(NetOptions::default(), || {}).expect("netlink");
         let network = timeout(Duration::from_secs(5), watcher.next())
             .await
             .expect("in time")
@@ -175,9 +199,10 @@ mod tests {
         let again = timeout(Duration::from_millis(10), watcher.next()).await;
         assert!(again.is_err(), "nothing has changed");
     }
+
     #[tokio::test]
     async fn a_caller_that_turns_away_at_once_each_time_breaks_no_look_off() {
-        let mut watcher = Watcher::start(NetOptions::default()).expect("netlink");
+        let mut watcher = Watcher::start(NetOptions::default(), || {}).expect("netlink");
         for _ in 0..1000 {
             if let Some(network) = watcher.next().now_or_never() {
                 assert!(network.expect("dump").interfaces.iter().any(|link| link.loopback));

@@ -270,6 +270,12 @@ impl Engine {
         }
     }
 
+    /// To be called whenever packets may go other ways than before.
+    pub(super) fn on_changed_ways(&self) -> impl Fn() + Send + use<> {
+        let routes = self.datapath.routes();
+        move || routes.changed()
+    }
+
     /// Makes tables and edges follow the network. A failure is reported, and tried again.
     pub(super) fn sync_network(&mut self, network: &Network) {
         self.take_addresses(network);

@@ -9,6 +9,9 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// What stands for the role of the loopback device, where a program is attached to it.
+pub(super) const LOOPBACK_ROLE: &str = "loopback";
+
 /// The agent's knowledge, behind one lock that nobody holds while maps are written.
 #[derive(Debug)]
 pub(super) struct Shared {

@@ -223,7 +223,24 @@ impl Provider for Knowledge {
 
     fn flows(&self, service: Option<&str>, client: Option<IpAddr>, limit: u32) -> Result<FlowsPage> {
         let names = names(&self.shared.lock());
-        views::flows(&self.tables, &names, Filter { service, client, limit })
+        let wanted: Option<BTreeSet<FrontendKey>> = service.map(|wanted| {
+            let its = names.iter().filter(|(_, name)| views::is_of(name, wanted));
+            its.map(|(key, _)| *key).collect()
+        });
+        let frontends = wanted.as_ref();
+        views::flows(
+            &self.tables,
+            &names,
+            Filter {
+                frontends,
+                client,
+                limit,
+            },
+        )
+    }
+
+    fn port_flows(&self, id: u32, limit: u32) -> Result<FlowsPage> {
+        self.flows_of(id, limit)
     }
 }
 

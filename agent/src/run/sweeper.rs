@@ -1,4 +1,5 @@
-//! Walks the flow tables now and then: on a thread and with map handles of its own, so that no change of a Service waits for it.
+//! Walks the flow tables now and then, and more often where many connections come and go: on a thread and with map handles of its
+//! own, so that no change of a Service waits for it.
 
 use super::model::Shared;
 use crate::kernel::{StateDir, Tables, Timeouts};
@@ -13,16 +14,24 @@ use tracing::{debug, warn};
 
 /// A walk over a million flows takes a fraction of a second.
 const PERIOD: Duration = Duration::from_secs(30);
+/// How often it is looked whether one is due before.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Starts walking, until the task is aborted.
 pub(super) fn start(state_dir: &Path, shared: Arc<Shared>, timeouts: Timeouts) -> Result<JoinHandle<()>> {
     let tables = Tables::open(&StateDir::new(state_dir)).context("cannot open the maps for sweeping")?;
     let tables = Arc::new(tables);
     Ok(tokio::spawn(async move {
-        let mut due = interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
-        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = interval_at(tokio::time::Instant::now() + LOOK, LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = (Instant::now(), made(&tables));
         loop {
-            due.tick().await;
+            look.tick().await;
+            let made = made(&tables);
+            if last.0.elapsed() < PERIOD && !tables.is_sweep_due(made.saturating_sub(last.1)) {
+                continue;
+            }
+            last = (Instant::now(), made);
             let (tables, counted) = (Arc::clone(&tables), counted(&shared));
             let swept = tokio::task::spawn_blocking(move || sweep(&tables, &timeouts, counted)).await;
             if let Err(error) = swept {
@@ -30,6 +39,11 @@ pub(super) fn start(state_dir: &Path, shared: Arc<Shared>, timeouts: Timeouts) -
             }
         }
     }))
+}
+
+/// New flows so far; those that cannot be read make no walk due.
+fn made(tables: &Tables) -> u64 {
+    tables.made().unwrap_or_default()
 }
 
 fn sweep(tables: &Tables, timeouts: &Timeouts, counted: Vec<u32>) {

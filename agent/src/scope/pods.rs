@@ -1,11 +1,11 @@
 //! What Pods ask of the socket edge.
 
-use ferrogate_common::cgroup_scope;
+use ferrogate_common::{Annotation, cgroup_scope};
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::BTreeMap;
 
 /// Annotation or label of a Pod, of which the annotation counts.
-const KEY: &str = "ferrogate.dev/socket-edge";
+const KEY: &str = Annotation::SOCKET_EDGE.key;
 /// The kubelet runs a static pod under a uid of its own making, which the Pod that stands for it in the API has here
 /// (`k8s.io/api/core/v1.MirrorPodAnnotationKey`).
 const MIRROR: &str = "kubernetes.io/config.mirror";

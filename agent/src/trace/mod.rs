@@ -1,8 +1,12 @@
 //! `ferrogate trace`: connections as they begin, and what is refused or dropped, told by the programs themselves.
 
+mod events;
 mod process;
+mod turn;
 
+pub use events::Events;
 pub use process::Processes;
+pub use turn::{Turn, wanted};
 
 use crate::admin::Names;
 use crate::views;

@@ -12,6 +12,8 @@ use std::os::fd::AsFd as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// What /proc/self/ns/pid is in the kernel's first process namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
+const FIRST: &str = "pid:[4026531836]";
 /// Between two looks for namespaces that are new: each takes as long as /proc is large.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -20,6 +22,10 @@ const LOOK: Duration = Duration::from_secs(1);
 pub struct Processes {
     namespaces: HashMap<u64, Vec<IpAddr>>,
     looked: Instant,
+    /// Whether namespaces that are not known are looked for inside.
+    search: bool,
+    /// Whether the programs number processes as /proc does here.
+    same_numbers: bool,
 }
 
 impl Processes {
@@ -27,17 +33,34 @@ impl Processes {
     pub fn find() -> Self {
         Self {
             namespaces: namespaces(),
+            search: true,
+            ..Self::of_the_living()
+        }
+    }
+
+    /// For those who may enter no namespace: that of this process is known, and any other while the process that made the call,
+    /// or an earlier one of the same namespace, lives when it is asked for.
+    pub fn of_the_living() -> Self {
+        let own = netns_cookie().ok().map(|cookie| (cookie, addresses("self")));
+        Self {
+            namespaces: own.into_iter().collect(),
             looked: Instant::now(),
+            search: false,
+            same_numbers: fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == FIRST),
         }
     }
 
     /// The first address of a namespace in that family. A process that has ended already had the address of its namespace.
     pub fn address(&mut self, process: u32, netns: u64, v4: bool) -> Option<IpAddr> {
         if let Entry::Vacant(place) = self.namespaces.entry(netns) {
-            let found = addresses(&process.to_string());
+            let found = if self.same_numbers {
+                addresses(&process.to_string())
+            } else {
+                vec![]
+            };
             if !found.is_empty() {
                 place.insert(found);
-            } else if self.looked.elapsed() >= LOOK {
+            } else if self.search && self.looked.elapsed() >= LOOK {
                 self.namespaces.extend(namespaces());
                 self.looked = Instant::now();
             }

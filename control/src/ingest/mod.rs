@@ -15,12 +15,12 @@ pub use service::{ServiceKind, Unprogrammed};
 pub use slice::set_api_defaults;
 pub(crate) use slice::{EndpointModel, Names, NodeHint, SliceModel, slice};
 
-use ferrogate_common::Protocol;
+use ferrogate_common::{Annotation, Protocol};
 
 /// Label of slices and Services without a cluster IP (`k8s.io/api/core/v1.IsHeadlessService`).
-const HEADLESS: &str = "service.kubernetes.io/headless";
+const HEADLESS: &str = Annotation::HEADLESS.key;
 /// Label that hands a Service to another proxy (KEP-2447).
-const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+const PROXY_NAME: &str = Annotation::PROXY_NAME.key;
 
 /// Kubernetes' name of a protocol; none is TCP.
 fn protocol(name: Option<&str>) -> Option<Protocol> {

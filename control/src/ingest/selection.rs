@@ -8,12 +8,12 @@
 use super::address;
 use super::slice::{EndpointModel, Names};
 use crate::notice::NoticeKind;
-use ferrogate_common::Algorithm;
+use ferrogate_common::{Algorithm, Annotation};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 
-const ALGORITHM: &str = "ferrogate.dev/algorithm";
-const WEIGHTS: &str = "ferrogate.dev/weights";
+const ALGORITHM: &str = Annotation::ALGORITHM.key;
+const WEIGHTS: &str = Annotation::WEIGHTS.key;
 
 /// Weights are 0 to this.
 const HEAVIEST: u16 = 100;

@@ -23,6 +23,8 @@ pub struct HostPacket {
     pub partial: bool,
     /// To be cut into segments before it leaves.
     pub segmented: bool,
+    /// Differences that a device's sum over the packet was mended by.
+    pub mended: u32,
 }
 
 impl HostPacket {
@@ -37,6 +39,7 @@ impl HostPacket {
             unmarkable: false,
             partial: false,
             segmented: false,
+            mended: 0,
         }
     }
 
@@ -76,6 +79,10 @@ impl Packet for HostPacket {
         }
         let new = fold(add(change.addresses, old.into()));
         self.store(at, if change.optional && new == 0 { 0xffff } else { new })
+    }
+
+    fn mend_sum(&mut self, difference: u32) {
+        self.mended = add(self.mended, difference);
     }
 
     fn set_transport_checksum(&mut self, at: usize, full: u16, pseudo: u16) -> Option<()> {

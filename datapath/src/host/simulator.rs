@@ -78,6 +78,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// The packet when the program returns; the link-layer header of a forwarded socket buffer is filled in only later.
     pub bytes: Vec<u8>,
+    /// Differences that a device's sum over the packet was mended by.
+    pub mended: u32,
     /// Where a forwarded packet goes.
     pub hop: Route,
 }
@@ -126,6 +128,7 @@ impl Simulator {
         }
         Outcome {
             verdict,
+            mended: env.packet.mended,
             bytes: env.packet.bytes,
             hop,
         }
@@ -180,6 +183,10 @@ impl Packet for Surroundings<'_> {
 
     fn update_transport_checksum(&mut self, at: usize, change: ChecksumChange) -> Option<()> {
         self.packet.update_transport_checksum(at, change)
+    }
+
+    fn mend_sum(&mut self, difference: u32) {
+        self.packet.mend_sum(difference);
     }
 
     fn set_transport_checksum(&mut self, at: usize, full: u16, pseudo: u16) -> Option<()> {

@@ -280,7 +280,7 @@ impl Tables for HostTables {
         self.flow_table_mut(table).remove(key);
     }
 
-    fn mark_flow(&mut self, table: FlowTable, key: &Tuple, seen: u32, flags: u8) -> bool {
+    fn mark_flow(&mut self, table: FlowTable, key: &Tuple, seen: u32, flags: u16) -> bool {
         let Some(flow) = self.flow_table_mut(table).get_mut(key) else {
             return false;
         };
@@ -316,7 +316,7 @@ impl Tables for HostTables {
         self.snat_flows.remove(key);
     }
 
-    fn mark_snat_flow(&mut self, key: &Tuple, seen: u32, flags: u8) -> bool {
+    fn mark_snat_flow(&mut self, key: &Tuple, seen: u32, flags: u16) -> bool {
         let Some(flow) = self.snat_flows.get_mut(key) else {
             return false;
         };
@@ -423,7 +423,7 @@ macro_rules! delegate_tables {
             fn remove_flow(&mut self, table: FlowTable, key: &Tuple) {
                 self.tables.remove_flow(table, key);
             }
-            fn mark_flow(&mut self, table: FlowTable, key: &Tuple, seen: u32, flags: u8) -> bool {
+            fn mark_flow(&mut self, table: FlowTable, key: &Tuple, seen: u32, flags: u16) -> bool {
                 self.tables.mark_flow(table, key, seen, flags)
             }
             fn snat_flow(&self, key: &Tuple) -> Option<SnatFlow> {
@@ -435,7 +435,7 @@ macro_rules! delegate_tables {
             fn remove_snat_flow(&mut self, key: &Tuple) {
                 self.tables.remove_snat_flow(key);
             }
-            fn mark_snat_flow(&mut self, key: &Tuple, seen: u32, flags: u8) -> bool {
+            fn mark_snat_flow(&mut self, key: &Tuple, seen: u32, flags: u16) -> bool {
                 self.tables.mark_snat_flow(key, seen, flags)
             }
             fn fragment(&self, key: &ferrogate_common::FragmentKey) -> Option<ferrogate_common::FragmentPorts> {
@@ -468,6 +468,8 @@ macro_rules! delegate_tables {
                 *state
             }
         }
+
+        impl $crate::env::Stages for $type {}
 
         impl $crate::env::Opaque for $type {
             fn opaque(&self, value: u32) -> u32 {

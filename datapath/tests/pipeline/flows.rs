@@ -357,3 +357,51 @@ fn the_end_of_a_transit_connection_is_marked_by_its_replies_too() {
         assert_ne!(second.destination, first.destination);
     }
 }
+
+#[test]
+fn the_ends_of_both_sides_are_told_apart_and_a_reset_is_both() {
+    for v4 in FAMILIES {
+        for (backend, program, ifindex) in [
+            (at(Who::LocalPod, v4, 8080), Program::PodEgress, POD),
+            (at(Who::RemotePod, v4, 8080), Program::UplinkIngress, UPLINK),
+        ] {
+            for (client_flags, backend_flags, ends) in [
+                (tcp::FIN | tcp::ACK, tcp::ACK, flow_flags::CLIENT_ENDED),
+                (tcp::ACK, tcp::FIN | tcp::ACK, flow_flags::BACKEND_ENDED),
+                (tcp::FIN | tcp::ACK, tcp::FIN | tcp::ACK, flow_flags::ENDED),
+                (tcp::RST, tcp::ACK, flow_flags::ENDED),
+                (tcp::ACK, tcp::RST, flow_flags::ENDED),
+                (tcp::ACK, tcp::ACK, 0),
+            ] {
+                let node = &mut node();
+                Offer {
+                    kind: FrontendKind::NodePort,
+                    ..cluster_ip(1, Protocol::Tcp, at(Who::Node, v4, 30_080), &[backend])
+                }
+                .put(node);
+                let (client, to) = (at(Who::Outside, v4, 40_000), at(Who::Node, v4, 30_080));
+                let request = |node: &mut _, flags| {
+                    let sent = segment(Protocol::Tcp, client, to, flags);
+                    send(node, Program::UplinkIngress, UPLINK, &sent).seen()
+                };
+                let first = request(node, tcp::SYN);
+                request(node, tcp::ACK);
+                request(node, client_flags);
+                let reply = segment(Protocol::Tcp, first.destination, first.source, backend_flags);
+                send(node, program, ifindex, &reply);
+                let marks = |flags: u16| flags & flow_flags::ENDED;
+                let about = format!("v4 {v4} {backend} {client_flags} {backend_flags}: {}", node.tables);
+                assert!(!node.tables.flows.is_empty(), "{about}");
+                assert!(
+                    node.tables.flows.values().all(|flow| marks(flow.flags) == ends),
+                    "{about}"
+                );
+                // Of a flow with a changed source the reply's entry too.
+                assert!(
+                    node.tables.snat_flows.values().all(|flow| marks(flow.flags) == ends),
+                    "{about}"
+                );
+            }
+        }
+    }
+}

@@ -110,6 +110,36 @@ fn a_datagram_in_fragments_arrives_whole_both_ways_on_every_path() {
     }
 }
 
+/// One's complement sum of 16-bit words.
+fn sum(bytes: &[u8]) -> u32 {
+    let words = bytes
+        .chunks(2)
+        .map(|word| u32::from(u16::from_ne_bytes([word[0], word[1]])));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum
+}
+
+#[test]
+fn a_device_s_sum_over_a_fragment_without_any_checksum_stays_right() {
+    for path in PATHS.iter().filter(|path| path.request.2 == Way::Pass) {
+        for v4 in FAMILIES {
+            let node = &mut offering(path, Protocol::Udp, v4);
+            let (program, ifindex, _) = path.request;
+            for fragment in fragments(&datagram(path, v4).ip(), 1000).iter().skip(1) {
+                pass(node, program, ifindex, &fragments(&datagram(path, v4).ip(), 1000)[0]);
+                let out = pass(node, program, ifindex, fragment);
+                assert_ne!(&inner(&out), fragment, "{}: translated", path.name);
+                // 0 and 0xffff are the same number.
+                let mended = (sum(fragment) + out.mended % 0xffff) % 0xffff;
+                assert_eq!(mended, sum(&inner(&out)) % 0xffff, "{} v4 {v4}", path.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_fragment_that_overtakes_the_first_is_never_sent_astray() {
     for v4 in FAMILIES {

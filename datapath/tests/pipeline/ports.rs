@@ -180,7 +180,7 @@ fn ports_that_another_translator_has_taken_are_passed_over_and_its_replies_left_
             seen: 0,
             uplink: 0,
             flags: flow_flags::PORT_ONLY | flow_flags::CONFIRMED,
-            reserved: [0; 3],
+            reserved: 0,
         };
         for port in &range[..7] {
             let (from, to) = (backend, at(Who::Node, v4, *port));

@@ -208,6 +208,8 @@ pub(crate) struct Sent {
     pub(crate) verdict: Verdict,
     pub(crate) bytes: Vec<u8>,
     pub(crate) link: usize,
+    /// What a device's sum over the packet was mended by.
+    pub(crate) mended: u32,
 }
 
 impl Sent {
@@ -283,6 +285,7 @@ pub(crate) fn run(node: &mut Simulator, program: Program, packet: HostPacket) ->
     Sent {
         verdict: outcome.verdict,
         bytes: outcome.bytes,
+        mended: outcome.mended,
         link: if framed { 14 } else { link },
     }
 }

@@ -43,6 +43,7 @@ fn send(
         verdict: outcome.verdict,
         bytes: outcome.bytes.clone(),
         link: 14,
+        mended: outcome.mended,
     };
     (outcome, sent)
 }

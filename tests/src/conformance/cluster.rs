@@ -140,8 +140,7 @@ impl Cluster {
                 .flat_map(|node| addresses.iter().map(|address| ((*node).to_owned(), ask(address))))
                 .collect();
             let told = ask_all(&mut self.probers, questions)?;
-            let reached = |told: &Told| matches!(told, Told::Reached { failure: None, .. });
-            if told.iter().all(reached) {
+            if told.iter().all(Told::is_reached) {
                 return Ok(());
             }
             self.rig.check_proxies()?;

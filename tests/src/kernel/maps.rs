@@ -8,7 +8,7 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
-    Address, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Interface, NetworkKey,
+    Address, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Interface, NetworkKey, NextHop,
     NodeAddress, Service, ServiceCidrs, SnatFlow, Tuple,
 };
 use ferrogate_datapath::FlowTable;
@@ -179,6 +179,10 @@ pub struct KernelTables {
     networks: Trie,
     sources: List<Address>,
     interfaces: Table<u32, Interface>,
+    routes: List<u32>,
+    /// What `routes` is to hold next; every fourth time 0, with which nothing is remembered.
+    generation: u32,
+    next_hops: PerCpuArray<MapData, Raw<NextHop>>,
     flows: Table<Tuple, Flow>,
     half_open: Table<Tuple, Flow>,
     snat_flows: Table<Tuple, SnatFlow>,
@@ -205,6 +209,9 @@ impl KernelTables {
             networks: Trie::take(ebpf, "NETWORKS")?,
             sources: List::take(ebpf, "SOURCES")?,
             interfaces: Table::take(ebpf, "INTERFACES")?,
+            routes: List::take(ebpf, "ROUTES")?,
+            generation: 1,
+            next_hops: PerCpuArray::try_from(take(ebpf, "NEXT_HOPS")?)?,
             flows: Table::take(ebpf, "FLOWS")?,
             half_open: Table::take(ebpf, "HALF_OPEN")?,
             snat_flows: Table::take(ebpf, "SNAT_FLOWS")?,
@@ -229,6 +236,7 @@ impl KernelTables {
         self.sources.replace(&tables.sources)?;
         self.interfaces
             .replace(tables.interfaces.iter().map(|(key, value)| (key, *value)))?;
+        self.change_routes()?;
         self.frontends
             .replace(tables.frontends.iter().map(|(key, value)| (key, *value)))?;
         self.active.replace(&tables.active)?;
@@ -243,6 +251,27 @@ impl KernelTables {
             .replace(tables.fragments.iter().map(|(key, value)| (key, *value)))?;
         self.reasons.clear()?;
         self.connections.clear()
+    }
+
+    /// Has the programs forget the ways that packets went.
+    pub fn change_routes(&mut self) -> Result<()> {
+        self.routes.set(0, &(self.generation % 4 * self.generation))?;
+        self.generation += 1;
+        Ok(())
+    }
+
+    /// The ways towards an address that programs remember, on any CPU.
+    pub fn ways(&self, destination: &Address) -> Result<Vec<NextHop>> {
+        let mut ways = Vec::new();
+        for values in self.next_hops.iter() {
+            ways.extend(
+                values?
+                    .iter()
+                    .map(|way| way.0)
+                    .filter(|way| way.destination == *destination),
+            );
+        }
+        Ok(ways)
     }
 
     /// Writes the arrays that change while there are flows: configuration, services, slots and backends.

@@ -148,6 +148,11 @@ impl Network {
         })
     }
 
+    /// Runs lines of `ip` in the namespace; the host's routing table stays as it is.
+    pub fn change(&self, lines: &str) -> Result<()> {
+        ip(lines)
+    }
+
     /// A device's ifindex.
     pub fn ifindex(&self, place: Place) -> u32 {
         self.ifindexes[&place]

@@ -102,6 +102,13 @@ pub enum Told {
     Failed(Failure),
 }
 
+impl Told {
+    /// Whether every connection was answered.
+    pub fn is_reached(&self) -> bool {
+        matches!(self, Self::Reached { failure: None, .. })
+    }
+}
+
 /// One answer of a `testpod serve`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Seen {

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use anyhow::{Context, Result, ensure};
 use aya::maps::{HashMap, Map, MapData};
 use ferrogate_tests::kernel::Bystander;
-use ferrogate_tests::rig::{Netns, Rig};
+use ferrogate_tests::rig::{Family, NAMESPACE, Netns, Rig, addresses};
 use serde_json::{Value, json};
 
 use crate::common::{Is, NODE_PORT, apply, boot, eventually, ferrogate, ferrogate_json};
@@ -192,6 +192,22 @@ fn settings_firewalls_and_ports_are_looked_at() -> Result<()> {
     node.netns.ip_batch("link set vetha1 mtu 9000\n")?;
     finds(&rig, "warning mtu: 1 of 3 pod interfaces", "eth0")?;
     node.netns.ip_batch("link set vetha1 mtu 1500\n")?;
+    is_well(&rig)?;
+    // No socket hook sees SCTP: from the first such Service on, this node's processes reach its NodePorts by the loopback device.
+    let address = addresses::cluster_ip(902).get(Family::V4);
+    rig.apply(&json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": NAMESPACE, "name": "chorus"},
+        "spec": {"type": "NodePort", "clusterIP": address, "clusterIPs": [address],
+            "ports": [{"protocol": "SCTP", "port": 90, "nodePort": NODE_PORT + 1}]},
+    }))?;
+    eventually("the loopback device is attended", || {
+        let status = ferrogate(&rig, NODE, &["status"])?.stdout;
+        Ok(String::from_utf8_lossy(&status).contains("the loopback device"))
+    })?;
+    node.netns.sysctl("net/ipv4/conf/lo/accept_local", "0")?;
+    finds(&rig, "error sysctl: net.ipv4.conf.lo.accept_local is 0", "")?;
+    node.netns.sysctl("net/ipv4/conf/lo/accept_local", "1")?;
     is_well(&rig)
 }
 

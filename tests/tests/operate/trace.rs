@@ -234,7 +234,7 @@ fn filters_show_what_was_asked_for_and_one_traces_at_a_time() -> Result<()> {
 }
 
 /// Until when the programs tell (`TraceSettings::until`).
-fn until(rig: &Rig) -> Result<u64> {
+pub(crate) fn until(rig: &Rig) -> Result<u64> {
     let path = rig.node(1).bpffs.join("v1/maps/TRACE");
     let map = Array::<_, [u64; 2]>::try_from(Map::Array(MapData::from_pin(&path)?))?;
     Ok(map.get(&0, 0)?[0])

@@ -6,3 +6,4 @@ mod common;
 mod names;
 mod pressure;
 mod selection;
+mod traffic_tables;

@@ -1,14 +1,13 @@
 //! Tables that are full. What has no room is refused, and said so where people look: an Event on the Service, `status`, `doctor`, a
-//! metric. What was programmed goes on working; once there is room the rest is programmed. Tables of traffic make room themselves.
+//! metric. What was programmed goes on working; once there is room the rest is programmed.
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use ferrogate_tests::binaries;
 use ferrogate_tests::conformance::addresses::Public;
 use ferrogate_tests::conformance::case::Side;
 use ferrogate_tests::conformance::cluster::Cluster;
 use ferrogate_tests::conformance::prober::ask_all;
-use ferrogate_tests::rig::addresses::{NODE_BASE, lan};
 use ferrogate_tests::rig::{Family, Layout, NAMESPACE, SocketEdge, addresses};
 use ferrogate_tests::wire::Protocol;
 use ferrogate_tests::wire::ask::{Ask, Reach, Told};
@@ -26,7 +25,7 @@ const SERVICES: [(&str, u32); 5] = [
     ("NETWORKS", 64 + 8),
 ];
 
-fn options(sizes: &[(&str, u32)]) -> Vec<String> {
+pub(crate) fn options(sizes: &[(&str, u32)]) -> Vec<String> {
     sizes
         .iter()
         .map(|(map, entries)| format!("--map-entries={map}={entries}"))
@@ -38,7 +37,7 @@ fn name(number: u16) -> String {
 }
 
 /// A Service of both families at its own ClusterIPs, with further fields.
-fn service(number: u16, annotations: &Value, more: &Value) -> Value {
+pub(crate) fn service(number: u16, annotations: &Value, more: &Value) -> Value {
     let own = addresses::cluster_ip(number);
     let mut object = json!({
         "apiVersion": "v1", "kind": "Service",
@@ -55,7 +54,7 @@ fn service(number: u16, annotations: &Value, more: &Value) -> Value {
 }
 
 /// Its endpoints: pods, and this many addresses that nobody has.
-fn slices(cluster: &Cluster, number: u16, pods: &[&str], others: u16) -> [Value; 2] {
+pub(crate) fn slices(cluster: &Cluster, number: u16, pods: &[&str], others: u16) -> [Value; 2] {
     Family::BOTH.map(|family| {
         let standing = pods.iter().map(|pod| {
             let pod = &cluster.pods[*pod];
@@ -79,26 +78,24 @@ fn slices(cluster: &Cluster, number: u16, pods: &[&str], others: u16) -> [Value;
     })
 }
 
-fn apply(cluster: &Cluster, objects: impl IntoIterator<Item = Value>) -> Result<()> {
+pub(crate) fn apply(cluster: &Cluster, objects: impl IntoIterator<Item = Value>) -> Result<()> {
     objects.into_iter().try_for_each(|object| cluster.rig.apply(&object))
 }
 
-fn reach(to: SocketAddr, connections: u32) -> Reach {
+pub(crate) fn reach(to: SocketAddr, connections: u32) -> Reach {
     Reach::times(connections, to, Protocol::Tcp, 2000)
 }
 
 /// Whether a Service answers in both families.
-fn answers(cluster: &mut Cluster, number: u16) -> Result<bool> {
+pub(crate) fn answers(cluster: &mut Cluster, number: u16) -> Result<bool> {
     let own = addresses::cluster_ip(number).both();
     let questions = own.map(|address| ("c1".to_owned(), Ask::Reach(reach((address, 80).into(), 4))));
     let told = ask_all(&mut cluster.probers, questions.to_vec())?;
-    Ok(told
-        .iter()
-        .all(|told| matches!(told, Told::Reached { failure: None, .. })))
+    Ok(told.iter().all(Told::is_reached))
 }
 
 /// What `ferrogate` says on node 1.
-fn says(cluster: &Cluster, command: &str) -> Result<String> {
+pub(crate) fn says(cluster: &Cluster, command: &str) -> Result<String> {
     let node = cluster.rig.node(1);
     let program = binaries::workspace("ferrogate")?;
     let mut run = node.place.command(&program)?;
@@ -249,103 +246,5 @@ fn a_full_table_of_services_refuses_loudly_and_takes_in_what_waits_once_there_is
     frontends(&mut cluster).context("FRONTENDS")?;
     networks(&mut cluster).context("NETWORKS")?;
     services(&mut cluster).context("SERVICES")?;
-    cluster.rig.check_proxies()
-}
-
-const NODE_PORT: u16 = 31_777;
-/// Ports that SNAT may use.
-const PORTS: u32 = 256;
-
-/// Flows of every kind, many times more than there is room for.
-fn rounds(cluster: &mut Cluster, times: u32) -> Result<()> {
-    let node = lan(NODE_BASE + 1);
-    for family in Family::BOTH {
-        let own = SocketAddr::new(addresses::cluster_ip(901).get(family), 80);
-        let questions = vec![
-            ("c1".to_owned(), Ask::Reach(reach(own, times))),
-            // To a pod on the other node, from this node and from outside: with a port of the SNAT range, of which only a few are
-            // to be in use.
-            ("n1".to_owned(), Ask::Reach(reach(own, 2))),
-            (
-                "out".to_owned(),
-                Ask::Reach(reach(SocketAddr::new(node.get(family), NODE_PORT), 2)),
-            ),
-        ];
-        let told = ask_all(&mut cluster.probers, questions.clone())?;
-        for (question, told) in questions.iter().zip(told) {
-            ensure!(
-                matches!(told, Told::Reached { failure: None, .. }),
-                "{question:?}: {told:?}, {}",
-                says(cluster, "status")?
-            );
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn full_tables_of_traffic_make_room_and_ports_that_are_all_taken_are_said_to_be() -> Result<()> {
-    let small = [
-        ("FLOWS", 4096),
-        ("HALF_OPEN", 1024),
-        ("SNAT_FLOWS", 1024),
-        ("AFFINITY", 128),
-        ("SOCKET_PAIRS", 128),
-        ("UDP_SOCKETS", 128),
-        ("FRAGMENTS", 128),
-    ];
-    let mut more = options(&small);
-    more.push(format!("--snat-ports=24000-{}", 24_000 + PORTS - 1));
-    let mut cluster = Cluster::boot_with(Side::Ours, Layout::Routed, SocketEdge::Off, &more)?;
-    let node_port = json!({"type": "NodePort", "ports": [
-        {"name": "tcp", "protocol": "TCP", "port": 80, "targetPort": 8080, "nodePort": NODE_PORT}]});
-    apply(&cluster, [service(901, &json!({}), &node_port)])?;
-    apply(&cluster, slices(&cluster, 901, &["b1"], 0))?;
-    eventually("the Service is served", || answers(&mut cluster, 901))?;
-    let hold = |name: &str, to: SocketAddr| Ask::Hold {
-        name: name.to_owned(),
-        reach: reach(to, 1),
-    };
-    let own = SocketAddr::new(addresses::cluster_ip(901).v4.into(), 80);
-    let told = ask_all(&mut cluster.probers, vec![("c1".to_owned(), hold("kept", own))])?;
-    ensure!(matches!(told[0], Told::Reached { failure: None, .. }), "{told:?}");
-    // A connection that is used lives through more others than there is room for. The kernel keeps some hundred free entries for
-    // each CPU: in a smaller table hardly any flow would live.
-    for _ in 0..4 {
-        rounds(&mut cluster, 600)?;
-        let resume = Ask::Resume {
-            name: "kept".to_owned(),
-            timeout_ms: 2000,
-        };
-        let told = ask_all(&mut cluster.probers, vec![("c1".to_owned(), resume)])?;
-        ensure!(matches!(told[0], Told::Reached { failure: None, .. }), "{told:?}");
-    }
-    let at_node = SocketAddr::new(lan(NODE_BASE + 1).v4.into(), NODE_PORT);
-    let holds = (0..PORTS + 16).map(|number| ("out".to_owned(), hold(&format!("out-{number}"), at_node)));
-    let told = ask_all(&mut cluster.probers, holds.collect())?;
-    let held = told
-        .iter()
-        .filter(|told| matches!(told, Told::Reached { failure: None, .. }))
-        .count();
-    ensure!(
-        held > PORTS as usize / 2 && held <= PORTS as usize,
-        "{held} connections through {PORTS} ports: {told:?}"
-    );
-    eventually("that ports are missing is said", || {
-        Ok(says(&cluster, "status")?.contains("(no_snat_port)") && says(&cluster, "doctor")?.contains("--snat-ports"))
-    })?;
-    for (question, told) in (0..PORTS + 16).zip(told) {
-        if !matches!(told, Told::Reached { failure: None, .. }) {
-            continue;
-        }
-        let resume = Ask::Resume {
-            name: format!("out-{question}"),
-            timeout_ms: 2000,
-        };
-        let again = ask_all(&mut cluster.probers, vec![("out".to_owned(), resume)])?;
-        if !matches!(again[0], Told::Reached { failure: None, .. }) {
-            bail!("a connection that had its port lost it: {again:?}");
-        }
-    }
     cluster.rig.check_proxies()
 }

@@ -51,7 +51,7 @@ fn full_name(name: &str) -> String {
 }
 
 /// The agent, linked with all it needs: with musl where rustc has it, else with a static glibc.
-fn binary() -> Result<PathBuf> {
+pub(crate) fn binary() -> Result<PathBuf> {
     let sysroot = cmd::output(
         Command::new("rustc")
             .args(["--print", "sysroot"])

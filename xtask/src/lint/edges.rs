@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "ferrogate-datapath",
             "ferrogate-control",
             "ferrogate-agent",
+            "xtask",
         ],
     ),
     ("xtask", &["ferrogate-common"]),

@@ -1,5 +1,6 @@
 //! `cargo xtask lint`: formatting, compilers' lints, documentation, and the rules of this house.
 
+mod documents;
 mod edges;
 mod functions;
 mod house;
@@ -12,7 +13,7 @@ use crate::{cmd, docs, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only the checks whose name contains this: formatting, directions, house, clippy, eBPF, documentation, reference
+    /// Only the checks whose name contains this: formatting, directions, house, links, clippy, eBPF, documentation, reference, commands
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -42,6 +43,11 @@ const CHECKS: &[Check] = &[
         run: house::check,
     },
     Check {
+        name: "links of the documents",
+        compiles: false,
+        run: documents::links,
+    },
+    Check {
         name: "clippy of the eBPF crate",
         compiles: false,
         run: clippy_bpf,
@@ -60,6 +66,11 @@ const CHECKS: &[Check] = &[
         name: "reference",
         compiles: true,
         run: docs::check,
+    },
+    Check {
+        name: "commands in the documents",
+        compiles: true,
+        run: documents::commands,
     },
 ];
 

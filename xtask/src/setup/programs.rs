@@ -49,6 +49,12 @@ const PROGRAMS: &[Program] = &[
         why: "runs the alert rules on what an agent exports",
         tests_only: true,
     },
+    Program {
+        name: "chromium",
+        package: "chromium",
+        why: "opens the agent's page",
+        tests_only: true,
+    },
 ];
 
 /// The packages of the programs that are not there.

@@ -11,6 +11,8 @@ pub(crate) struct Level {
     /// It holds the tests of all user-space crates: unit tests, documentation tests, and the integration tests of all but
     /// the tests crate.
     pub(crate) crates: bool,
+    /// The programs are shown to the verifier of the oldest kernel too.
+    pub(crate) oldest_kernel: bool,
     /// Integration tests of the tests crate, in the order in which they run.
     pub(crate) runs: &'static [Run],
     /// A test program that takes longer hangs, and is ended. In minutes.
@@ -75,16 +77,22 @@ pub(crate) const LEVELS: &[Level] = &[
         root: false,
         peers: false,
         crates: true,
+        oldest_kernel: false,
         runs: &[],
         minutes: 10,
     },
     Level {
         name: "kernel",
-        about: "the eBPF programs in this kernel: verifier, differential runs",
+        about: "the eBPF programs in this kernel: verifier, differential runs, routes",
         root: true,
         peers: false,
         crates: false,
-        runs: &[Run::libtest("verifier"), Run::libtest("differential")],
+        oldest_kernel: true,
+        runs: &[
+            Run::libtest("verifier"),
+            Run::libtest("differential"),
+            Run::libtest("next_hops"),
+        ],
         minutes: 20,
     },
     Level {
@@ -93,6 +101,7 @@ pub(crate) const LEVELS: &[Level] = &[
         root: true,
         peers: true,
         crates: false,
+        oldest_kernel: false,
         runs: &[
             Run::libtest("rig"),
             Run::libtest("sockets"),
@@ -101,6 +110,15 @@ pub(crate) const LEVELS: &[Level] = &[
             Run::walks(&["--source", "manifests"]),
             Run::walks(&["--firewall", "--layout", "routed,bridge"]),
             Run::walks(&["--xdp", "--layout", "routed,vxlan", "--socket-edge", "all"]),
+            Run::walks(&[
+                "--xdp",
+                "--layout",
+                "vxlan",
+                "--socket-edge",
+                "off",
+                "--filter",
+                "fragments",
+            ]),
             Run::walks(&["--socket-edge", "node", "--layout", "routed", "--filter", "ClusterIP"]),
             Run::walks(&["--external-cluster-ip", "--layout", "routed", "--filter", "outside"]),
         ],
@@ -112,6 +130,7 @@ pub(crate) const LEVELS: &[Level] = &[
         root: true,
         peers: true,
         crates: false,
+        oldest_kernel: false,
         runs: &[
             Run::libtest("cluster"),
             Run::libtest("health"),

@@ -8,9 +8,9 @@ mod tally;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::{bpf, cmd, setup};
+use crate::{bpf, cmd, setup, vm};
 use levels::{LEVELS, Level};
 pub(crate) use tally::Tally;
 
@@ -61,6 +61,10 @@ pub(crate) fn test(args: &Args) -> Result<bool> {
         let mut tally = Tally::default();
         for (program, run) in level.starts(&programs) {
             tally += exec::run(program, level, run, args.filter.as_deref(), args.verbose)?;
+        }
+        if level.oldest_kernel && args.filter.is_none() {
+            let verifier = plan::executable(&programs, "verifier").context("the build left no verifier")?;
+            tally += vm::verify_oldest(verifier, args.verbose)?;
         }
         if level.crates {
             tally += exec::doc_tests(args.filter.as_deref(), args.verbose)?;

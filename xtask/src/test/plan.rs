@@ -1,7 +1,7 @@
 //! Which test programs there are, and their build.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
@@ -73,6 +73,14 @@ pub(crate) fn build_one(target: &str) -> Result<PathBuf> {
         .next()
         .map(|program| program.executable)
         .with_context(|| format!("the build left no test program {target}"))
+}
+
+/// The program of an integration test of the tests crate.
+pub(crate) fn executable<'a>(programs: &'a [Program], target: &str) -> Option<&'a Path> {
+    let mut found = programs
+        .iter()
+        .filter(|program| program.target.as_deref() == Some(target));
+    found.next().map(|program| program.executable.as_path())
 }
 
 /// (package, target) of each integration test in the workspace.

@@ -59,6 +59,16 @@ impl Tally {
     }
 
     /// The closing line.
+    /// One test that could not be run here, and why.
+    pub(crate) fn skip(what: &str) -> Self {
+        println!("skipped: {what}");
+        Self {
+            skipped: 1,
+            expected_skips: 1,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn line(&self) -> String {
         format!(
             "{} passed, {} failed, {} skipped",

@@ -125,6 +125,22 @@ pub(crate) fn vm_test(args: &Args) -> Result<bool> {
     Ok(total.complaints.is_empty())
 }
 
+/// The oldest kernel that the programs are for: its verifier gives up soonest.
+const OLDEST: &str = "6.1";
+
+/// Has the oldest kernel's verifier look at every program; `verifier` is the test program of that name.
+pub(crate) fn verify_oldest(verifier: &Path, verbose: bool) -> Result<Tally> {
+    setup::programs(&PROGRAMS)?;
+    let Some(kernel) = kernel::find(OLDEST)? else {
+        return Ok(Tally::skip(&format!(
+            "the verifier of Linux {OLDEST}: this machine's package lists have no such kernel"
+        )));
+    };
+    println!("in an emulated machine: Linux {}", kernel.release);
+    let run = Run::new("verifier", "verifier", &["--nocapture"]);
+    boot(&kernel, &[run], &[verifier.to_owned()], verbose)
+}
+
 /// Boots a kernel with the programs in its first file system, and reads what it prints until it is off.
 fn boot(kernel: &Kernel, runs: &[Run], programs: &[PathBuf], verbose: bool) -> Result<Tally> {
     let directory = paths::target().join("vm").join(&kernel.release);

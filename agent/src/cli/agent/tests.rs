@@ -65,6 +65,24 @@ fn a_bad_value_is_named_with_its_option_and_what_is_accepted() {
 }
 
 #[test]
+fn the_page_is_off_and_others_reach_it_only_where_that_is_said() {
+    let check = |words: &[&str]| parse(words).expect("valid").page.check();
+    assert_eq!(parse(&[]).expect("valid").page.ui.0, None);
+    for words in [
+        &[][..],
+        &["--ui=127.0.0.1"],
+        &["--ui=[::1]:80"],
+        &["--ui=0.0.0.0", "--ui-public"],
+    ] {
+        assert!(check(words).is_ok(), "{words:?}");
+    }
+    for address in ["0.0.0.0", "192.0.2.1:8080", "[::]:10261", "[::ffff:192.0.2.1]:1"] {
+        let why = check(&["--ui", address]).expect_err(address).to_string();
+        assert!(why.contains("--ui-public") && why.contains("ssh -L"), "{why}");
+    }
+}
+
+#[test]
 fn every_option_has_its_variable_in_the_environment() {
     let command = Cli::command();
     let agent = command.find_subcommand("agent").expect("the agent's command");

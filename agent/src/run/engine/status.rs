@@ -3,11 +3,8 @@ use super::Engine;
 use crate::admin::{EdgeStatus, InterfaceStatus};
 use crate::kernel::Attachment;
 use crate::net::{Link, Network, Role};
-use crate::run::model::Model;
+use crate::run::model::{LOOPBACK_ROLE, Model};
 use ferrogate_common::LOOPBACK;
-
-/// What stands for the role of the loopback device, where a program is attached to it.
-const LOOPBACK_ROLE: &str = "loopback";
 
 impl Engine {
     /// Shows the loopback device, which is attended from now on, as the next look at the network will.

@@ -1,6 +1,6 @@
 //! `ferrogate diff` and `ferrogate doctor`.
 
-use super::super::model::Phase;
+use super::super::model::{LOOPBACK_ROLE, Phase};
 use super::Knowledge;
 use crate::admin::{Checkup, Diff, Difference, Severity};
 use crate::doctor::{Doctor, Host};
@@ -164,6 +164,7 @@ impl Knowledge {
         let model = self.shared.lock();
         let mut host = Host {
             uplinks: of("uplink"),
+            loopback: !of(LOOPBACK_ROLE).is_empty(),
             pods: of("pod"),
             bridge: config.flags & config_flags::BRIDGE_PORTS != 0,
             v6: model.planner.ports().any(|port| port.name.family == Family::V6),

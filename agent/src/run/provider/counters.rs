@@ -1,11 +1,12 @@
 //! `ferrogate top` and `ferrogate trace`: all counters at one moment, and the names of addresses.
 
 use super::Knowledge;
-use crate::admin::{BackendFlows, Counters, NamedFrontend, Names, ServiceCounters};
+use crate::admin::{BackendFlows, Counters, FlowsPage, NamedFrontend, Names, ServiceCounters};
 use crate::explain::{self, Client};
 use crate::kernel::boot_nanos;
-use crate::views;
+use crate::views::{self, Filter};
 use anyhow::{Result, bail};
+use ferrogate_common::FrontendKey;
 use ferrogate_control::PortView;
 use std::collections::BTreeSet;
 
@@ -65,6 +66,26 @@ impl Knowledge {
             }
         };
         Ok(Names { frontends, pod })
+    }
+
+    /// Connections to a Service port.
+    pub(super) fn flows_of(&self, id: u32, limit: u32) -> Result<FlowsPage> {
+        let names: views::Names = {
+            let model = self.shared.lock();
+            let port = model.planner.ports().find(|port| port.id == id);
+            let of_port = |port: PortView<'_>| {
+                let name = format!("{}:{}", port.name.service, port.name.port);
+                port.frontends.keys().map(|key| (*key, name.clone())).collect()
+            };
+            port.map(of_port).unwrap_or_default()
+        };
+        let wanted: BTreeSet<FrontendKey> = names.keys().copied().collect();
+        let filter = Filter {
+            frontends: Some(&wanted),
+            client: None,
+            limit,
+        };
+        views::flows(&self.tables, &names, filter)
     }
 
     /// The endpoints of a Service port with their flows. The flow tables are walked, without the model's lock.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::examples::{self, Examples};
 use crate::path::Client;
-use crate::{agent, stop};
+use crate::{agent, page, stop};
 
 /// As many order pods as there are.
 pub(crate) const MOST_ORDERS: u8 = 5;
@@ -43,7 +43,10 @@ impl Cluster {
     pub(crate) fn boot(folder: &FilePath, scale: u8) -> Result<Self> {
         let examples = Examples::read(folder)?;
         let mut rig = Rig::boot(Options {
-            proxy: Proxy::Ferrogate(FerrogateOptions::default()),
+            proxy: Proxy::Ferrogate(FerrogateOptions {
+                more: vec!["--ui".to_owned(), format!("127.0.0.1:{}", page::PORT)],
+                ..FerrogateOptions::default()
+            }),
             ..Options::default()
         })?;
         for (name, node) in ORDERS {

@@ -14,7 +14,7 @@ use crate::cluster::{Cluster, MOST_ORDERS};
 use crate::path::{self, Path};
 use crate::stats::Tally;
 use crate::traffic::{self, Event, Traffic};
-use crate::{Arguments, plain, screen, stop};
+use crate::{Arguments, page, plain, screen, stop};
 
 /// The highest rate of a path, connections a second.
 pub(crate) const FASTEST: u32 = 500;
@@ -28,6 +28,8 @@ const NOTES: usize = 20;
 /// Everything that is shown.
 pub(crate) struct View {
     pub(crate) cluster: Cluster,
+    /// Where a browser sees node 1.
+    pub(crate) page: String,
     pub(crate) paths: Vec<Path>,
     /// What the clients of each path met, since the order pods last changed.
     pub(crate) tallies: Vec<Tally>,
@@ -48,6 +50,7 @@ pub(crate) struct View {
 pub(crate) fn run(folder: &FilePath, arguments: &Arguments) -> Result<()> {
     eprintln!("Booting 2 nodes, {MOST_ORDERS} order pods, a load balancer and clients as namespaces ...");
     let mut view = View::boot(folder, arguments)?;
+    eprintln!("{}", view.page);
     let end = arguments
         .seconds
         .map(|seconds| Instant::now() + Duration::from_secs(seconds));
@@ -97,6 +100,7 @@ impl View {
     fn boot(folder: &FilePath, arguments: &Arguments) -> Result<Self> {
         let cluster = Cluster::boot(folder, arguments.scale)?;
         let paths = path::all(&cluster)?;
+        let page = format!("n1 live: http://{}/", page::open(&cluster.rig)?);
         let (sender, events) = mpsc::channel();
         let clients = traffic::start_all(&cluster, &paths, arguments.rate, &sender)?;
         Ok(Self {
@@ -109,6 +113,7 @@ impl View {
             notes: VecDeque::new(),
             began: Instant::now(),
             cluster,
+            page,
             paths,
             events,
             clients,

@@ -16,6 +16,7 @@ mod cluster;
 mod examples;
 mod live;
 mod once;
+mod page;
 mod path;
 mod plain;
 mod report;

@@ -45,7 +45,10 @@ pub(crate) fn draw(frame: &mut Frame, view: &mut View) {
     .areas(frame.area());
     frame.render_widget(header(view, rates.iter().sum(), top), top);
     frame.render_widget(
-        Paragraph::new(table(view, &rates)).block(titled("Who answered, since the pods last changed")),
+        Paragraph::new(table(view, &rates)).block(
+            titled("Who answered, since the pods last changed")
+                .title(Line::from(format!(" {} ", view.page)).cyan().right_aligned()),
+        ),
         paths,
     );
     let path = &view.paths[view.selected];

@@ -103,8 +103,8 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "more flows to one endpoint than the table has room for",
         fires: &["FerrogateFlowTablePressure"],
-        // Source ports towards that endpoint are used up as well.
-        may_fire: &["FerrogateCannotForward"],
+        // Source ports towards that endpoint are used up as well, which the agent tells of for a minute.
+        may_fire: &["FerrogateCannotForward", "FerrogateProblems"],
         begin: NOTHING,
         go_on: Well::flood,
         end: None,

@@ -1,8 +1,7 @@
 //! A small HTTP/1.1 server: a listening socket, and a function that answers.
 
-use super::answer::Answer;
-use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{Request, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -28,17 +27,58 @@ const MAX_HEADER: usize = 16 << 10;
 /// After `accept` failed: out of file descriptors, mostly.
 const PAUSE: Duration = Duration::from_millis(200);
 
+pub(crate) const JSON: &str = "application/json";
+pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
+
 /// What is asked.
-pub(super) struct Question<'a> {
-    pub(super) path: &'a str,
-    /// The header `Accept`; empty where there is none.
-    pub(super) accept: &'a str,
+pub(crate) struct Question<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) path: &'a str,
+    /// What follows the question mark, as it was sent.
+    pub(crate) query: &'a str,
+    pub(crate) headers: &'a HeaderMap,
 }
 
-pub(super) type Handler = Arc<dyn Fn(&Question<'_>) -> Answer + Send + Sync>;
+impl Question<'_> {
+    /// A header's value; where there is none that is text, empty.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        let value = self.headers.get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default()
+    }
+}
+
+/// What is answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) content_type: &'static str,
+    /// Beside those of every answer.
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn text(body: impl Into<String>) -> Self {
+        Self {
+            status: 200,
+            content_type: TEXT,
+            headers: vec![],
+            body: body.into(),
+        }
+    }
+
+    pub(crate) fn not_found() -> Self {
+        Self {
+            status: 404,
+            ..Self::text("404 page not found\n")
+        }
+    }
+}
+
+pub(crate) type Handler = Arc<dyn Fn(&Question<'_>) -> Answer + Send + Sync>;
 
 /// Opens a listening socket. Unspecified addresses are of their own family alone.
-pub(super) fn listen(address: SocketAddr) -> io::Result<StdListener> {
+pub(crate) fn listen(address: SocketAddr) -> io::Result<StdListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -48,7 +88,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<StdListener> {
 }
 
 /// As [`listen`], but an unspecified address of either family is every address of both: what Go's `net.Listen` makes of it.
-pub(super) fn listen_everywhere(address: SocketAddr) -> io::Result<StdListener> {
+pub(crate) fn listen_everywhere(address: SocketAddr) -> io::Result<StdListener> {
     if !address.ip().is_unspecified() {
         return listen(address);
     }
@@ -74,7 +114,7 @@ fn open(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 }
 
 /// Answers until the task is dropped, and with it every connection.
-pub(super) async fn serve(listener: StdListener, handler: Handler) -> io::Result<Infallible> {
+pub(crate) async fn serve(listener: StdListener, handler: Handler) -> io::Result<Infallible> {
     let listener = TcpListener::from_std(listener)?;
     let turns = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
@@ -108,17 +148,18 @@ pub(super) async fn serve(listener: StdListener, handler: Handler) -> io::Result
 }
 
 fn respond(request: &Request<Incoming>, handler: &Handler) -> http::Result<Response<Full<Bytes>>> {
-    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
     let answer = handler(&Question {
+        method: request.method(),
         path: request.uri().path(),
-        accept: accept.unwrap_or_default(),
+        query: request.uri().query().unwrap_or_default(),
+        headers: request.headers(),
     });
     let mut response = Response::builder()
         .status(answer.status)
         .header(CONTENT_TYPE, answer.content_type)
         .header("X-Content-Type-Options", "nosniff");
-    if let Some(weight) = answer.weight {
-        response = response.header("X-Load-Balancing-Endpoint-Weight", weight);
+    for (name, value) in answer.headers {
+        response = response.header(name, value);
     }
     response.body(Full::new(answer.body.into()))
 }

@@ -1,0 +1,48 @@
+//! Values of the agent's options that are one of a few words.
+
+use clap::ValueEnum;
+
+/// On or off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+impl Switch {
+    pub fn is_on(self) -> bool {
+        self == Self::On
+    }
+}
+
+/// Which processes the socket edge serves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SocketEdge {
+    /// The node's own processes and those in pods: below the kubelet's cgroup where there is one, else every process
+    #[value(alias = "on")]
+    All,
+    /// Those in the node's own network namespace; pods are left to the pod edge
+    Node,
+    /// None: the pod and node edges translate their packets
+    Off,
+}
+
+/// Where XDP programs are attached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum XdpMode {
+    /// Where the driver allows it and no sender leaves checksums half done
+    Auto,
+    /// On every uplink; the agent reports the ones that refuse
+    Native,
+    /// Nowhere: tcx does the same work
+    Off,
+}
+
+/// Whose source address is replaced by the node's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SnatMode {
+    /// Outside clients whose backend is on another node
+    Remote,
+    /// All outside clients of externalTrafficPolicy Cluster, as kube-proxy does
+    Always,
+}
