@@ -63,6 +63,24 @@ pub struct UdpSocket {
     pub backend: u32,
     /// The backend's generation then.
     pub generation: u32,
+    /// Where the socket sends: `BACKENDS` may have another backend by now.
+    pub address: Address,
+    pub port: Port,
+    pub reserved: [u16; 3],
+}
+
+impl UdpSocket {
+    /// A socket of this network namespace that was given this backend.
+    pub const fn new(netns: u64, pair: &SocketPair) -> Self {
+        Self {
+            netns,
+            backend: pair.id,
+            generation: pair.generation,
+            address: pair.backend,
+            port: pair.backend_port,
+            reserved: [0; 3],
+        }
+    }
 }
 
 /// Values of `CGROUPS`, whose key is a cgroup's id: what holds for all processes below it.

@@ -194,11 +194,7 @@ impl<const V6: bool> SocketMemory for Call<'_, V6> {
 
     #[inline(always)]
     fn note_connected(&mut self, pair: &SocketPair) {
-        let socket = UdpSocket {
-            netns: self.netns(),
-            backend: pair.id,
-            generation: pair.generation,
-        };
+        let socket = UdpSocket::new(self.netns(), pair);
         // What does not fit is not told when its backend ends.
         let _ = UDP_SOCKETS.insert(self.cookie(), socket, BPF_ANY.into());
     }

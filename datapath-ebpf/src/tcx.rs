@@ -1,7 +1,7 @@
 //! The tcx hooks.
 
 use crate::fib::{self, AF_INET, AF_INET6};
-use crate::maps::SECOND;
+use crate::maps::{SECOND, UDP_SOCKETS};
 use crate::packet;
 use crate::tables::{config, tables_are_maps};
 use aya_ebpf::bindings::{
@@ -9,14 +9,14 @@ use aya_ebpf::bindings::{
     bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_csum_update, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_change_tail,
-    bpf_skb_pull_data,
+    bpf_csum_update, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
+    bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
 use bytemuck::Pod;
-use ferrogate_common::{Address, LOOPBACK, TcxHook};
+use ferrogate_common::{Address, LOOPBACK, TcxHook, UdpSocket};
 use ferrogate_datapath::{
     ChecksumChange, Edge, Fib, Left, Packet, Route, Routed, Transport, Verdict, checksum, enter, enter_second, leave,
     leave_second,
@@ -164,6 +164,14 @@ impl<const LINK: usize> Packet for Skb<LINK> {
     fn is_from_this_node(&self) -> bool {
         // SAFETY: a live context.
         unsafe { (*self.skb).ingress_ifindex == 0 }
+    }
+
+    #[inline(always)]
+    fn sender(&self) -> Option<UdpSocket> {
+        // SAFETY: a live context. A packet keeps its socket on its way from one network namespace into another.
+        let cookie = unsafe { bpf_get_socket_cookie(self.skb.cast()) };
+        // SAFETY: copied at once.
+        unsafe { UDP_SOCKETS.get(cookie) }.copied()
     }
 }
 

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_meta};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use bytemuck::Pod;
-use ferrogate_common::{Address, DONE_MARK, Reason};
+use ferrogate_common::{Address, DONE_MARK, Reason, UdpSocket};
 use ferrogate_datapath::{ChecksumChange, Edge, Fib, Packet, Route, Routed, Transport, Verdict, checksum, enter};
 
 /// Bytes of Ethernet header.
@@ -115,6 +115,12 @@ impl Packet for Frame {
     #[inline(always)]
     fn is_from_this_node(&self) -> bool {
         false
+    }
+
+    /// Only pods' packets are asked for theirs.
+    #[inline(always)]
+    fn sender(&self) -> Option<UdpSocket> {
+        None
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@ use crate::snat;
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Interface, Reason, Service, SnatFlow, TICK_SHIFT, Tuple,
+    Interface, Reason, Service, SnatFlow, TICK_SHIFT, Tuple, UdpSocket,
 };
 
 /// A packet, from its link-layer header on. Offsets count from there.
@@ -45,6 +45,9 @@ pub trait Packet {
 
     /// Whether a process of this node sent it (and it was not forwarded).
     fn is_from_this_node(&self) -> bool;
+
+    /// The backend that its sender's socket was connected to, if that is a UDP socket that the socket edge had translated.
+    fn sender(&self) -> Option<UdpSocket>;
 
     /// Whether the programs behind this one can be told that there is nothing left to do. Of the hooks only XDP has any that would
     /// otherwise translate the packet once more, and not every driver lets it.

@@ -44,8 +44,8 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
             let opens = headers.opens();
             // Where there are connections, only what opens one: that spares the rest a look-up.
             if opens {
-                let reason = without_frontend(env, edge, tuple);
-                if reason == Reason::NoSuchPort {
+                let reason = without_frontend(env, edge, headers);
+                if matches!(reason, Reason::NoSuchPort | Reason::BackendGone) {
                     return (Outcome::Refuse, reason);
                 }
                 if reason != Reason::NotService {
@@ -110,10 +110,15 @@ pub(crate) fn tell<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: Opt
 }
 
 /// What a request is that no frontend takes: to a port that its ClusterIP does not have, of which clients that may use the
-/// address are told; to an address that could be a ClusterIP; or [`Reason::NotService`].
+/// address are told; to an address that could be a ClusterIP; of a socket whose backend is gone; or [`Reason::NotService`].
 #[inline(never)]
-fn without_frontend<E: Env>(env: &E, edge: Edge, tuple: &Tuple) -> Reason {
+fn without_frontend<E: Env>(env: &E, edge: Edge, headers: &Headers) -> Reason {
+    let tuple = &headers.tuple;
     let reason = select::without_frontend(env, &tuple.destination);
+    if reason == Reason::NotService && edge == Edge::Pod && !headers.has_connections() && straight::is_stuck(env, tuple)
+    {
+        return Reason::BackendGone;
+    }
     if reason != Reason::NoSuchPort
         || env.config().flags & config_flags::EXTERNAL_CLUSTER_IP != 0
         || is_internal(env, edge, &tuple.source)

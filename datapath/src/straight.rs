@@ -1,4 +1,5 @@
-//! Connections straight to an endpoint, beside those of their client through a Service.
+//! Packets straight to an endpoint: of connections beside those of their client through a Service, and of sockets that the socket edge
+//! has bound to a backend which has ended.
 
 use crate::env::{Env, FlowTable};
 use crate::flow;
@@ -66,4 +67,13 @@ fn is_over<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
     } else {
         env.generation(flow.backend) != flow.generation || flow::is_idle(env, headers, flow)
     }
+}
+
+/// Whether a datagram goes to a backend that has ended, because `connect()` has bound its socket to it for good (ADR 17).
+#[inline(never)]
+pub(crate) fn is_stuck<E: Env>(env: &E, tuple: &Tuple) -> bool {
+    let Some(socket) = env.sender() else { return false };
+    socket.address == tuple.destination
+        && socket.port.be() == tuple.destination_port.be()
+        && env.generation(socket.backend) != socket.generation
 }

@@ -18,9 +18,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A routed rig with the walks' pods and Services, ready.
 fn boot(socket_edge: SocketEdge) -> Result<Rig> {
+    boot_with(socket_edge, &[])
+}
+
+fn boot_with(socket_edge: SocketEdge, more: &[&str]) -> Result<Rig> {
     let mut rig = fixture::boot(Options {
         proxy: Proxy::Ferrogate(FerrogateOptions {
             socket_edge,
+            more: more.iter().copied().map(str::to_owned).collect(),
             ..FerrogateOptions::default()
         }),
         ..Options::default()
@@ -319,6 +324,29 @@ fn udp_sockets_leave_a_backend_that_ended_through_the_socket_edge_and_through_th
         rig.add_service(service)?;
         fixture::wait_ready(&mut rig, PATIENCE)?;
     }
+    Ok(())
+}
+
+#[test]
+fn connected_udp_sockets_that_no_helper_reaches_are_told_when_they_send() -> Result<()> {
+    let mut rig = boot_with(
+        SocketEdge::All,
+        &["--sock-destroy-helper=/nonexistent/ferrogate-helper"],
+    )?;
+    sockets_when_a_backend_ends(&mut rig, true, |rig| {
+        rig.set_ready("b", false)?;
+        wait_programmed(rig, "remote")
+    })?;
+    // The node's own were destroyed; the pod's two were answered.
+    let metrics = rig
+        .node(1)
+        .place
+        .run("curl", ["-sSf", "http://127.0.0.1:10249/metrics"])?;
+    let answered = metrics
+        .lines()
+        .find(|line| line.starts_with("ferrogate_packets_total") && line.contains("\"backend_gone\""));
+    let count = answered.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    ensure!(count >= Some(2), "answered: {answered:?}");
     Ok(())
 }
 

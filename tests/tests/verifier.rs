@@ -26,7 +26,7 @@ const OF_OTHERS: u32 = 300_000;
 
 /// A little above what holds today.
 const BUDGETS: [Budget; 21] = [
-    budget("pod_ingress", 49_000, 24_200),
+    budget("pod_ingress", 49_000, 24_500),
     budget("pod_egress", 13_500, 7_000),
     budget("uplink_ingress", 49_000, 24_200),
     budget("uplink_egress", 66_000, 24_800),
@@ -39,7 +39,7 @@ const BUDGETS: [Budget; 21] = [
     budget("uplink_ingress_l3_second", 87_000, 39_200),
     budget("uplink_egress_l3_second", 161_000, 40_200),
     budget("uplink_xdp", 64_000, 22_000),
-    budget("connect4", 6_000, 8_000),
+    budget("connect4", 6_500, 8_000),
     budget("connect6", 6_500, 7_800),
     budget("sendmsg4", 6_000, 7_300),
     budget("sendmsg6", 6_000, 7_600),

@@ -49,6 +49,7 @@ impl Tables {
             })
             .during(|| reading(spec))?;
         }
+        self.attend_stuck(&self.stuck_sockets()?);
         self.filter_news.store(0, Ordering::Relaxed);
         self.set_flag(config_flags::FILTER, true)
     }

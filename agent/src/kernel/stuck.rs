@@ -2,7 +2,7 @@
 
 use super::error::{During as _, Result};
 use super::tables::{Tables, reading, writing};
-use ferrogate_common::{UdpSocket, maps};
+use ferrogate_common::{UdpSocket, address_roles, maps};
 use std::collections::BTreeMap;
 
 /// A connected UDP socket whose backend is no longer current. It may be closed long since.
@@ -38,6 +38,13 @@ impl Tables {
             })
             .during(|| reading(maps::UDP_SOCKETS))?;
         Ok(stuck)
+    }
+
+    /// Has the pod edge look at what is sent to where these sockets send.
+    pub fn attend_stuck(&self, sockets: &[StuckSocket]) {
+        for socket in sockets {
+            self.add_role(&socket.noted.address, address_roles::DESTINATION);
+        }
     }
 
     /// Takes their notes away, but of those that have another backend by now.

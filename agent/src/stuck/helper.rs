@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -87,24 +87,31 @@ fn destroy(request: &Request) -> Reply {
                 }
                 // A namespace whose process has gone meanwhile has no sockets either.
                 let Ok(file) = File::open(&path) else { continue };
-                match enter(&file, &mut wanted, &mut reply) {
-                    Ok(()) => reply.namespaces += 1,
-                    Err(error) => {
-                        problem.get_or_insert(format!("{}: {error}", path.display()));
-                    }
+                if let Err(error) = enter(&file, &mut wanted, &mut reply) {
+                    problem.get_or_insert(format!("{}: {error}", path.display()));
                 }
             }
         }
         Err(error) => problem = Some(format!("/proc: {error}")),
     }
+    reply.is_complete = problem.is_none() && sees_all_processes();
     reply.problem = problem;
     reply
 }
 
+/// Whether this process is in the machine's first process namespace, whose members see all others.
+fn sees_all_processes() -> bool {
+    /// PROC_PID_INIT_INO of include/linux/proc_ns.h.
+    const FIRST: u64 = 0xeffffffc;
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|namespace| namespace.ino() == FIRST)
+}
+
 fn enter(namespace: &File, wanted: &mut BTreeMap<u64, BTreeSet<u64>>, reply: &mut Reply) -> io::Result<()> {
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-    if let Some(cookies) = wanted.remove(&netns_cookie()?) {
+    let here = netns_cookie()?;
+    if let Some(cookies) = wanted.remove(&here) {
         reply.destroyed.extend(Diag::open()?.destroy(&cookies)?);
+        reply.searched.push(here);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! also in a call that waits. Only sockets that the socket edge had translated are touched: the programs note their cookies.
 //!
 //! That takes entering the sockets' network namespaces, which a process of its own does: the helper. The agent goes on
-//! without it.
+//! without it: it destroys the sockets of its own namespace itself, and the pod edge answers what others send with an ICMP error.
 
 mod diag;
 mod helper;
@@ -14,10 +14,11 @@ mod wire;
 pub(crate) use helper::namespaces;
 pub use helper::run as run_helper;
 
+use self::diag::Diag;
 use self::wire::{Reply, Request, Target};
-use crate::kernel::{StateDir, StuckSocket, Tables};
+use crate::kernel::{StateDir, StuckSocket, Tables, netns_cookie};
 use anyhow::{Context, Result, bail};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -64,17 +65,18 @@ pub struct Reaper {
 }
 
 impl Reaper {
-    /// Starts the thread.
+    /// Starts the thread. Without a source of helpers no socket is destroyed.
     ///
     /// # Errors
     /// When the maps cannot be opened once more, or no thread can be started.
-    pub fn start(state_dir: &Path, helper: HelperSource) -> Result<Self> {
+    pub fn start(state_dir: &Path, helper: Option<HelperSource>) -> Result<Self> {
         let tables = Tables::open(&StateDir::new(state_dir)).context("cannot open the maps for stuck sockets")?;
         let (wake, woken) = mpsc::channel();
         let mut search = Search {
             tables,
-            helper: Helper::new(helper),
+            helper: helper.map(Helper::new),
             seen: HashMap::new(),
+            out_of_reach: HashSet::new(),
         };
         std::thread::Builder::new()
             .name("stuck-sockets".to_owned())
@@ -92,9 +94,11 @@ impl Reaper {
 
 struct Search {
     tables: Tables,
-    helper: Helper,
+    helper: Option<Helper>,
     /// Cookies that were asked for and not found, and since when.
     seen: HashMap<u64, Instant>,
+    /// Cookies of sockets in namespaces that the helper could not enter. Nobody asks for them again.
+    out_of_reach: HashSet<u64>,
 }
 
 impl Search {
@@ -116,7 +120,6 @@ impl Search {
                 .context("no grace period")
                 .and_then(|()| self.look())
             {
-                // The helper has reported its own failures.
                 debug!(error = format!("{error:#}"), "stuck sockets stay as they are");
                 self.seen.clear();
             }
@@ -124,28 +127,84 @@ impl Search {
     }
 
     fn look(&mut self) -> Result<()> {
-        let stuck = self.tables.stuck_sockets()?;
+        let mut stuck = self.tables.stuck_sockets()?;
+        // Until they are destroyed, and if they are not.
+        self.tables.attend_stuck(&stuck);
+        let Some(helper) = &mut self.helper else {
+            return Ok(());
+        };
+        let all: HashSet<u64> = stuck.iter().map(|socket| socket.cookie).collect();
+        self.out_of_reach.retain(|cookie| all.contains(cookie));
+        stuck.retain(|socket| !self.out_of_reach.contains(&socket.cookie));
         if stuck.is_empty() {
             self.seen.clear();
             return Ok(());
         }
         let begun = Instant::now();
-        let destroyed = self.helper.destroy(&stuck)?;
-        if !destroyed.is_empty() {
-            info!(sockets = destroyed.len(), took = ?begun.elapsed(), "connected UDP sockets told that their backend ended");
+        let (own, others): (Vec<_>, Vec<_>) = {
+            let here = netns_cookie()?;
+            stuck.into_iter().partition(|socket| socket.netns == here)
+        };
+        let mut found = Found {
+            destroyed: helper.destroy_here(&own),
+            searched: own.iter().map(|socket| socket.netns).collect(),
+            is_complete: false,
+        };
+        let mut asked = own;
+        if !others.is_empty() {
+            match helper.destroy(&others) {
+                Ok(more) => {
+                    found.extend(more);
+                    asked.extend(others);
+                }
+                // The helper has reported its own failures.
+                Err(error) => debug!(error = format!("{error:#}"), "stuck sockets of pods stay as they are"),
+            }
         }
+        if !found.destroyed.is_empty() {
+            let sockets = found.destroyed.len();
+            info!(sockets, took = ?begun.elapsed(), "connected UDP sockets told that their backend ended");
+        }
+        let done = self.sort_out(asked, &found, begun);
+        Ok(self.tables.forget_sockets(&done)?)
+    }
+
+    /// Which of the sockets that were asked for need no more: they were destroyed, or not found for so long that they are closed.
+    fn sort_out(&mut self, asked: Vec<StuckSocket>, found: &Found, begun: Instant) -> Vec<StuckSocket> {
         let (mut done, mut left) = (Vec::new(), HashMap::new());
-        for socket in stuck {
+        for socket in asked {
             let since = self.seen.get(&socket.cookie).copied().unwrap_or(begun);
-            if destroyed.contains(&socket.cookie) || since.elapsed() > GIVE_UP {
+            if found.destroyed.contains(&socket.cookie) {
+                done.push(socket);
+            } else if since.elapsed() <= GIVE_UP {
+                left.insert(socket.cookie, since);
+            } else if found.is_complete || found.searched.contains(&socket.netns) {
                 done.push(socket);
             } else {
-                left.insert(socket.cookie, since);
+                self.out_of_reach.insert(socket.cookie);
             }
         }
         self.seen = left;
-        self.tables.forget_sockets(&done)?;
-        Ok(())
+        done
+    }
+}
+
+/// What a search has come to.
+#[derive(Default)]
+struct Found {
+    /// Cookies of the sockets that were destroyed.
+    destroyed: HashSet<u64>,
+    /// Cookies of the network namespaces that were searched.
+    searched: HashSet<u64>,
+    /// Every namespace that has a process was seen: others are gone.
+    is_complete: bool,
+}
+
+impl Found {
+    fn extend(&mut self, more: Self) {
+        self.destroyed.extend(more.destroyed);
+        self.searched.extend(more.searched);
+        self.is_complete |= more.is_complete;
     }
 }
 
@@ -175,8 +234,21 @@ impl Helper {
         }
     }
 
-    /// Has these sockets destroyed; returns the cookies of those that were there.
-    fn destroy(&mut self, stuck: &[StuckSocket]) -> Result<Vec<u64>> {
+    /// Destroys sockets of this process's own network namespace: that takes no helper.
+    fn destroy_here(&mut self, stuck: &[StuckSocket]) -> HashSet<u64> {
+        if stuck.is_empty() {
+            return HashSet::new();
+        }
+        let cookies: BTreeSet<u64> = stuck.iter().map(|socket| socket.cookie).collect();
+        let destroyed = Diag::open().and_then(|diag| diag.destroy(&cookies));
+        destroyed.map(HashSet::from_iter).unwrap_or_else(|error| {
+            self.complain(&format!("this node's own processes: {error}"));
+            HashSet::new()
+        })
+    }
+
+    /// Has these sockets destroyed.
+    fn destroy(&mut self, stuck: &[StuckSocket]) -> Result<Found> {
         if self.failed.is_some_and(|failed| failed.elapsed() < RESTART) {
             bail!("the helper failed a moment ago");
         }
@@ -194,7 +266,11 @@ impl Helper {
                 } else {
                     self.complained = false;
                 }
-                Ok(reply.destroyed)
+                Ok(Found {
+                    destroyed: reply.destroyed.into_iter().collect(),
+                    searched: reply.searched.into_iter().collect(),
+                    is_complete: reply.is_complete,
+                })
             }
             Err(error) => {
                 self.failed = Some(Instant::now());
@@ -224,8 +300,8 @@ impl Helper {
         if !std::mem::replace(&mut self.complained, true) {
             warn!(
                 why,
-                "connected UDP sockets whose backend ended are not all told; the helper needs CAP_SYS_ADMIN, CAP_NET_ADMIN \
-                 and the host's process namespace"
+                "connected UDP sockets whose backend ended are not all told before they send; the helper needs CAP_SYS_ADMIN, \
+                 CAP_NET_ADMIN and the host's process namespace"
             );
         }
     }

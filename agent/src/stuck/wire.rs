@@ -28,8 +28,10 @@ pub(super) struct Request {
 pub(super) struct Reply {
     /// Cookies of those that were there and connected.
     pub(super) destroyed: Vec<u64>,
-    /// Network namespaces looked into.
-    pub(super) namespaces: u32,
+    /// Cookies of the network namespaces that were searched, of those that were named.
+    pub(super) searched: Vec<u64>,
+    /// All network namespaces of the machine that have a process were seen.
+    pub(super) is_complete: bool,
     /// The first thing that went wrong.
     pub(super) problem: Option<String>,
 }

@@ -3,6 +3,7 @@
 use crate::checksum::{self, add, fold};
 use crate::env::{ChecksumChange, Packet};
 use bytemuck::Pod;
+use ferrogate_common::UdpSocket;
 use std::vec::Vec;
 
 /// A packet and what its context says of it.
@@ -23,6 +24,8 @@ pub struct HostPacket {
     pub partial: bool,
     /// To be cut into segments before it leaves.
     pub segmented: bool,
+    /// Of the socket that sent it: what `UDP_SOCKETS` has.
+    pub sender: Option<UdpSocket>,
     /// Differences that a device's sum over the packet was mended by.
     pub mended: u32,
 }
@@ -39,6 +42,7 @@ impl HostPacket {
             unmarkable: false,
             partial: false,
             segmented: false,
+            sender: None,
             mended: 0,
         }
     }
@@ -107,6 +111,10 @@ impl Packet for HostPacket {
 
     fn is_from_this_node(&self) -> bool {
         self.from_this_node
+    }
+
+    fn sender(&self) -> Option<UdpSocket> {
+        self.sender
     }
 
     fn can_be_done(&self) -> bool {

@@ -7,7 +7,7 @@ use crate::{Edge, Verdict, enter, enter_second, leave, leave_second};
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
     Address, Backend, Config, Flow, Frontend, FrontendKey, Interface, Reason, Service, SnatFlow, TICK_SHIFT, Tuple,
-    interface_flags,
+    UdpSocket, interface_flags,
 };
 use std::vec;
 use std::vec::Vec;
@@ -207,6 +207,10 @@ impl Packet for Surroundings<'_> {
 
     fn is_from_this_node(&self) -> bool {
         self.packet.is_from_this_node()
+    }
+
+    fn sender(&self) -> Option<UdpSocket> {
+        self.packet.sender()
     }
 
     fn can_be_done(&self) -> bool {

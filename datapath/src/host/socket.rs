@@ -9,7 +9,7 @@ use bytemuck::Zeroable;
 use core::net::SocketAddr;
 use ferrogate_common::{
     Address, Backend, Config, Direction, Flow, Frontend, FrontendKey, Interface, Port, Protocol, Reason, Service,
-    SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple,
+    SnatFlow, SocketPair, SocketPairKey, SocketState, Tuple, UdpSocket,
 };
 
 /// A process's socket.
@@ -25,8 +25,8 @@ pub struct HostSocket {
     pub scopes: [u32; 4],
     /// Its storage, once there is one.
     pub state: Option<SocketState>,
-    /// Backend and generation that `UDP_SOCKETS` has for it.
-    pub connected: Option<(u32, u32)>,
+    /// What `UDP_SOCKETS` has for it.
+    pub connected: Option<UdpSocket>,
 }
 
 impl HostSocket {
@@ -181,7 +181,7 @@ impl SocketMemory for SocketSimulator<'_> {
     }
 
     fn note_connected(&mut self, pair: &SocketPair) {
-        self.socket.connected = Some((pair.id, pair.generation));
+        self.socket.connected = Some(UdpSocket::new(self.socket.netns, pair));
     }
 
     fn forget_connected(&mut self) {

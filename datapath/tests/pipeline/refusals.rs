@@ -1,12 +1,14 @@
 //! Answers that the node gives itself, and packets that it must not touch.
 
 use crate::support::{
-    FAMILIES, NARROW_MTU, OF_XDP, Offer, POD, Sent, UPLINK, Who, at, cluster_ip, ip, node, run, segment, send,
+    FAMILIES, NARROW_MTU, OF_XDP, Offer, POD, POD_NETNS, Sent, UPLINK, Who, at, cluster_ip, ip, node, run, segment,
+    send,
 };
 use crate::wire::What;
-use ferrogate_common::{FrontendKind, Protocol, Reason};
-use ferrogate_datapath::Verdict;
-use ferrogate_datapath::host::{HostPacket, Program, Segment, Simulator, tcp};
+use ferrogate_common::{FrontendKind, Protocol, Reason, UdpSocket, config_flags};
+use ferrogate_datapath::host::{HostPacket, HostSocket, Program, Segment, Simulator, SocketSimulator, tcp};
+use ferrogate_datapath::{Tables as _, Verdict};
+use std::net::SocketAddr;
 
 /// A node whose service at port 80 of the VIP and whose NodePort have no endpoint.
 fn without_endpoints(protocol: Protocol, v4: bool) -> Simulator {
@@ -117,6 +119,62 @@ fn udp_to_a_service_without_endpoints_gets_port_unreachable_from_the_service() {
             };
             assert_eq!((kind, code), if v4 { (3, 3) } else { (1, 4) });
         }
+    }
+}
+
+/// A datagram of the pod's, from a socket of which the socket edge has noted this.
+fn from_socket(node: &mut Simulator, to: SocketAddr, sender: Option<UdpSocket>) -> (Sent, Segment) {
+    let datagram = segment(Protocol::Udp, at(Who::Pod, to.is_ipv4(), 40_000), to, 0);
+    let packet = HostPacket {
+        sender,
+        ..HostPacket::ethernet(datagram.ethernet(), POD)
+    };
+    let outcome = node.run(Program::PodIngress, packet);
+    let sent = Sent {
+        verdict: outcome.verdict,
+        bytes: outcome.bytes,
+        mended: outcome.mended,
+        link: 14,
+    };
+    (sent, datagram)
+}
+
+#[test]
+fn what_a_connected_socket_sends_to_a_backend_that_has_ended_gets_port_unreachable_and_nothing_else_does() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let backend = at(Who::RemotePod, v4, 8080);
+        cluster_ip(1, Protocol::Udp, at(Who::Vip, v4, 80), &[backend]).put(node);
+        let mut socket = HostSocket::new(7, Protocol::Udp, POD_NETNS);
+        let (_, peer) = SocketSimulator::new(&mut node.tables, &mut socket).connect(at(Who::Vip, v4, 80));
+        assert_eq!(peer, backend);
+        let noted = socket.connected;
+        node.tables.config.flags |= config_flags::FILTER;
+        node.tables.fill_filter();
+        node.tables.add_destination(&backend.ip().into());
+        let passes = Verdict::Pass(Reason::NotService);
+        assert_eq!(from_socket(node, backend, noted).0.verdict, passes, "it is current");
+        // It ends, and then another has its place.
+        for (generation, address) in [(0, Who::RemotePod), (2, Who::LocalPod)] {
+            let held = &mut node.tables.backends[16];
+            (held.generation, held.address) = (generation, ip(address, v4).into());
+            let (sent, datagram) = from_socket(node, backend, noted);
+            assert_eq!(sent.verdict, Verdict::Bounce(Reason::BackendGone));
+            assert_turned(&sent, &datagram);
+            assert_quotes(&sent, &datagram);
+            assert_eq!(sent.seen().source.ip(), backend.ip());
+        }
+        assert_eq!(
+            from_socket(node, backend, None).0.verdict,
+            passes,
+            "it went there itself"
+        );
+        let elsewhere = SocketAddr::new(backend.ip(), 8081);
+        assert_eq!(
+            from_socket(node, elsewhere, noted).0.verdict,
+            passes,
+            "a datagram with an address"
+        );
     }
 }
 
@@ -253,8 +311,8 @@ fn an_ipv6_packet_with_a_v4_mapped_address_never_meets_an_ipv4_service() {
     let backend = [at(Who::LocalPod, true, 8080)];
     let frontend = at(Who::Vip, true, 80);
     cluster_ip(1, Protocol::Udp, frontend, &backend).put(node);
-    let mapped = |address: std::net::SocketAddr| match address.ip() {
-        std::net::IpAddr::V4(v4) => std::net::SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+    let mapped = |address: SocketAddr| match address.ip() {
+        std::net::IpAddr::V4(v4) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
         std::net::IpAddr::V6(_) => address,
     };
     let v6 = at(Who::Pod, false, 40_000);

@@ -285,8 +285,9 @@ fn a_connected_udp_socket_is_noted_until_it_goes_elsewhere() {
         let mut call = SocketSimulator::new(&mut node.tables, &mut socket);
         let (_, backend) = call.connect(at(Who::Vip, v4, 80));
         let noted = socket.connected.expect("noted");
-        let held = node.tables.backends[noted.0 as usize];
-        assert_eq!((held.port.get(), held.generation), (backend.port(), noted.1));
+        let held = node.tables.backends[noted.backend as usize];
+        assert_eq!((held.port.get(), held.generation), (backend.port(), noted.generation));
+        assert_eq!(SocketAddr::new(noted.address.ip(), noted.port.get()), backend);
         SocketSimulator::new(&mut node.tables, &mut socket).connect(at(Who::Outside, v4, 80));
         assert_eq!(socket.connected, None);
         let mut tcp = HostSocket::new(8, Protocol::Tcp, POD_NETNS);

@@ -26,12 +26,10 @@ impl Engine {
         self.datapath
             .set_scopes(&first)
             .context("cannot tell the programs whom the socket edge serves")?;
-        if let Some(helper) = helper {
-            let reaper = Reaper::start(&args.state_dir, helper)?;
-            // What ended while no agent was there.
-            reaper.wake();
-            self.reaper = Some(reaper);
-        }
+        let reaper = Reaper::start(&args.state_dir, helper)?;
+        // What ended while no agent was there.
+        reaper.wake();
+        self.reaper = Some(reaper);
         Ok(Some(follower))
     }
 
