@@ -2,7 +2,8 @@
 //!
 //! Every map key and value is a plain C structure without padding that both sides read and write byte for byte. A change
 //! to any layout, map name or meaning here needs a new [`ABI_VERSION`]: the agent pins its maps below a directory of that
-//! number, so that programs never meet maps of another layout.
+//! number, so that programs never meet maps of another layout. A map that is in [`maps::CHANGED`] begins anew with that
+//! version; all others go on, with what is in them.
 //!
 //! Values that travel on the wire in network order ([`Address`], [`Port`]) are types of their own; every plain integer is
 //! in host order.
@@ -46,7 +47,7 @@ pub use socket::{SocketPair, SocketPairKey, SocketState, UdpSocket, cgroup_scope
 pub use trace::{TraceEvent, TraceSettings, trace_edge};
 
 /// Version of everything in this crate that both sides must agree on.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Flow time stamps count units of 2^30 ns (1.07 s) of the boot clock: a shift where seconds would need a division.
 pub const TICK_SHIFT: u32 = 30;

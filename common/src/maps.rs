@@ -12,6 +12,16 @@ pub struct MapSpec {
     pub purpose: &'static str,
 }
 
+/// The maps that a later ABI version has changed, and which: their layout, or what an entry means. If entries of one map speak of
+/// another's (a flow of a backend's number), it is changed with that.
+pub const CHANGED: &[(&str, u32)] = &[("UDP_SOCKETS", 2)];
+
+/// The ABI version since which a map is as it is.
+pub fn since(name: &str) -> u32 {
+    let changed = CHANGED.iter().filter(|(changed, _)| *changed == name);
+    changed.map(|(_, since)| *since).max().unwrap_or(1)
+}
+
 /// What decides how many entries a map is created with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Size {

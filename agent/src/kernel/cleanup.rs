@@ -2,7 +2,8 @@
 
 use super::error::{During as _, Result};
 use super::state::StateDir;
-use super::{edges, loopback, ports};
+use super::{edges, inherit, loopback, ports};
+use ferrogate_common::ABI_VERSION;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -48,7 +49,7 @@ pub fn cleanup(state_dir: &Path) -> Result<CleanupReport> {
     if !state_dir.is_dir() {
         return Ok(report);
     }
-    for version in versions(&state)? {
+    for (_, version) in versions(&state)? {
         let (links, maps) = remove_version(&version)?;
         report.links += links;
         report.maps += maps;
@@ -59,28 +60,26 @@ pub fn cleanup(state_dir: &Path) -> Result<CleanupReport> {
     Ok(report)
 }
 
-/// Detaches the programs of other ABI versions and removes their maps: after ours are attached in their place.
+/// Removes what other ABI versions have left, after ours has taken over from them.
 pub(super) fn remove_other_versions(state: &StateDir) -> Result<()> {
-    let ours = state.version();
-    for version in versions(state)?.into_iter().filter(|version| *version != ours) {
-        let (links, _) = remove_version(&version)?;
-        tracing::info!(version = %version.display(), links, "removed the state of another ABI version");
+    for (number, version) in versions(state)? {
+        if number != ABI_VERSION {
+            let (links, _) = remove_version(&version)?;
+            tracing::info!(version = %version.display(), links, "removed the state of another ABI version");
+        }
     }
     Ok(())
 }
 
-/// The directories `v<number>`.
-fn versions(state: &StateDir) -> Result<Vec<PathBuf>> {
+/// The directories `v<number>`, with their numbers.
+pub(super) fn versions(state: &StateDir) -> Result<Vec<(u32, PathBuf)>> {
     let entries = fs::read_dir(state.root()).during(|| format!("cannot list {}", state.root().display()))?;
-    let is_version = |name: &str| {
-        name.strip_prefix('v')
-            .is_some_and(|number| number.parse::<u32>().is_ok())
-    };
+    let number = |name: &str| name.strip_prefix('v').and_then(|number| number.parse().ok());
     let mut versions = Vec::new();
     for entry in entries {
         let entry = entry.during(|| format!("cannot list {}", state.root().display()))?;
-        if entry.file_name().to_str().is_some_and(is_version) {
-            versions.push(entry.path());
+        if let Some(number) = entry.file_name().to_str().and_then(number) {
+            versions.push((number, entry.path()));
         }
     }
     Ok(versions)
@@ -92,7 +91,7 @@ fn remove_version(version: &Path) -> Result<(usize, usize)> {
     let links = remove_pins(&version.join("links"), edges::remove)?;
     let maps = remove_pins(&version.join("maps"), |path| {
         fs::remove_file(path)
-            .map(|()| true)
+            .map(|()| !path.ends_with(inherit::NOTE))
             .during(|| format!("cannot remove {}", path.display()))
     })?;
     remove_directory(version)?;

@@ -12,6 +12,7 @@ mod diff;
 mod edges;
 mod error;
 mod filter;
+mod inherit;
 mod inspect;
 mod interfaces;
 mod loopback;
@@ -49,6 +50,7 @@ pub use usage::Usage;
 
 use crate::net::Network;
 use edges::Edges;
+use inherit::Predecessor;
 use interfaces::Sources;
 use programs::Programs;
 use std::collections::{BTreeMap, BTreeSet};
@@ -110,8 +112,16 @@ impl Datapath {
         let state = StateDir::new(&options.state_dir);
         state.create()?;
         let lock = state.lock()?;
+        let predecessor = Predecessor::find(&state)?;
+        if let Some(predecessor) = &predecessor {
+            predecessor.share_maps(&state)?;
+        }
         let programs = Programs::load(&state, options)?;
         let tables = Tables::open(&state)?;
+        if let Some(predecessor) = &predecessor {
+            predecessor.hand_over_links(&state)?;
+        }
+        inherit::note(&state)?;
         let edges = Edges::take_over(&state, &programs, options.edges)?;
         let sources = Sources::restore(tables.sources()?, tables.sources.entries());
         Ok(Self {

@@ -1,7 +1,7 @@
 //! The state directory: where the agent's maps and links are pinned.
 //!
 //! ```text
-//! <state-dir>/v<ABI>/maps/<NAME>                    one map of `ferrogate_common::maps`
+//! <state-dir>/v<ABI>/maps/<NAME>                    one map of `ferrogate_common::maps`; beside them a note (`inherit.rs`)
 //! <state-dir>/v<ABI>/links/<program>-<ifindex>      a tcx link, or the program that is a filter of clsact
 //! <state-dir>/v<ABI>/links/<program>-<mode>-<ifindex>   an XDP link; native or generic
 //! <state-dir>/v<ABI>/links/<program>                a link of the socket edge
@@ -47,9 +47,14 @@ impl StateDir {
         self.root.join(format!("v{ABI_VERSION}"))
     }
 
+    /// The directory of the maps' pins.
+    pub(super) fn maps(&self) -> PathBuf {
+        self.version().join("maps")
+    }
+
     /// The pin of a map.
     pub fn map(&self, name: &str) -> PathBuf {
-        self.version().join("maps").join(name)
+        self.maps().join(name)
     }
 
     /// The directory of the links' pins.
@@ -75,7 +80,7 @@ impl StateDir {
 
     /// Makes the directories.
     pub(super) fn create(&self) -> Result<()> {
-        for directory in [self.version().join("maps"), self.links()] {
+        for directory in [self.maps(), self.links()] {
             self.create_all(&directory)?;
         }
         Ok(())

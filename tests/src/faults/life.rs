@@ -6,16 +6,24 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ferrogate_common::ABI_VERSION;
 
 use super::{Aftermath, Fault, Ground, TERMINATION, harmless, links, objects};
 use crate::binaries;
-use crate::rig::Process;
+use crate::kernel::pin_map;
+use crate::rig::{Node, Process};
+use crate::wait::eventually;
 
 pub(super) const FAULTS: &[Fault] = &[
     harmless("killed (SIGKILL) and started again", true, killed),
     harmless("stopped (SIGTERM) and started again", true, stopped),
     harmless("killed again and again while it starts", true, killed_at_start),
     harmless("upgraded to other programs of the same ABI, and back", false, upgraded),
+    harmless(
+        "upgraded from another version of the maps' layouts, and back",
+        false,
+        other_layouts,
+    ),
     harmless("an upgrade that the verifier refuses", false, refused_by_the_verifier),
     harmless("an upgrade over a pinned map of another layout", false, foreign_map),
     harmless("started with its BPF file system read-only", false, read_only),
@@ -107,6 +115,50 @@ fn upgraded(ground: &mut Ground) -> Result<Aftermath> {
     })
 }
 
+/// Files what a node's agent has left under another version, of which one map is of another layout.
+fn file_under(node: &Node, version: u32) -> Result<()> {
+    let left = node.bpffs.join(format!("v{version}"));
+    fs::rename(node.pin(""), &left).with_context(|| left.display().to_string())?;
+    let (map, note) = (left.join("maps/UDP_SOCKETS"), left.join("maps/changed"));
+    fs::remove_file(&map)?;
+    pin_map(&map, 8, 16)?;
+    // The first version had no note; a later one has more to tell.
+    fs::remove_file(&note)?;
+    if version > ABI_VERSION {
+        std::os::unix::fs::symlink(format!("UDP_SOCKETS={version}"), &note)?;
+    }
+    Ok(())
+}
+
+fn other_layouts(ground: &mut Ground) -> Result<Aftermath> {
+    let mut converged = None;
+    let before = ground.links()?;
+    for version in [ABI_VERSION - 1, ABI_VERSION + 1] {
+        for node in ground.nodes() {
+            ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
+            file_under(ground.rig.node(node), version)?;
+        }
+        let left = ground.links()?;
+        links::same(&before, &left)?;
+        let marker = ground.marker()?;
+        for node in ground.nodes() {
+            ground.start(node)?;
+        }
+        converged = converged.max(Some(ground.await_marker(&marker)?));
+        let taken = ground.links()?;
+        links::same(&before, &taken)?;
+        links::replaced(&left, &taken)?;
+        for node in ground.nodes() {
+            let left = ground.rig.node(node).bpffs.join(format!("v{version}"));
+            eventually(TERMINATION, "what was left is removed", || Ok(!left.exists()))?;
+        }
+    }
+    Ok(Aftermath {
+        converged,
+        note: format!("{} links and all maps but one kept", before.len()),
+    })
+}
+
 /// Tries to start an agent that cannot, on every node, and brings the good one back. What the failed ones have said.
 fn in_vain(ground: &mut Ground, options: &[String]) -> Result<(String, Duration)> {
     for node in ground.nodes() {
@@ -163,11 +215,7 @@ fn foreign_map(ground: &mut Ground) -> Result<Aftermath> {
         let path = pin(ground, node, MAP)?;
         let aside = path.with_file_name("fg-aside");
         fs::rename(&path, &aside).with_context(|| path.display().to_string())?;
-        let place = &ground.rig.node(node).place;
-        let text = path.to_string_lossy().into_owned();
-        let made = "type hash key 8 value 12 entries 16 name FLOWS";
-        let arguments = ["map", "create", &text].into_iter().chain(made.split(' '));
-        place.run("bpftool", arguments)?;
+        pin_map(&path, 8, 12)?;
         pins.push((path, aside));
     }
     for node in ground.nodes() {

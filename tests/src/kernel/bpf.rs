@@ -1,6 +1,8 @@
 //! bpf(2) without a library: programs of [`super::asm`], their maps, and how they are run.
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -8,6 +10,7 @@ const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_int = 2;
 const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_PROG_TEST_RUN: libc::c_int = 10;
 const BPF_MAP_FREEZE: libc::c_int = 22;
 const BPF_LINK_CREATE: libc::c_int = 28;
@@ -96,6 +99,15 @@ struct ElementAttributes {
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// The same for BPF_OBJ_PIN.
+#[repr(C)]
+#[derive(Default)]
+struct PinAttributes {
+    path: u64,
+    object: u32,
+    flags: u32,
 }
 
 /// The same for BPF_LINK_CREATE.
@@ -248,6 +260,19 @@ impl AsFd for RawProgram {
 pub fn freeze(map: BorrowedFd<'_>) -> Result<()> {
     let mut number = map.as_raw_fd() as u32;
     bpf(BPF_MAP_FREEZE, &mut number).context("freezing a map")?;
+    Ok(())
+}
+
+/// Makes an LRU hash map with keys and values of these sizes, and pins it.
+pub fn pin_map(path: &Path, key: usize, value: usize) -> Result<()> {
+    let map = RawMap::create(MapKind::LruHash, key, value, 64)?;
+    let text = CString::new(path.as_os_str().as_encoded_bytes())?;
+    let mut attributes = PinAttributes {
+        path: text.as_ptr() as u64,
+        object: map.fd.as_raw_fd() as u32,
+        flags: 0,
+    };
+    bpf(BPF_OBJ_PIN, &mut attributes).with_context(|| format!("pinning {}", path.display()))?;
     Ok(())
 }
 

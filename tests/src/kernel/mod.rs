@@ -24,7 +24,7 @@ mod rare;
 mod states;
 mod world;
 
-pub use bpf::{Kind, RawProgram, freeze};
+pub use bpf::{Kind, RawProgram, freeze, pin_map};
 pub use bystander::Bystander;
 pub use counter::Counter;
 pub use floor::Floor;

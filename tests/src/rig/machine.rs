@@ -3,6 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use ferrogate_common::ABI_VERSION;
 
 use super::addresses::{NODE_BASE, Pair, ROUTER, lan};
 use super::cluster::Options;
@@ -27,6 +28,13 @@ pub struct Node {
     pub directory: PathBuf,
     /// Its bpffs directory.
     pub bpffs: PathBuf,
+}
+
+impl Node {
+    /// Where its agent pins something: `maps/NAME` or `links/NAME`.
+    pub fn pin(&self, what: &str) -> PathBuf {
+        self.bpffs.join(format!("v{ABI_VERSION}")).join(what)
+    }
 }
 
 /// What a node's `eth0` is. Not every kernel has each.

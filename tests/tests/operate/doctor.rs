@@ -76,7 +76,7 @@ fn well() -> Result<Rig> {
 
 /// A hash map of a node, past its agent.
 fn map<const K: usize, const V: usize>(rig: &Rig, name: &str) -> Result<HashMap<MapData, [u8; K], [u8; V]>> {
-    let path = rig.node(NODE).bpffs.join("v1/maps").join(name);
+    let path = rig.node(NODE).pin("maps").join(name);
     let data = MapData::from_pin(&path).with_context(|| path.display().to_string())?;
     Ok(HashMap::try_from(Map::HashMap(data))?)
 }
@@ -231,7 +231,7 @@ fn hooks_are_compared_with_what_is_attached() -> Result<()> {
     drop(other);
     is_well(&rig)?;
 
-    let pin = rig.node(NODE).bpffs.join(format!("v1/links/uplink_egress-{uplink}"));
+    let pin = rig.node(NODE).pin(&format!("links/uplink_egress-{uplink}"));
     fs::remove_file(&pin).with_context(|| pin.display().to_string())?;
     finds(
         &rig,

@@ -161,7 +161,7 @@ fn kubectl_ferrogate_asks_all_nodes_and_ends_as_the_worst_of_them() -> Result<()
     let headings: Vec<&str> = page.lines().filter(|line| line.starts_with("== ")).collect();
     assert_eq!(headings, ["== n1", "== n2"], "{page}");
 
-    let pin = cluster.rig.node(2).bpffs.join("v1/maps/FRONTENDS");
+    let pin = cluster.rig.node(2).pin("maps/FRONTENDS");
     let mut frontends = HashMap::<_, [u8; 20], [u8; 8]>::try_from(Map::HashMap(MapData::from_pin(&pin)?))?;
     let key = frontends.keys().next().context("a frontend")??;
     frontends.remove(&key)?;

@@ -70,7 +70,7 @@ fn an_agent_with_three_capabilities_does_all_its_work() -> Result<()> {
     };
     eventually("the new pod's interface has both programs", || Ok(hooks(&rig)? == 2))?;
     // A link that somebody has taken away comes back, at the next look: an interface that changes is one.
-    let links = rig.node(1).bpffs.join("v1/links");
+    let links = rig.node(1).pin("links");
     let pin = fs::read_dir(&links)?.flatten().map(|pin| pin.path());
     let lost = pin
         .filter(|path| {

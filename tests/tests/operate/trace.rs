@@ -235,7 +235,7 @@ fn filters_show_what_was_asked_for_and_one_traces_at_a_time() -> Result<()> {
 
 /// Until when the programs tell (`TraceSettings::until`).
 pub(crate) fn until(rig: &Rig) -> Result<u64> {
-    let path = rig.node(1).bpffs.join("v1/maps/TRACE");
+    let path = rig.node(1).pin("maps/TRACE");
     let map = Array::<_, [u64; 2]>::try_from(Map::Array(MapData::from_pin(&path)?))?;
     Ok(map.get(&0, 0)?[0])
 }
@@ -287,7 +287,7 @@ fn what_does_not_fit_is_counted_and_nothing_is_told_when_nobody_traces() -> Resu
 
 /// Events that had no room, of all CPUs.
 fn lost(rig: &Rig) -> Result<u64> {
-    let path = rig.node(1).bpffs.join("v1/maps/TRACE_LOST");
+    let path = rig.node(1).pin("maps/TRACE_LOST");
     let map = aya::maps::PerCpuArray::<_, u64>::try_from(Map::PerCpuArray(MapData::from_pin(&path)?))?;
     Ok(map.get(&0, 0)?.iter().sum())
 }

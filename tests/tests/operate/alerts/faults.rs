@@ -118,7 +118,7 @@ pub(super) const FAULTS: &[Fault] = &[
             "FerrogateCannotForward",
         ],
         begin: |well| {
-            let path = well.rig.node(1).bpffs.join("v1/maps/FRONTENDS");
+            let path = well.rig.node(1).pin("maps/FRONTENDS");
             freeze(MapData::from_pin(&path)?.fd().as_fd())?;
             well.rig.apply(&crowded(CROWD.start))
         },
