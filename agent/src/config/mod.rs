@@ -154,6 +154,17 @@ impl Fields {
                 self.options.insert(option, time);
             }
         }
+        for (path, option) in [
+            ("conntrack.maxPerCore", "conntrack-max-per-core"),
+            ("conntrack.min", "conntrack-min"),
+        ] {
+            if let Some(value) = self.take(path) {
+                let Some(number) = value.as_u64() else {
+                    bail!("{path}: {value:?} is not a number");
+                };
+                self.options.insert(option, number.to_string());
+            }
+        }
         if let Some(networks) = self.list("nodePortAddresses")? {
             self.options.insert("node-port-addresses", networks);
         }

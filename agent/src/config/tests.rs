@@ -17,6 +17,7 @@ clusterCIDR: 10.244.0.0/16,fd00:244::/48
 configSyncPeriod: 0s
 conntrack:
   maxPerCore: null
+  min: 65536
   tcpEstablishedTimeout: 2h0m0s
 detectLocal:
   bridgeInterface: ""
@@ -66,6 +67,7 @@ fn a_file_of_kubeadm_becomes_options_and_what_is_left_is_named() {
         ("node-name", "n1"),
         ("node-port-addresses", "192.168.0.0/24,primary"),
         ("snat", "always"),
+        ("conntrack-min", "65536"),
         ("tcp-established-timeout", "2h0m0s"),
     ];
     let expected: BTreeMap<_, _> = expected

@@ -2,7 +2,7 @@
 
 use super::error::{During as _, Result};
 use super::state::StateDir;
-use super::{edges, inherit, loopback, ports};
+use super::{conntrack, edges, inherit, loopback, ports};
 use ferrogate_common::ABI_VERSION;
 use std::fmt;
 use std::fs;
@@ -20,6 +20,8 @@ pub struct CleanupReport {
     pub ports: Option<String>,
     /// `net.ipv4.conf.lo.accept_local` was set back.
     pub loopback: bool,
+    /// Settings below `net.netfilter` that were set back, and to what.
+    pub conntrack: Vec<(String, u64)>,
     /// The state directory was there, and is gone.
     pub directory: bool,
 }
@@ -36,6 +38,9 @@ impl fmt::Display for CleanupReport {
         }
         if self.loopback {
             write!(f, "\nSet net.ipv4.conf.lo.accept_local back to 0.")?;
+        }
+        for (name, value) in &self.conntrack {
+            write!(f, "\nSet net.netfilter.{name} back to {value}.")?;
         }
         Ok(())
     }
@@ -56,6 +61,7 @@ pub fn cleanup(state_dir: &Path) -> Result<CleanupReport> {
     }
     report.ports = ports::release(&state)?;
     report.loopback = loopback::release(&state)?;
+    report.conntrack = conntrack::release(&state)?;
     report.directory = remove_directory(state_dir)?;
     Ok(report)
 }

@@ -8,6 +8,7 @@ mod attached;
 mod cgroup;
 mod cleanup;
 mod clsact;
+mod conntrack;
 mod diff;
 mod edges;
 mod error;
@@ -32,6 +33,7 @@ mod usage;
 
 pub use cgroup::{Cgroup, cgroup_id, cgroup_levels, find_cgroup};
 pub use cleanup::{CleanupReport, cleanup};
+pub use conntrack::{ConntrackFloors, Raised};
 pub use edges::{Attachment, EdgeOptions, XdpMode};
 pub use error::{Error, Result};
 pub use inspect::{HookReport, inspect, inspect_sockets, with_program_names};
@@ -189,6 +191,11 @@ impl Datapath {
     /// Keeps the SNAT ports out of the kernel's own choice, in this network namespace, until [`cleanup()`].
     pub fn reserve_ports(&self, ports: RangeInclusive<u16>) -> Result<()> {
         ports::reserve(&self.state, ports)
+    }
+
+    /// Gives the node's conntrack no shorter timeouts and no less room than these, until [`cleanup()`].
+    pub fn raise_conntrack(&self, floors: &ConntrackFloors) -> Result<Raised> {
+        conntrack::raise(&self.state, floors)
     }
 
     /// The programs on interfaces.

@@ -6,6 +6,7 @@
 //! <state-dir>/v<ABI>/links/<program>-<mode>-<ifindex>   an XDP link; native or generic
 //! <state-dir>/v<ABI>/links/<program>                a link of the socket edge
 //! <state-dir>/reserved-ports -> 24000-28095         what was added to net.ipv4.ip_local_reserved_ports
+//! <state-dir>/conntrack -> nf_conntrack_max=65536   what was raised below net.netfilter, and from what
 //! ```
 //!
 //! A bpffs holds no files but pins, directories and symbolic links; so the one note we must keep is a link's target.
@@ -64,6 +65,10 @@ impl StateDir {
 
     pub(super) fn reserved_ports(&self) -> PathBuf {
         self.root.join("reserved-ports")
+    }
+
+    pub(super) fn conntrack_note(&self) -> PathBuf {
+        self.root.join("conntrack")
     }
 
     pub(super) fn loopback_note(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 //! The steps of the loop.
 
 mod addresses;
+mod conntrack;
 mod grace;
 mod kube_proxy;
 mod loopback;
@@ -17,7 +18,7 @@ use super::{RETRY, settings};
 use crate::admin::{EdgeStatus, InterfaceStatus};
 use crate::cli::{AgentArgs, SocketEdge};
 use crate::health::{Health, Written};
-use crate::kernel::{self, Cgroup, Datapath, Scopes, find_cgroup};
+use crate::kernel::{self, Cgroup, ConntrackFloors, Datapath, Scopes, find_cgroup};
 use crate::net::Network;
 use crate::source::Event;
 use crate::source::cluster::Events;
@@ -95,6 +96,8 @@ pub(super) struct Engine {
     /// NodePorts are not on every address.
     few_addresses: bool,
     kube_proxy: KubeProxy,
+    /// What conntrack is to be raised to, until it was.
+    conntrack: Option<ConntrackFloors>,
     /// Packets that found no room.
     losses: Losses,
     /// Publishes what an operator must know; none where there is no cluster.
@@ -166,6 +169,7 @@ impl Engine {
             reporter: None,
             few_addresses: !args.node_port_addresses.is_empty(),
             kube_proxy,
+            conntrack: args.timeouts.conntrack_floors(),
             losses: Losses::default(),
         })
     }
@@ -279,6 +283,7 @@ impl Engine {
     /// Makes tables and edges follow the network. A failure is reported, and tried again.
     pub(super) fn sync_network(&mut self, network: &Network) {
         self.take_addresses(network);
+        self.raise_conntrack();
         let begun = Instant::now();
         let outcome = tokio::task::block_in_place(|| self.datapath.sync_network(network));
         let problem = match outcome {

@@ -1,12 +1,13 @@
 //! What the agent may do once it runs: nearly nothing, and all that it does is done with that.
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ferrogate_tests::rig::{PodSpec, Rig};
 use serde_json::json;
 
-use crate::common::{Is, apply, boot, eventually, ferrogate, ferrogate_json};
+use crate::common::{Is, apply, boot, eventually, ferrogate, ferrogate_json, serves};
 
 /// CAP_NET_ADMIN, CAP_PERFMON and CAP_BPF (linux/capability.h).
 const KEPT: u64 = 1 << 12 | 1 << 38 | 1 << 39;
@@ -56,6 +57,7 @@ fn check(rig: &Rig) -> Result<()> {
 fn an_agent_with_three_capabilities_does_all_its_work() -> Result<()> {
     let mut rig = boot(&[])?;
     apply(&rig, &json!({}), &[("a1", Is::Ready), ("b1", Is::Ready)])?;
+    serves(&rig, 1)?;
     check(&rig)?;
     // A new interface gets its programs.
     rig.add_pod(PodSpec::new("late", 1))?;
@@ -84,7 +86,7 @@ fn an_agent_with_three_capabilities_does_all_its_work() -> Result<()> {
     eventually("the link is attached again", || Ok(lost.exists()))?;
     // A restart puts new programs into the links of the old ones.
     let before = pid(&rig)?;
-    rig.take_proxy(1)?.terminate(std::time::Duration::from_secs(15))?;
+    rig.take_proxy(1)?.terminate(Duration::from_secs(15))?;
     rig.start_proxy(1)?;
     eventually(
         "the next agent answers",
@@ -95,4 +97,23 @@ fn an_agent_with_three_capabilities_does_all_its_work() -> Result<()> {
         Ok(ferrogate(&rig, 1, &["doctor"])?.status.success())
     })?;
     rig.check_proxies()
+}
+
+#[test]
+fn conntrack_is_raised_to_kube_proxys_timeouts_and_set_back_by_cleanup() -> Result<()> {
+    const SETTING: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait";
+    let mut rig = boot(&[])?;
+    let place = rig.node(1).place.sibling(rig.node(1).place.cgroup.clone());
+    let seconds = || -> Result<u64> { Ok(place.run("cat", [SETTING])?.trim().parse()?) };
+    eventually("half-closed connections live for an hour", || Ok(seconds()? == 3600))?;
+    rig.take_proxy(1)?.terminate(Duration::from_secs(10))?;
+    ensure!(seconds()? == 3600, "it outlives the agent");
+    let output = ferrogate(&rig, 1, &["cleanup"])?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        said.contains("nf_conntrack_tcp_timeout_close_wait back to 60"),
+        "{said}"
+    );
+    ensure!(seconds()? == 60, "{said}");
+    Ok(())
 }

@@ -1,11 +1,12 @@
 //! After how long without a packet flows are over.
 
+use super::values::Switch;
 use crate::cli::parse;
-use crate::kernel::Timeouts;
+use crate::kernel::{ConntrackFloors, Timeouts};
 use clap::Args;
 use std::time::Duration;
 
-/// Conntrack's timeouts and kube-proxy's defaults for them (`conntrack` in KubeProxyConfiguration).
+/// Conntrack's timeouts and size, and kube-proxy's defaults for them (`conntrack` in KubeProxyConfiguration).
 #[derive(Args, Clone, Debug)]
 pub struct FlowTimeouts {
     /// A connection of TCP or SCTP without a packet for this long is forgotten
@@ -51,6 +52,52 @@ pub struct FlowTimeouts {
         help_heading = "Translation"
     )]
     pub udp_stream_timeout: Duration,
+
+    /// Raise the timeouts of the node's own conntrack to those of connections here, and its size
+    ///
+    /// Conntrack knows the same connections where they pass the node's stack, and a firewall may ask it. What is as high already is
+    /// left alone; `ferrogate cleanup` sets the rest back.
+    #[arg(
+        long,
+        value_name = "on|off",
+        env = "FERROGATE_RAISE_CONNTRACK",
+        default_value = "on",
+        hide_possible_values = true,
+        help_heading = "Translation"
+    )]
+    pub raise_conntrack: Switch,
+
+    /// Conntrack entries for each core, at least; 0 leaves their number as it is
+    #[arg(
+        long,
+        value_name = "N",
+        env = "FERROGATE_CONNTRACK_MAX_PER_CORE",
+        default_value_t = 32_768,
+        help_heading = "Translation"
+    )]
+    pub conntrack_max_per_core: u32,
+
+    /// Conntrack entries, however few cores there are
+    #[arg(
+        long,
+        value_name = "N",
+        env = "FERROGATE_CONNTRACK_MIN",
+        default_value_t = 131_072,
+        help_heading = "Translation"
+    )]
+    pub conntrack_min: u32,
+}
+
+impl FlowTimeouts {
+    /// What the node's conntrack is to have, if it is any business of this agent.
+    pub fn conntrack_floors(&self) -> Option<ConntrackFloors> {
+        self.raise_conntrack.is_on().then_some(ConntrackFloors {
+            established: self.tcp_established_timeout,
+            close_wait: self.tcp_close_wait_timeout,
+            entries_a_core: self.conntrack_max_per_core,
+            entries: self.conntrack_min,
+        })
+    }
 }
 
 impl From<&FlowTimeouts> for Timeouts {
