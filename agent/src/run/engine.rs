@@ -6,6 +6,7 @@ mod grace;
 mod kube_proxy;
 mod loopback;
 mod losses;
+mod node_events;
 mod report;
 mod scopes;
 mod status;
@@ -102,6 +103,8 @@ pub(super) struct Engine {
     losses: Losses,
     /// Publishes what an operator must know; none where there is no cluster.
     reporter: Option<Events>,
+    /// Reasons of what is wrong with the Node, and published.
+    told_of_the_node: BTreeSet<&'static str>,
 }
 
 impl Engine {
@@ -167,6 +170,7 @@ impl Engine {
             loopback: false,
             grace: None,
             reporter: None,
+            told_of_the_node: BTreeSet::new(),
             few_addresses: !args.node_port_addresses.is_empty(),
             kube_proxy,
             conntrack: args.timeouts.conntrack_floors(),
@@ -272,6 +276,7 @@ impl Engine {
         if let Some(scopes) = self.unwritten_scopes.clone() {
             self.set_scopes(scopes);
         }
+        self.tell_of_the_node();
     }
 
     /// To be called whenever packets may go other ways than before.

@@ -72,6 +72,21 @@ impl Problems {
         own.into_iter().flatten().cloned().collect()
     }
 
+    /// What somebody who looks at the Node should see, each with the reason of its Event.
+    pub(super) fn of_the_node(&self) -> Vec<(&'static str, String)> {
+        let single = [
+            ("MapsNotWritten", &self.writing),
+            ("InterfacesNotFollowed", &self.network),
+            ("AnotherProxy", &self.rival),
+        ];
+        let single = single
+            .into_iter()
+            .filter_map(|(reason, problem)| Some((reason, problem.clone()?)));
+        single
+            .chain(self.losses.iter().map(|loss| ("PacketsDropped", loss.clone())))
+            .collect()
+    }
+
     pub(super) fn all(&self) -> Vec<String> {
         let Self {
             writing,

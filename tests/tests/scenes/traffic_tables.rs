@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use ferrogate_tests::conformance::case::Side;
 use ferrogate_tests::conformance::cluster::Cluster;
 use ferrogate_tests::conformance::prober::ask_all;
@@ -143,6 +143,14 @@ fn full_tables_of_traffic_make_room_and_ports_that_are_all_taken_are_said_to_be(
     );
     eventually("that ports are missing is said", || {
         Ok(says(&cluster, "status")?.contains("(no_snat_port)") && says(&cluster, "doctor")?.contains("--snat-ports"))
+    })?;
+    eventually("it is an Event of the node", || {
+        let list = cluster.get("/apis/events.k8s.io/v1/namespaces/default/events")?;
+        let events = list["items"].as_array().context("a list of Events")?;
+        Ok(events.iter().any(|event| {
+            let about = &event["regarding"];
+            event["reason"] == "PacketsDropped" && about["kind"] == "Node" && about["name"] == "n1"
+        }))
     })?;
     for (question, told) in (0..PORTS + 16).zip(told) {
         if !told.is_reached() {

@@ -1,4 +1,4 @@
-//! Events on Services: what an operator must know of one, where `kubectl describe service` shows it.
+//! Events on Services and on this Node: what an operator must know of one, where `kubectl describe` shows it.
 
 use super::client::Pool;
 use ferrogate_control::{Notice, NoticeKind};
@@ -10,42 +10,55 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-/// Notices waiting to be published. What is more is in the log alone.
+/// Events waiting to be published. What is more is in the log alone.
 const QUEUE: usize = 256;
 
 /// The longest text of an Event, bytes.
 const LONGEST: usize = 1024;
 
-/// Publishes notices as Events of type Warning. Several of one kind become a series of one Event.
+/// What is to be known.
 #[derive(Clone, Debug)]
-pub struct Events(mpsc::Sender<Notice>);
+enum News {
+    OfService(Notice),
+    /// A reason in CamelCase, and a sentence.
+    OfNode(&'static str, String),
+}
+
+/// Publishes news as Events of type Warning. Several of one kind become a series of one Event.
+#[derive(Clone, Debug)]
+pub struct Events(mpsc::Sender<News>);
 
 impl Events {
     /// Starts publishing on the current runtime, in the name of this node.
     pub(super) fn start(pool: Arc<Pool>, node: &str) -> Self {
-        let (sender, mut notices) = mpsc::channel::<Notice>(QUEUE);
+        let (sender, mut news) = mpsc::channel::<News>(QUEUE);
+        let node = node.to_owned();
         let reporter = Reporter {
             controller: "ferrogate".to_owned(),
-            instance: Some(node.to_owned()),
+            instance: Some(node.clone()),
         };
         tokio::spawn(async move {
             let refused = AtomicBool::new(false);
             let (client, mut turn) = pool.current();
             let mut recorder = Recorder::new(client, reporter.clone());
-            while let Some(notice) = notices.recv().await {
+            while let Some(one) = news.recv().await {
                 let (client, now) = pool.current();
                 if now != turn {
                     turn = now;
                     recorder = Recorder::new(client.clone(), reporter.clone());
                 }
-                match publish(&recorder, client, &notice).await {
+                let published = match &one {
+                    News::OfService(notice) => publish(&recorder, client, notice).await,
+                    News::OfNode(reason, note) => publish_of_node(&recorder, &node, reason, note).await,
+                };
+                match published {
                     Ok(()) => {}
                     Err(error) if refused.swap(true, Ordering::Relaxed) => {
-                        debug!(%error, service = %notice.service, "an Event cannot be published");
+                        debug!(%error, event = ?one, "an Event cannot be published");
                     }
                     Err(error) => warn!(
                         %error,
-                        service = %notice.service,
+                        event = ?one,
                         "an Event cannot be published; grant create and patch on events.events.k8s.io, and get on services"
                     ),
                 }
@@ -56,8 +69,15 @@ impl Events {
 
     /// Has a notice published, if it is one for the Service's owner and not too many are waiting.
     pub fn tell(&self, notice: &Notice) {
-        if is_for_owner(&notice.kind) && self.0.try_send(notice.clone()).is_err() {
+        if is_for_owner(&notice.kind) && self.0.try_send(News::OfService(notice.clone())).is_err() {
             debug!(%notice, "too many Events are waiting: this one is left out");
+        }
+    }
+
+    /// The same of this Node: a reason in CamelCase, and a sentence.
+    pub fn tell_of_node(&self, reason: &'static str, note: String) {
+        if self.0.try_send(News::OfNode(reason, note)).is_err() {
+            debug!(reason, "too many Events are waiting: this one is left out");
         }
     }
 }
@@ -82,16 +102,32 @@ async fn publish(recorder: &Recorder, client: kube::Client, notice: &Notice) -> 
         uid: service.metadata.uid,
         ..ObjectReference::default()
     };
-    let mut note = notice.kind.to_string();
+    let event = warning(reason(&notice.kind), notice.kind.to_string());
+    recorder.publish(&event, &reference).await
+}
+
+async fn publish_of_node(recorder: &Recorder, node: &str, reason: &str, note: &str) -> kube::Result<()> {
+    let reference = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Node".to_owned()),
+        name: Some(node.to_owned()),
+        // As kubelet and kube-proxy have it, and as `kubectl describe node` looks for it.
+        uid: Some(node.to_owned()),
+        ..ObjectReference::default()
+    };
+    let event = warning(reason.to_owned(), note.to_owned());
+    recorder.publish(&event, &reference).await
+}
+
+fn warning(reason: String, mut note: String) -> Event {
     note.truncate(note.floor_char_boundary(LONGEST));
-    let event = Event {
+    Event {
         type_: EventType::Warning,
-        reason: reason(&notice.kind),
+        reason,
         note: Some(note),
         action: "Program".to_owned(),
         secondary: None,
-    };
-    recorder.publish(&event, &reference).await
+    }
 }
 
 /// The kind's own name: `ExternalIpRefused`. What has no room has a name for each map: Events of one reason about one object become one,
