@@ -25,6 +25,9 @@ impl Address {
     /// `0.0.0.0`, the same for IPv4: the two families of a NodePort have backends of their own.
     pub const UNSPECIFIED_V4: Self = Self::from_v4_word(0);
 
+    /// `127.0.0.1`.
+    pub const LOOPBACK_V4: Self = Self::from_v4_word(u32::from_ne_bytes([127, 0, 0, 1]));
+
     /// From the four bytes of an IPv4 header, read as one native word.
     #[inline(always)]
     pub const fn from_v4_word(word: u32) -> Self {

@@ -25,8 +25,13 @@ pub(crate) enum Outcome {
 pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: &mut Flow) -> (Outcome, Reason) {
     let tuple = &headers.tuple;
     let roles = env.roles(&tuple.destination);
-    if roles & address_roles::DESTINATION == 0 && !straight::concerns(env, edge, headers, roles) {
-        return (Outcome::Pass, Reason::NotService);
+    if roles & address_roles::DESTINATION == 0 {
+        let concern = straight::concern(env, edge, headers, roles);
+        match env.opaque(concern) {
+            straight::NO_CONCERN => return (Outcome::Pass, Reason::NotService),
+            straight::MARTIAN => return (Outcome::Drop, Reason::Martian),
+            _ => {}
+        }
     }
     if let Some(found) = env.flow(FlowTable::Established, tuple) {
         *flow = found;
@@ -44,7 +49,7 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
             let opens = headers.opens();
             // Where there are connections, only what opens one: that spares the rest a look-up.
             if opens {
-                let reason = without_frontend(env, edge, headers);
+                let reason = straight::without_frontend(env, edge, headers);
                 if matches!(reason, Reason::NoSuchPort | Reason::BackendGone) {
                     return (Outcome::Refuse, reason);
                 }
@@ -109,28 +114,9 @@ pub(crate) fn tell<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: Opt
     env.tell(&event);
 }
 
-/// What a request is that no frontend takes: to a port that its ClusterIP does not have, of which clients that may use the
-/// address are told; to an address that could be a ClusterIP; of a socket whose backend is gone; or [`Reason::NotService`].
-#[inline(never)]
-fn without_frontend<E: Env>(env: &E, edge: Edge, headers: &Headers) -> Reason {
-    let tuple = &headers.tuple;
-    let reason = select::without_frontend(env, &tuple.destination);
-    if reason == Reason::NotService && edge == Edge::Pod && !headers.has_connections() && straight::is_stuck(env, tuple)
-    {
-        return Reason::BackendGone;
-    }
-    if reason != Reason::NoSuchPort
-        || env.config().flags & config_flags::EXTERNAL_CLUSTER_IP != 0
-        || is_internal(env, edge, &tuple.source)
-    {
-        return reason;
-    }
-    Reason::ExternalClusterIp
-}
-
 /// Whether a client is inside the cluster: by the edge it is met at, or by its address.
 #[inline(never)]
-fn is_internal<E: Env>(env: &E, edge: Edge, client: &Address) -> bool {
+pub(crate) fn is_internal<E: Env>(env: &E, edge: Edge, client: &Address) -> bool {
     matches!(edge, Edge::Pod | Edge::Node)
         || (env.config().flags & config_flags::CLUSTER_CIDRS != 0 && env.is_in_networks(NetworkKey::CLUSTER, client))
 }
@@ -244,6 +230,9 @@ fn promote<E: Env>(env: &mut E, headers: &Headers, flow: &Flow) {
 /// chain of calls.
 #[inline(always)]
 fn begin<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend, flow: &mut Flow) -> Reason {
+    if straight::is_martian(env, edge, headers) {
+        return Reason::Martian;
+    }
     let mut reason = choose(env, edge, headers, frontend, flow);
     if reason == Reason::NewFlow && flow.flags & flow_flags::SNAT != 0 {
         reason = new_source(env, headers, flow);

@@ -110,35 +110,97 @@ fn forget_peer<E: SocketEnv>(env: &mut E, address: &Address, port: Port) {
 /// current.
 #[inline(always)]
 pub fn sendmsg<E: SocketEnv>(env: &mut E) -> SocketVerdict {
-    counted(env, |env, address, port| {
-        let mut free = 2;
+    let (frontend, frontend_port) = (env.address(), env.port());
+    // Where a new pair goes, and its backend; a generation of 0: there is no new one.
+    let (mut place, mut id, mut generation) = (0, 0, 0);
+    let verdict = counted(env, |env, address, port| {
+        let mut free = MORE;
         for index in 0..2 {
             let Some(pair) = env.pair(index) else {
-                free = index as u32;
+                // Behind one that has ended: what is told of that backend is the first that is found.
+                free = free.min(index as u32);
                 break;
             };
             let current = pair.generation != 0 && env.generation(pair.id) == pair.generation;
             if current && pair.frontend == *address && pair.frontend_port.be() == port.be() {
                 return Ok(pair);
             }
-            if !current && free == 2 {
+            if !current && free == MORE {
                 free = index as u32;
             }
         }
-        let free = env.opaque(free);
-        if free == 2
-            && let Some(pair) = env.more_by_frontend(address, port)
+        place = env.opaque(free);
+        if let Some(pair) = env.more_by_frontend(address, port)
             && env.generation(pair.id) == pair.generation
         {
             return Ok(pair);
         }
         let pair = choose(env, CallKind::Sendmsg, address, port)?;
-        if free == 2 || !env.set_pair(free as usize, &pair) {
-            env.put_more(&pair);
-        }
-        SocketCall::tell(env, address, port, (pair.id, pair.generation), Reason::SocketTranslated);
+        (id, generation) = (pair.id, pair.generation);
+        SocketCall::tell(env, address, port, (id, generation), Reason::SocketTranslated);
         Ok(pair)
-    })
+    });
+    if generation != 0 {
+        remember(env, &frontend, pack(frontend_port, place), id, generation);
+    }
+    verdict
+}
+
+/// Beside 0 and 1, where a pair is kept: not in the socket's own storage.
+const MORE: u32 = 2;
+
+/// A port and where its pair is kept, as one argument: a function of these programs has five at most.
+#[inline(always)]
+fn pack(port: Port, place: u32) -> u32 {
+    u32::from(port.be()) | place << 16
+}
+
+/// Keeps the pair of a call that has got a backend.
+///
+/// Where the socket has that backend for another frontend already, the call is left as it was, and so will be the next ones: of a
+/// datagram that comes back nobody could say which of the two it answers. Where packets are translated, the client gets another
+/// port for one of them.
+#[inline(never)]
+fn remember<E: SocketEnv>(env: &mut E, frontend: &Address, packed: u32, id: u32, generation: u32) {
+    let mut pair = SocketPair {
+        frontend: *frontend,
+        backend: env.address(),
+        frontend_port: Port::from_be(packed as u16),
+        backend_port: env.port(),
+        id,
+        generation,
+    };
+    if is_ambiguous(env, &pair.backend, pair.backend_port) && others_serve(env, frontend) {
+        (pair.backend, pair.backend_port) = (pair.frontend, pair.frontend_port);
+        env.set(frontend, pair.frontend_port);
+    }
+    let place = packed >> 16;
+    if place == MORE || !env.set_pair(place as usize, &pair) {
+        env.put_more(&pair);
+    }
+}
+
+/// Whether the socket has a backend for some frontend.
+#[inline(never)]
+fn is_ambiguous<E: SocketEnv>(env: &E, backend: &Address, port: Port) -> bool {
+    let is_it = |held: &SocketPair| {
+        held.backend == *backend
+            && held.backend_port.be() == port.be()
+            && held.generation != 0
+            && env.generation(held.id) == held.generation
+    };
+    (0..2).any(|index| env.pair(index).is_some_and(|held| is_it(&held)))
+        || env.more_by_backend(backend, port).is_some_and(|held| is_it(&held))
+}
+
+/// Whether the caller's packets to a frontend's own address are translated at another edge.
+#[inline(never)]
+fn others_serve<E: SocketEnv>(env: &E, address: &Address) -> bool {
+    let config = env.config();
+    if env.netns() == config.netns_cookie {
+        return config.flags & config_flags::NODE_EDGE_OFF == 0 && !is_loopback(address);
+    }
+    config.flags & config_flags::POD_EDGE != 0 && scope(env) == HERE
 }
 
 /// `recvmsg()`, `getpeername()`: a backend's address becomes the frontend's that the process had used.

@@ -60,8 +60,8 @@ fn the_loaded_programs_and_the_host_pipeline_agree_on_every_packet() -> Result<(
 fn covers(world: &World) -> Result<()> {
     use Reason::{
         Echo, ExternalClusterIp, Fragment, HopLimit, IcmpError, IcmpRedirect, LeftToKernel, LeftToTcx, LostFragment,
-        Malformed, NewFlow, NoEndpoints, NoFlow, NoLocalEndpoints, NoRoute, NoSnatPort, NoSource, NoSuchPort, NotIp,
-        NotService, Reply, SourceRange, StaleService, TooBig, Translated, UnknownClusterIp,
+        Malformed, Martian, NewFlow, NoEndpoints, NoFlow, NoLocalEndpoints, NoRoute, NoSnatPort, NoSource, NoSuchPort,
+        NotIp, NotService, Reply, SourceRange, StaleService, TooBig, Translated, UnknownClusterIp,
     };
     const PARSE: &[Reason] = &[NotService, NotIp, Malformed];
     const SECOND: &[Reason] = &[Fragment, IcmpError, IcmpRedirect];
@@ -77,6 +77,7 @@ fn covers(world: &World) -> Result<()> {
     ];
     const REFUSE: &[Reason] = &[NoEndpoints, NoFlow];
     const ROUTE: &[Reason] = &[NoRoute, NoSource, NoSnatPort];
+    const FORGED: &[Reason] = &[Martian];
     const FORWARD: &[Reason] = &[HopLimit, TooBig, ExternalClusterIp];
     let expected: [(Program, &[&[Reason]]); 7] = [
         (
@@ -86,12 +87,19 @@ fn covers(world: &World) -> Result<()> {
                 SECOND,
                 MAKE,
                 REFUSE,
+                FORGED,
                 &[NoSnatPort, NoSuchPort, Echo, LostFragment],
             ],
         ),
         (Program::PodEgress, &[PARSE, SECOND, &[Reply]]),
-        (Program::UplinkIngress, &[PARSE, SECOND, MAKE, REFUSE, ROUTE, FORWARD]),
-        (Program::UplinkIngressL3, &[PARSE, SECOND, MAKE, REFUSE, ROUTE, FORWARD]),
+        (
+            Program::UplinkIngress,
+            &[PARSE, SECOND, MAKE, REFUSE, FORGED, ROUTE, FORWARD],
+        ),
+        (
+            Program::UplinkIngressL3,
+            &[PARSE, SECOND, MAKE, REFUSE, FORGED, ROUTE, FORWARD],
+        ),
         (
             Program::UplinkEgress,
             &[PARSE, SECOND, MAKE, REFUSE, ROUTE, &[NoSuchPort, Echo]],
@@ -99,7 +107,7 @@ fn covers(world: &World) -> Result<()> {
         (Program::UplinkEgressL3, &[PARSE, SECOND, MAKE, REFUSE, ROUTE]),
         (
             Program::UplinkXdp,
-            &[PARSE, MAKE, ROUTE, &[LeftToTcx, ExternalClusterIp]],
+            &[PARSE, MAKE, FORGED, ROUTE, &[LeftToTcx, ExternalClusterIp]],
         ),
     ];
     for (program, reasons) in expected {

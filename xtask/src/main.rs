@@ -9,6 +9,7 @@ mod cmd;
 mod conformance;
 mod deb;
 mod docs;
+mod fuzz;
 mod image;
 mod lint;
 mod paths;
@@ -53,6 +54,8 @@ enum Command {
     Pktgen(pktgen::Args),
     /// Do things to the proxies of a small cluster under load, for minutes, and count what is lost
     Chaos(chaos::Args),
+    /// Feed packets, socket calls, objects and files that nobody would think of to the code that takes them
+    Fuzz(fuzz::Args),
     /// Run a part of the tests on other kernels, in an emulated machine
     VmTest(vm::Args),
     /// Check formatting, lints, documentation and house rules
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::bench(&args),
         Command::Pktgen(args) => pktgen::pktgen(&args).map(|()| true),
         Command::Chaos(args) => chaos::chaos(&args),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
         Command::VmTest(args) => vm::vm_test(&args),
         Command::Lint(args) => lint::lint(&args).map(|()| true),
         Command::Image(args) => image::image(&args).map(|()| true),

@@ -97,7 +97,10 @@ fn additions(words: &[OsString], translated: &Translated, is_set: impl Fn(&str) 
 }
 
 /// Translates the text of a file.
-fn translate(text: &str) -> Result<Translated> {
+///
+/// # Errors
+/// See [`parse_command_line`].
+pub fn translate(text: &str) -> Result<Translated> {
     let document: Value = serde_yaml_ng::from_str(text).context("not YAML")?;
     let Value::Mapping(fields) = document else {
         bail!("not an object: a {KIND} is expected");

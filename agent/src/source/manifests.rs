@@ -7,6 +7,7 @@ mod directory;
 mod parse;
 
 use self::directory::{Directory, Scan};
+pub use self::parse::Malformed;
 use self::parse::{Key, Object};
 use super::{Change, Closed, Event, Health, Sender};
 use anyhow::{Context, Result};
@@ -40,6 +41,15 @@ pub fn start(dir: &Path, events: Sender) -> Result<String> {
         })
         .context("cannot start the thread that reads manifests")?;
     Ok(origin)
+}
+
+/// Reads the text of one file: what it holds, as it is listed.
+///
+/// # Errors
+/// Where and why it cannot be read.
+pub fn read(text: &str) -> Result<Vec<Event>, Malformed> {
+    let content = parse::parse(text)?;
+    Ok(content.objects.into_iter().map(Object::listed).collect())
 }
 
 struct Follower {

@@ -4,7 +4,7 @@ use crate::support::{
     FAMILIES, NARROW, Offer, POD, PROTOCOLS, SNAT_PORTS, Sent, UPLINK, Who, at, ip, node, run, segment, send,
 };
 use crate::wire::{Seen, What};
-use ferrogate_common::{FrontendKind, LOOPBACK, Protocol, Reason};
+use ferrogate_common::{FrontendKind, LOOPBACK, Network, Protocol, Reason};
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{HostPacket, Program, Segment, Simulator, tcp};
 
@@ -159,6 +159,49 @@ fn reply(node: &mut Simulator, path: &Path, at_backend: &Seen, sent: &Segment, f
     );
     assert_eq!(seen.payload(), answer.payload, "{about}");
     assert_eq!(out.verdict.reason(), Reason::Reply, "{about}");
+}
+
+#[test]
+fn what_a_node_has_turned_round_it_takes_where_it_comes_in_again() {
+    for v4 in FAMILIES {
+        for protocol in PROTOCOLS {
+            let own = |path: &&Path| path.client == Node && path.backend == Node && path.kind == ClusterIp;
+            let paths: Vec<_> = PATHS.iter().filter(own).collect();
+            assert_eq!(paths.len(), 2);
+            for path in paths {
+                let node = &mut offering(path, protocol, v4);
+                node.tables.service_cidrs.networks[0] = Network::new(ip(path.frontend, v4).into(), 112);
+                let program = if path.request.0 == UplinkEgressL3 {
+                    UplinkIngressL3
+                } else {
+                    UplinkIngress
+                };
+                let again = |node: &mut Simulator, seen: &Seen, flags: u8| {
+                    let packet = segment(protocol, seen.source, seen.destination, flags);
+                    let sent = send(node, program, path.request.1, &packet);
+                    assert_eq!(sent.verdict, Verdict::Pass(Reason::NotService), "{protocol} {packet:?}");
+                };
+                let first = segment(
+                    protocol,
+                    at(path.client, v4, 40_000),
+                    at(path.frontend, v4, 30_080),
+                    tcp::SYN,
+                );
+                let at_backend = request(node, path, &first, v4, path.name);
+                again(node, &at_backend, tcp::SYN);
+                let answer = segment(protocol, at_backend.destination, at_backend.source, tcp::SYN | tcp::ACK);
+                let at_client = send(node, path.reply.0, path.reply.1, &answer).seen();
+                again(node, &at_client, tcp::SYN | tcp::ACK);
+                let forged = Seen {
+                    source: at(path.frontend, v4, 1),
+                    ..at_client
+                };
+                let packet = segment(protocol, forged.source, forged.destination, tcp::SYN);
+                let sent = send(node, program, path.request.1, &packet);
+                assert_eq!(sent.verdict, Verdict::Drop(Reason::Martian));
+            }
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::support::{
     send,
 };
 use crate::wire::What;
-use ferrogate_common::{FrontendKind, Protocol, Reason, UdpSocket, config_flags};
+use ferrogate_common::{FrontendKind, Network, Protocol, Reason, UdpSocket, config_flags};
 use ferrogate_datapath::host::{HostPacket, HostSocket, Program, Segment, Simulator, SocketSimulator, tcp};
 use ferrogate_datapath::{Tables as _, Verdict};
 use std::net::SocketAddr;
@@ -30,6 +30,60 @@ const CLIENTS: [(Program, u32, Who, Who, u16); 5] = [
     (Program::UplinkEgress, UPLINK, Who::Node, Who::Vip, 80),
     (Program::UplinkEgressL3, UPLINK, Who::Node, Who::Vip, 80),
 ];
+
+/// What comes in by a device and claims to be from or to 127.0.0.0/8 is forged, whatever sysctls say (CVE-2020-8558); so is what opens a
+/// connection from outside with a ClusterIP as its source: the answer would be a request to that Service.
+#[test]
+fn forged_packets_are_dropped_where_they_come_in() {
+    let dropped = Verdict::Drop(Reason::Martian);
+    let loopback: SocketAddr = "127.0.0.1:22".parse().unwrap();
+    for protocol in OF_XDP {
+        for (program, ifindex, client) in [
+            (Program::PodIngress, POD, Who::Pod),
+            (Program::UplinkIngress, UPLINK, Who::Outside),
+            (Program::UplinkIngressL3, UPLINK, Who::Outside),
+            (Program::UplinkXdp, UPLINK, Who::Outside),
+        ] {
+            let node = &mut node();
+            let client = at(client, true, 40_000);
+            for flags in [tcp::SYN, tcp::ACK, tcp::RST] {
+                for (source, destination) in [(client, loopback), (loopback, client), (loopback, loopback)] {
+                    let sent = send(node, program, ifindex, &segment(protocol, source, destination, flags));
+                    assert_eq!(sent.verdict, dropped, "{program:?}: {source} to {destination}");
+                }
+            }
+        }
+        // The node's own, on their way to the loopback device and elsewhere.
+        let node = &mut node();
+        let own = segment(protocol, loopback, loopback, tcp::SYN);
+        let sent = send(node, Program::UplinkEgress, UPLINK, &own);
+        assert_eq!(sent.verdict, Verdict::Pass(Reason::NotService));
+    }
+    for v4 in FAMILIES {
+        for protocol in OF_XDP {
+            let node = &mut node();
+            let backends = [at(Who::LocalPod, v4, 8080)];
+            let vip = at(Who::Vip, v4, 80);
+            cluster_ip(1, protocol, vip, &backends).put(node);
+            Offer {
+                kind: FrontendKind::NodePort,
+                ..cluster_ip(2, protocol, at(Who::Node, v4, 30_080), &backends)
+            }
+            .put(node);
+            node.tables.service_cidrs.networks[0] = Network::new(vip.ip().into(), 112);
+            for to in [backends[0], at(Who::Node, v4, 30_080), at(Who::Node, v4, 22)] {
+                for program in [Program::UplinkIngress, Program::UplinkIngressL3, Program::UplinkXdp] {
+                    let sent = send(node, program, UPLINK, &segment(protocol, vip, to, tcp::SYN));
+                    assert_eq!(sent.verdict, dropped, "{program:?}: {vip} to {to}");
+                }
+            }
+            // What opens nothing is somebody's answer.
+            let answer = segment(Protocol::Tcp, vip, at(Who::Outside, v4, 40_000), tcp::SYN | tcp::ACK);
+            let sent = send(node, Program::UplinkIngress, UPLINK, &answer);
+            assert_eq!(sent.verdict, Verdict::Pass(Reason::NotService));
+        }
+    }
+}
 
 /// The refused packet as it was, from its IP header on.
 fn assert_quotes(sent: &Sent, packet: &Segment) {

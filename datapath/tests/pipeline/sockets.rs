@@ -72,6 +72,58 @@ fn an_unconnected_udp_socket_keeps_the_backend_of_each_frontend_however_many_it_
 }
 
 #[test]
+fn an_unconnected_udp_socket_with_one_endpoint_behind_two_services_is_told_the_right_one() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let frontends = [at(Who::Vip, v4, 80), at(Who::OtherVip, v4, 80)];
+        let backend = at(Who::LocalPod, v4, 8080);
+        for (id, frontend) in frontends.into_iter().enumerate() {
+            cluster_ip(id as u32, Protocol::Udp, frontend, &[backend]).put(node);
+        }
+        for (netns, flags, others_serve) in [
+            (POD_NETNS, config_flags::POD_EDGE, true),
+            (NODE_NETNS, 0, true),
+            (POD_NETNS, 0, false),
+            (NODE_NETNS, config_flags::NODE_EDGE_OFF, false),
+        ] {
+            node.tables.config.flags = flags;
+            let mut socket = HostSocket::new(7, Protocol::Udp, netns);
+            let mut call = SocketSimulator::new(&mut node.tables, &mut socket);
+            for _ in 0..3 {
+                assert_eq!(call.sendmsg(frontends[0]), (PROCEED, backend));
+                assert_eq!(call.peer_of(backend), frontends[0]);
+                // Its packets are translated at another edge, which tells the two apart by the client's port.
+                let second = if others_serve { frontends[1] } else { backend };
+                assert_eq!(call.sendmsg(frontends[1]), (PROCEED, second), "{netns} {flags}");
+            }
+            let told = call.peer_of(if others_serve { frontends[1] } else { backend });
+            assert_eq!(told, frontends[usize::from(others_serve)]);
+            assert_eq!(call.peer_of(backend), frontends[0]);
+        }
+    }
+}
+
+#[test]
+fn what_a_backend_was_for_a_service_before_is_forgotten_when_it_serves_another_one() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let frontends = [at(Who::Vip, v4, 80), at(Who::OtherVip, v4, 80)];
+        let backend = at(Who::LocalPod, v4, 8080);
+        for (id, frontend) in frontends.into_iter().enumerate() {
+            cluster_ip(id as u32, Protocol::Udp, frontend, &[backend]).put(node);
+        }
+        let mut socket = socket(Protocol::Udp);
+        let before = SocketSimulator::new(&mut node.tables, &mut socket).sendmsg(frontends[0]);
+        assert_eq!(before, (PROCEED, backend));
+        // Of the first Service.
+        node.tables.backends[0].generation = 0;
+        let mut call = SocketSimulator::new(&mut node.tables, &mut socket);
+        assert_eq!(call.sendmsg(frontends[1]), (PROCEED, backend));
+        assert_eq!(call.peer_of(backend), frontends[1]);
+    }
+}
+
+#[test]
 fn an_unconnected_udp_socket_leaves_a_backend_that_is_gone() {
     for v4 in FAMILIES {
         let node = &mut with_services(Protocol::Udp, v4, 5);

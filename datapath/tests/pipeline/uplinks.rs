@@ -105,6 +105,29 @@ fn a_packet_that_the_device_below_has_translated_is_left_alone_on_its_way_up() {
 }
 
 #[test]
+fn a_straight_connection_through_a_tunnel_is_told_from_one_through_a_service_that_came_by_another_uplink() {
+    for v4 in FAMILIES {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let node = &mut with_two_ways_out(protocol, v4, Who::LocalPod);
+            let tunnel = node.tables.interfaces.get_mut(&NARROW).unwrap();
+            tunnel.flags |= interface_flags::TUNNEL;
+            let (client, frontend) = (at(Who::Outside, v4, 40_000), at(Who::Node, v4, 30_080));
+            let request = (protocol, client, frontend, tcp::SYN);
+            let endpoint = send(node, Program::UplinkIngress, UPLINK, request).1.seen().destination;
+            let (_, straight) = send(
+                node,
+                Program::UplinkIngress,
+                NARROW,
+                (protocol, client, endpoint, tcp::SYN),
+            );
+            let seen = straight.seen();
+            assert_eq!(seen.destination, endpoint);
+            assert_ne!(seen.source, client, "its replies would be the other's");
+        }
+    }
+}
+
+#[test]
 fn a_transit_reply_leaves_by_its_clients_uplink_whichever_way_it_came_back() {
     for v4 in FAMILIES {
         for program in [Program::UplinkIngress, Program::UplinkXdp] {

@@ -8,6 +8,7 @@
 mod api;
 mod api_proxy;
 mod churn;
+mod flood;
 mod ground;
 mod life;
 mod links;
@@ -69,5 +70,12 @@ const fn harmless(name: &'static str, rival: bool, inflict: fn(&mut Ground) -> R
 
 /// All faults, in the order of the report.
 pub fn all() -> Vec<Fault> {
-    [life::FAULTS, neighbours::FAULTS, api::FAULTS, churn::FAULTS].concat()
+    [
+        life::FAULTS,
+        neighbours::FAULTS,
+        api::FAULTS,
+        churn::FAULTS,
+        flood::FAULTS,
+    ]
+    .concat()
 }

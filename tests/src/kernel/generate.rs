@@ -154,7 +154,9 @@ impl Generator {
         if key.address == key.address.unspecified() {
             address = Pool::node(&mut self.rng, v4);
         }
-        let client = if program.is_egress() {
+        let client = if self.rng.u8(..50) == 0 {
+            Pool::forged(&mut self.rng, v4)
+        } else if program.is_egress() {
             Pool::node(&mut self.rng, v4)
         } else {
             Pool::client(&mut self.rng, place, v4)
@@ -179,15 +181,20 @@ impl Generator {
         let program = self.rng.choice(Program::ALL).unwrap_or(Program::PodIngress);
         let v4 = self.rng.bool();
         let place = self.place(program);
-        let source = SocketAddr::new(Pool::client(&mut self.rng, place, v4), self.rng.u16(..));
+        let client = match self.rng.u8(..6) {
+            0 => Pool::forged(&mut self.rng, v4),
+            _ => Pool::client(&mut self.rng, place, v4),
+        };
+        let source = SocketAddr::new(client, self.rng.u16(..));
         let port = if self.rng.bool() {
             self.rng.u16(..)
         } else {
             self.rng.u16(24_000..24_004)
         };
-        let destination: IpAddr = match self.rng.u8(..3) {
-            0 => Pool::remote(&mut self.rng, v4),
-            1 => Pool::node(&mut self.rng, v4),
+        let destination: IpAddr = match self.rng.u8(..7) {
+            0 => Pool::forged(&mut self.rng, v4),
+            1 | 2 => Pool::remote(&mut self.rng, v4),
+            3 | 4 => Pool::node(&mut self.rng, v4),
             _ => Pool::frontend(&mut self.rng, v4),
         };
         let protocol = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp][self.rng.usize(..3)];

@@ -43,6 +43,13 @@ const SERVICE_CIDRS: [[(&str, u8); 2]; 3] = [
     [("192.0.2.0", 24), ("2001:db8:0:1::", 64)],
 ];
 
+/// Addresses that no honest packet comes from, or goes to: loopback, and ClusterIPs as sources.
+const FORGED: [Pair; 3] = [
+    ["127.0.0.1", "2001:db8:96::1"],
+    ["127.255.9.8", "2001:db8:96::2"],
+    ["10.96.0.1", "2001:db8:96::3"],
+];
+
 /// Backends on this node.
 const LOCAL: [Pair; 4] = [
     ["10.244.1.2", "2001:db8:244:1::2"],
@@ -85,6 +92,10 @@ impl Pool {
     /// All addresses on which NodePorts answer.
     pub fn nodes() -> impl Iterator<Item = IpAddr> {
         NODE.iter().flatten().map(|text| parsed(text))
+    }
+
+    pub fn forged(rng: &mut Rng, v4: bool) -> IpAddr {
+        one(rng, &FORGED, v4)
     }
 
     pub fn local(rng: &mut Rng, v4: bool) -> IpAddr {

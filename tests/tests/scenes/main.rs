@@ -3,6 +3,7 @@
 mod balancer;
 mod changes;
 mod common;
+mod forged;
 mod names;
 mod pressure;
 mod selection;

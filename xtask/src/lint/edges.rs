@@ -22,6 +22,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "xtask",
         ],
     ),
+    (
+        "ferrogate-fuzz",
+        &[
+            "ferrogate-common",
+            "ferrogate-datapath",
+            "ferrogate-control",
+            "ferrogate-agent",
+        ],
+    ),
     ("xtask", &["ferrogate-common"]),
 ];
 

@@ -87,12 +87,12 @@ pub(super) struct Content {
 
 /// Where and why a file cannot be read.
 #[derive(PartialEq, Eq, Debug)]
-pub(super) struct Malformed {
+pub struct Malformed {
     /// Line in the file, from 1.
-    pub(super) line: usize,
+    pub line: usize,
     /// Document in the file, from 1.
-    pub(super) document: usize,
-    pub(super) reason: String,
+    pub document: usize,
+    pub reason: String,
 }
 
 impl fmt::Display for Malformed {

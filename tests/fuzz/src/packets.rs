@@ -1,0 +1,344 @@
+//! Packets through all programs of a node: made from conversations, spoilt, fragmented, told of by ICMP errors, or any bytes;
+//! between them the tables change.
+
+use arbitrary::{Result, Unstructured};
+use etherparse::PacketBuilder;
+use ferrogate_common::{Direction, Flow, Protocol, Reason, Tuple, config_flags, flow_flags};
+use ferrogate_datapath::Verdict;
+use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Simulator};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::node;
+use crate::support::{NARROW, POD, PROTOCOLS, UPLINK, Who, at, run as run_packet, segment};
+use crate::wire::{Seen, What};
+
+/// Packets of one input, at most.
+const STEPS: usize = 64;
+
+/// Packets that later ones can repeat, answer, or tell of.
+const MEMORY: usize = 8;
+
+/// Bytes of an IPv4 header without options.
+const IPV4: usize = 20;
+
+/// Runs what an input asks for.
+///
+/// # Panics
+/// When something does not hold.
+pub fn run(data: &[u8]) {
+    let mut input = Unstructured::new(data);
+    // An input that ends in the middle of a step has done what it could.
+    let _ = Run::new(&mut input).and_then(|mut run| run.steps(&mut input));
+}
+
+/// A packet as a hook is to meet it.
+struct Met {
+    program: Program,
+    packet: HostPacket,
+    /// As a sender sends it: nothing is wrong with it, and all of it is there.
+    whole: Option<Segment>,
+}
+
+struct Run {
+    node: Simulator,
+    sent: VecDeque<(Program, Segment)>,
+    /// What came out, the other way.
+    answers: VecDeque<(Program, Segment)>,
+    /// Entries were evicted, or could not be written: flows may be halves of themselves.
+    disturbed: bool,
+}
+
+impl Run {
+    fn new(input: &mut Unstructured<'_>) -> Result<Self> {
+        Ok(Self {
+            node: node::build(input)?,
+            sent: VecDeque::new(),
+            answers: VecDeque::new(),
+            disturbed: false,
+        })
+    }
+
+    fn steps(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
+        for _ in 0..STEPS {
+            match input.int_in_range(0..=15)? {
+                0 => {
+                    node::change(&mut self.node, input)?;
+                    self.disturbed = true;
+                }
+                1 => self.node.ticks += u32::from(input.arbitrary::<u8>()?),
+                _ => {
+                    let met = self.packet(input)?;
+                    self.step(met);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn packet(&self, input: &mut Unstructured<'_>) -> Result<Met> {
+        let program = *input.choose(&Program::ALL)?;
+        let (program, made) = match input.int_in_range(0..=7)? {
+            0 => {
+                let length = input.arbitrary::<u8>()?.into();
+                return Ok(met(program, input.bytes(length)?.to_vec(), input.arbitrary()?));
+            }
+            1 if !self.sent.is_empty() => self.sent[input.choose_index(self.sent.len())?].clone(),
+            2..=4 if !self.answers.is_empty() => self.answers[input.choose_index(self.answers.len())?].clone(),
+            5 if !self.answers.is_empty() => {
+                let (program, answered) = &self.answers[input.choose_index(self.answers.len())?];
+                let bytes = framed(*program, error_about(&answered.turned(), input)?);
+                return Ok(met(*program, spoilt(bytes, input)?, input.arbitrary()?));
+            }
+            _ => (program, request(input)?),
+        };
+        let mut made = made;
+        if input.arbitrary::<u8>()? < 64 {
+            made.flags = input.arbitrary()?;
+            made.no_checksum = made.protocol == Protocol::Udp && made.source.is_ipv4() && input.arbitrary()?;
+            made.option_words = input.int_in_range(0..=10)?;
+            made.hop_limit = input.arbitrary()?;
+        }
+        let spoil = input.arbitrary::<u8>()?;
+        let ip = if spoil & 1 != 0 {
+            fragment(made.ip(), input)?
+        } else {
+            made.ip()
+        };
+        let mut bytes = framed(program, ip);
+        if spoil & 2 != 0 {
+            bytes = spoilt(bytes, input)?;
+        }
+        let mut met = met(program, bytes, input.arbitrary()?);
+        met.packet.unmarkable = spoil & 4 != 0;
+        met.packet.segmented = spoil & 8 != 0;
+        met.whole = (spoil & 3 == 0).then_some(made);
+        Ok(met)
+    }
+
+    /// Runs a packet through its program, and looks at what comes out.
+    fn step(&mut self, met: Met) {
+        let Met { program, packet, whole } = met;
+        let before = packet.bytes.clone();
+        let mut out = run_packet(&mut self.node, program, packet);
+        let reason = out.verdict.reason();
+        let passed_on = match out.verdict {
+            Verdict::Pass(Reason::Translated | Reason::NewFlow | Reason::Reply)
+            | Verdict::Forward(_)
+            | Verdict::Bounce(_)
+            | Verdict::Loopback(_) => true,
+            Verdict::Pass(Reason::Fragment | Reason::IcmpError) | Verdict::Drop(_) => false,
+            Verdict::Pass(_) => {
+                assert_eq!(out.bytes, before, "{program:?} changed what it passes as {reason}");
+                false
+            }
+        };
+        let Some(sent) = whole.filter(|_| passed_on) else {
+            return;
+        };
+        if matches!(out.verdict, Verdict::Bounce(_)) {
+            // The kernel cuts nothing off in front of where it knows a checksum to be: what is behind an answer is padding.
+            out.bytes.truncate(out.link + ip_length(&out.bytes[out.link..]));
+        }
+        let seen = out.seen();
+        let made =
+            matches!(reason, Reason::NewFlow) || (reason == Reason::Translated && sent.protocol == Protocol::Udp);
+        if made && self.node.tables.config.flags & config_flags::HAND_OVER == 0 {
+            assert!(
+                node::is_alive(&self.node, sent.protocol, seen.destination),
+                "{program:?} sent {sent:?} as {reason} to {}, which is no endpoint\n{}",
+                seen.destination,
+                self.node.tables
+            );
+        }
+        if let Some(answer) = answer(&sent, &seen) {
+            remember(&mut self.answers, (other_way(program), answer));
+        }
+        remember(&mut self.sent, (program, sent));
+        if !self.disturbed {
+            no_two_flows_are_one(&self.node.tables);
+        }
+    }
+}
+
+/// What the header of an IP packet says of its length.
+fn ip_length(ip: &[u8]) -> usize {
+    let number = |at: usize| usize::from(u16::from_be_bytes([ip[at], ip[at + 1]]));
+    if ip[0] >> 4 == 4 { number(2) } else { 40 + number(4) }
+}
+
+fn remember(memory: &mut VecDeque<(Program, Segment)>, packet: (Program, Segment)) {
+    memory.push_front(packet);
+    memory.truncate(MEMORY);
+}
+
+/// A program that may meet the answer to what came out of `program`.
+fn other_way(program: Program) -> Program {
+    match program {
+        Program::PodIngress => Program::PodEgress,
+        Program::PodEgress => Program::PodIngress,
+        Program::UplinkIngress | Program::UplinkXdp => Program::UplinkEgress,
+        Program::UplinkEgress => Program::UplinkIngress,
+        Program::UplinkIngressL3 => Program::UplinkEgressL3,
+        Program::UplinkEgressL3 => Program::UplinkIngressL3,
+    }
+}
+
+/// What a backend answers to what it sees.
+fn answer(sent: &Segment, seen: &Seen) -> Option<Segment> {
+    let carried = matches!(seen.what, What::Tcp { .. } | What::Udp { .. } | What::Sctp { .. });
+    carried.then(|| Segment {
+        source: seen.destination,
+        destination: seen.source,
+        hop_limit: 64,
+        ..sent.clone()
+    })
+}
+
+fn request(input: &mut Unstructured<'_>) -> Result<Segment> {
+    let v4 = input.arbitrary()?;
+    let client = *input.choose(&[Who::Pod, Who::LocalPod, Who::Outside, Who::Node, Who::RemotePod])?;
+    let source = at(client, v4, 40_000 + u16::from(input.arbitrary::<u8>()? % 4));
+    let destination = match input.int_in_range(0..=4)? {
+        0 => at(*input.choose(&node::ENDPOINTS)?, v4, node::TARGET_PORT),
+        1 => at(
+            *input.choose(&[Who::Vip, Who::OtherVip, Who::Node])?,
+            v4,
+            input.arbitrary()?,
+        ),
+        _ => input.choose(&node::frontends(v4))?.1,
+    };
+    let mut made = segment(*input.choose(&PROTOCOLS)?, source, destination, input.arbitrary()?);
+    let length = usize::from(input.arbitrary::<u8>()?) % 64;
+    made.payload = input.bytes(length)?.to_vec();
+    Ok(made)
+}
+
+/// With the link-layer header that `program` expects.
+fn framed(program: Program, ip: Vec<u8>) -> Vec<u8> {
+    if program.is_layer3() {
+        return ip;
+    }
+    let ethertype: [u8; 2] = if ip.first().is_some_and(|byte| byte >> 4 == 4) {
+        [8, 0]
+    } else {
+        [0x86, 0xdd]
+    };
+    [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2], &ethertype[..], &ip].concat()
+}
+
+fn met(program: Program, bytes: Vec<u8>, from_this_node: bool) -> Met {
+    let ifindex = match program {
+        Program::PodIngress | Program::PodEgress => POD,
+        Program::UplinkIngressL3 | Program::UplinkEgressL3 => NARROW,
+        _ => UPLINK,
+    };
+    let packet = if program.is_layer3() {
+        HostPacket::layer3(bytes, ifindex)
+    } else {
+        HostPacket::ethernet(bytes, ifindex)
+    };
+    Met {
+        program,
+        packet: HostPacket {
+            from_this_node,
+            ..packet
+        },
+        whole: None,
+    }
+}
+
+/// With bytes changed, and perhaps its end cut off.
+fn spoilt(mut bytes: Vec<u8>, input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    for _ in 0..input.int_in_range(0..=3)? {
+        let offset = usize::from(input.arbitrary::<u8>()?);
+        if let Some(byte) = bytes.get_mut(offset) {
+            *byte = input.arbitrary()?;
+        }
+    }
+    if input.arbitrary()? {
+        bytes.truncate(input.arbitrary::<u8>()?.into());
+    }
+    Ok(bytes)
+}
+
+/// A part of a packet, as a fragment.
+fn fragment(ip: Vec<u8>, input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let (from, length, more): (u8, u8, bool) = input.arbitrary()?;
+    let v4 = ip[0] >> 4 == 4;
+    let header = if v4 { usize::from(ip[0] & 15) * 4 } else { 40 };
+    let payload = &ip[header..];
+    let begin = (usize::from(from) * 8).min(payload.len() / 8 * 8);
+    let end = (begin + usize::from(length)).min(payload.len());
+    let place = ((begin / 8) << 3) as u16 | u16::from(more);
+    let mut made = ip[..header].to_vec();
+    if v4 {
+        let total = (header + end - begin) as u16;
+        made[2..4].copy_from_slice(&total.to_be_bytes());
+        let place = place >> 3 | u16::from(more) << 13;
+        made[6..8].copy_from_slice(&place.to_be_bytes());
+        made[10..12].fill(0);
+        let sum = etherparse::checksum::Sum16BitWords::new()
+            .add_slice(&made)
+            .ones_complement();
+        made[10..12].copy_from_slice(&sum.to_ne_bytes());
+    } else {
+        let total = (8 + end - begin) as u16;
+        made[4..6].copy_from_slice(&total.to_be_bytes());
+        let next = std::mem::replace(&mut made[6], 44);
+        made.extend([next, 0]);
+        made.extend(place.to_be_bytes());
+        made.extend(0x1234_u32.to_be_bytes());
+    }
+    made.extend(&payload[begin..end]);
+    Ok(made)
+}
+
+/// An ICMP error about a packet, from a router on its way.
+fn error_about(packet: &Segment, input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let mut quoted = packet.ip();
+    quoted.truncate(IPV4 + usize::from(input.arbitrary::<u8>()?));
+    let (kind, code, rest): (u8, u8, [u8; 4]) = input.arbitrary()?;
+    let mut made = Vec::new();
+    let written = match packet.source.ip() {
+        IpAddr::V4(to) => PacketBuilder::ipv4([198, 51, 100, 1], to.octets(), 60)
+            .icmpv4_raw(*input.choose(&[3, 5, 11, 12, 8, 0, kind])?, code, rest)
+            .write(&mut made, &quoted),
+        IpAddr::V6(to) => PacketBuilder::ipv6(
+            [0x20, 1, 0xd, 0xb8, 0, 0x51, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            to.octets(),
+            60,
+        )
+        .icmpv6_raw(*input.choose(&[1, 2, 3, 4, 128, 129, 137, kind])?, code, rest)
+        .write(&mut made, &quoted),
+    };
+    written.expect("a vector takes all that is written");
+    Ok(made)
+}
+
+/// What a backend sees of a flow's client: source, backend, protocol.
+fn as_backends_see(tables: &HostTables, key: &Tuple, flow: &Flow) -> (SocketAddr, SocketAddr, u8) {
+    let mut source = SocketAddr::new(key.source.ip(), key.source_port.get());
+    if flow.flags & flow_flags::SNAT != 0 {
+        source.set_port(flow.source_port.get());
+        if flow.flags & flow_flags::PORT_ONLY == 0 {
+            source.set_ip(tables.sources[flow.source as usize].ip());
+        }
+    }
+    (
+        source,
+        SocketAddr::new(flow.address.ip(), flow.port.get()),
+        key.protocol,
+    )
+}
+
+fn no_two_flows_are_one(tables: &HostTables) {
+    let mut owners = BTreeMap::new();
+    let forward = |(key, _): &(&Tuple, &Flow)| key.direction == Direction::Forward as u8;
+    for (key, flow) in tables.flows.iter().chain(&tables.half_open).filter(forward) {
+        let seen = as_backends_see(tables, key, flow);
+        if let Some(other) = owners.insert(seen, *key) {
+            assert_eq!(other, *key, "both are {seen:?}\n{tables}");
+        }
+    }
+}
