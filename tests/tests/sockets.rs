@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ferrogate_common::Reason;
 use ferrogate_tests::rig::{Family, FerrogateOptions, NAMESPACE, Options, Place, Process, Proxy, Rig, SocketEdge};
 use ferrogate_tests::wait;
 use ferrogate_tests::walks::cell::Target;
@@ -338,15 +339,8 @@ fn connected_udp_sockets_that_no_helper_reaches_are_told_when_they_send() -> Res
         wait_programmed(rig, "remote")
     })?;
     // The node's own were destroyed; the pod's two were answered.
-    let metrics = rig
-        .node(1)
-        .place
-        .run("curl", ["-sSf", "http://127.0.0.1:10249/metrics"])?;
-    let answered = metrics
-        .lines()
-        .find(|line| line.starts_with("ferrogate_packets_total") && line.contains("\"backend_gone\""));
-    let count = answered.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
-    ensure!(count >= Some(2), "answered: {answered:?}");
+    let count = rig.node(1).counted(Reason::BackendGone)?;
+    ensure!(count >= 2, "{count} were answered");
     Ok(())
 }
 

@@ -174,17 +174,8 @@ impl<'a> Fuzzer<'a> {
                 )
             })?;
         if !found.is_empty() {
-            println!(
-                "{}",
-                said.lines()
-                    .rev()
-                    .take(60)
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .rev()
-                    .collect::<Vec<_>>()
-                    .join("\n")
-            );
+            let lines: Vec<&str> = said.lines().collect();
+            println!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
         }
         Ok((executions, found))
     }

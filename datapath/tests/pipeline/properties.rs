@@ -1,9 +1,11 @@
 //! What holds for every packet.
 
-use crate::support::{FAMILIES, Offer, POD, PROTOCOLS, UPLINK, Who, at, cluster_ip, ip, node, run, segment, send};
-use ferrogate_common::{Direction, Flow, FrontendKind, Reason, Tuple, flow_flags};
+use crate::support::{
+    FAMILIES, Offer, POD, PROTOCOLS, UPLINK, Who, as_backends_see, at, cluster_ip, ip, node, run, segment, send,
+};
+use ferrogate_common::{Direction, Flow, FrontendKind, Reason, Tuple};
 use ferrogate_datapath::Verdict;
-use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Simulator, tcp};
+use ferrogate_datapath::host::{HostPacket, Program, Segment, Simulator, tcp};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -94,22 +96,6 @@ fn met(program: Program, bytes: Vec<u8>, from_this_node: bool) -> HostPacket {
         from_this_node,
         ..packet
     }
-}
-
-/// What a backend sees of a flow's client: source, backend, protocol.
-fn as_backends_see(tables: &HostTables, key: &Tuple, flow: &Flow) -> (SocketAddr, SocketAddr, u8) {
-    let mut source = SocketAddr::new(key.source.ip(), key.source_port.get());
-    if flow.flags & flow_flags::SNAT != 0 {
-        source.set_port(flow.source_port.get());
-        if flow.flags & flow_flags::PORT_ONLY == 0 {
-            source.set_ip(tables.sources[flow.source as usize].ip());
-        }
-    }
-    (
-        source,
-        SocketAddr::new(flow.address.ip(), flow.port.get()),
-        key.protocol,
-    )
 }
 
 proptest! {

@@ -24,6 +24,17 @@ fn with_services(protocol: Protocol, v4: bool, count: u32) -> Simulator {
     node
 }
 
+/// A node with two UDP Services, their frontends, and the endpoint that both have.
+fn sharing_an_endpoint(v4: bool) -> (Simulator, [SocketAddr; 2], SocketAddr) {
+    let mut node = node();
+    let frontends = [at(Who::Vip, v4, 80), at(Who::OtherVip, v4, 80)];
+    let backend = at(Who::LocalPod, v4, 8080);
+    for (id, frontend) in frontends.into_iter().enumerate() {
+        cluster_ip(id as u32, Protocol::Udp, frontend, &[backend]).put(&mut node);
+    }
+    (node, frontends, backend)
+}
+
 fn socket(protocol: Protocol) -> HostSocket {
     HostSocket::new(7, protocol, POD_NETNS)
 }
@@ -74,12 +85,7 @@ fn an_unconnected_udp_socket_keeps_the_backend_of_each_frontend_however_many_it_
 #[test]
 fn an_unconnected_udp_socket_with_one_endpoint_behind_two_services_is_told_the_right_one() {
     for v4 in FAMILIES {
-        let node = &mut node();
-        let frontends = [at(Who::Vip, v4, 80), at(Who::OtherVip, v4, 80)];
-        let backend = at(Who::LocalPod, v4, 8080);
-        for (id, frontend) in frontends.into_iter().enumerate() {
-            cluster_ip(id as u32, Protocol::Udp, frontend, &[backend]).put(node);
-        }
+        let (mut node, frontends, backend) = sharing_an_endpoint(v4);
         for (netns, flags, others_serve) in [
             (POD_NETNS, config_flags::POD_EDGE, true),
             (NODE_NETNS, 0, true),
@@ -106,12 +112,7 @@ fn an_unconnected_udp_socket_with_one_endpoint_behind_two_services_is_told_the_r
 #[test]
 fn what_a_backend_was_for_a_service_before_is_forgotten_when_it_serves_another_one() {
     for v4 in FAMILIES {
-        let node = &mut node();
-        let frontends = [at(Who::Vip, v4, 80), at(Who::OtherVip, v4, 80)];
-        let backend = at(Who::LocalPod, v4, 8080);
-        for (id, frontend) in frontends.into_iter().enumerate() {
-            cluster_ip(id as u32, Protocol::Udp, frontend, &[backend]).put(node);
-        }
+        let (mut node, frontends, backend) = sharing_an_endpoint(v4);
         let mut socket = socket(Protocol::Udp);
         let before = SocketSimulator::new(&mut node.tables, &mut socket).sendmsg(frontends[0]);
         assert_eq!(before, (PROCEED, backend));

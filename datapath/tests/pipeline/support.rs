@@ -2,11 +2,13 @@
 
 use crate::wire::Seen;
 use ferrogate_common::{
-    Address, Backend, Frontend, FrontendKey, FrontendKind, Interface, LOOPBACK, Port, Protocol, Reason, Service,
-    SlotRange, backend_flags, config_flags, interface_flags,
+    Address, Backend, Flow, Frontend, FrontendKey, FrontendKind, Interface, LOOPBACK, Port, Protocol, Reason, Service,
+    SlotRange, Tuple, backend_flags, config_flags, flow_flags, interface_flags,
 };
 use ferrogate_datapath::Verdict;
-use ferrogate_datapath::host::{HostDevice, HostPacket, HostRoute, Program, Segment, Simulator, Target, sctp, tcp};
+use ferrogate_datapath::host::{
+    HostDevice, HostPacket, HostRoute, HostTables, Program, Segment, Simulator, Target, sctp, tcp,
+};
 use std::net::{IpAddr, SocketAddr};
 
 /// The devices' ifindexes.
@@ -288,4 +290,20 @@ pub(crate) fn run(node: &mut Simulator, program: Program, packet: HostPacket) ->
         mended: outcome.mended,
         link: if framed { 14 } else { link },
     }
+}
+
+/// What a backend sees of a flow's client: source, backend, protocol.
+pub(crate) fn as_backends_see(tables: &HostTables, key: &Tuple, flow: &Flow) -> (SocketAddr, SocketAddr, u8) {
+    let mut source = SocketAddr::new(key.source.ip(), key.source_port.get());
+    if flow.flags & flow_flags::SNAT != 0 {
+        source.set_port(flow.source_port.get());
+        if flow.flags & flow_flags::PORT_ONLY == 0 {
+            source.set_ip(tables.sources[flow.source as usize].ip());
+        }
+    }
+    (
+        source,
+        SocketAddr::new(flow.address.ip(), flow.port.get()),
+        key.protocol,
+    )
 }

@@ -2,7 +2,8 @@
 
 use arbitrary::{Result, Unstructured};
 use ferrogate_common::{
-    Address, Algorithm, Frontend, FrontendKey, FrontendKind, NetworkKey, Protocol, config_flags, service_flags,
+    Address, Algorithm, Frontend, FrontendKey, FrontendKind, NetworkKey, Protocol, V4_PREFIX, config_flags,
+    service_flags,
 };
 use ferrogate_datapath::host::Simulator;
 use std::net::SocketAddr;
@@ -96,7 +97,7 @@ fn add_networks(simulator: &mut Simulator, v4: bool) {
         let key = FrontendKey::address_alone(ip(who, v4).into());
         tables.frontends.insert(key, Frontend::new(0, kind));
     }
-    let prefix = if v4 { 24 } else { 48 };
+    let prefix = if v4 { V4_PREFIX + 24 } else { 48 };
     let outside: Address = ip(Who::Outside, v4).into();
     for service in (0..SERVICES).step_by(2) {
         tables.networks.insert(NetworkKey::new(service as u32, outside, prefix));

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::node;
-use crate::support::{NARROW, POD, PROTOCOLS, UPLINK, Who, at, run as run_packet, segment};
+use crate::support::{NARROW, POD, PROTOCOLS, UPLINK, Who, as_backends_see, at, run as run_packet, segment};
 use crate::wire::{Seen, What};
 
 /// Packets of one input, at most.
@@ -314,22 +314,6 @@ fn error_about(packet: &Segment, input: &mut Unstructured<'_>) -> Result<Vec<u8>
     };
     written.expect("a vector takes all that is written");
     Ok(made)
-}
-
-/// What a backend sees of a flow's client: source, backend, protocol.
-fn as_backends_see(tables: &HostTables, key: &Tuple, flow: &Flow) -> (SocketAddr, SocketAddr, u8) {
-    let mut source = SocketAddr::new(key.source.ip(), key.source_port.get());
-    if flow.flags & flow_flags::SNAT != 0 {
-        source.set_port(flow.source_port.get());
-        if flow.flags & flow_flags::PORT_ONLY == 0 {
-            source.set_ip(tables.sources[flow.source as usize].ip());
-        }
-    }
-    (
-        source,
-        SocketAddr::new(flow.address.ip(), flow.port.get()),
-        key.protocol,
-    )
 }
 
 fn no_two_flows_are_one(tables: &HostTables) {

@@ -3,7 +3,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use ferrogate_common::ABI_VERSION;
+use ferrogate_common::{ABI_VERSION, Reason};
 
 use super::addresses::{NODE_BASE, Pair, ROUTER, lan};
 use super::cluster::Options;
@@ -34,6 +34,18 @@ impl Node {
     /// Where its agent pins something: `maps/NAME` or `links/NAME`.
     pub fn pin(&self, what: &str) -> PathBuf {
         self.bpffs.join(format!("v{ABI_VERSION}")).join(what)
+    }
+
+    /// Packets and calls that its agent's metrics have for a reason.
+    pub fn counted(&self, reason: Reason) -> Result<u64> {
+        let metrics = self.place.run("curl", ["-sSf", "http://127.0.0.1:10249/metrics"])?;
+        let label = format!("\"{reason}\"");
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("ferrogate_packets_total") && line.contains(&label));
+        Ok(line
+            .and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or_default())
     }
 }
 

@@ -3,6 +3,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ferrogate_common::Reason;
 use ferrogate_tests::binaries;
 use ferrogate_tests::conformance::case::Side;
 use ferrogate_tests::conformance::cluster::Cluster;
@@ -19,12 +20,7 @@ const BOTH: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
 /// Packets that node 1 has counted as forged.
 fn counted(cluster: &Cluster) -> Result<u64> {
-    let place = &cluster.rig.node(1).place;
-    let metrics = place.run("curl", ["-sSf", "http://127.0.0.1:10249/metrics"])?;
-    let line = metrics
-        .lines()
-        .find(|line| line.starts_with("ferrogate_packets_total") && line.contains("\"martian\""));
-    Ok(line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0))
+    cluster.rig.node(1).counted(Reason::Martian)
 }
 
 /// Datagrams that sockets of node 1 have got.
