@@ -59,7 +59,7 @@ pub struct Index {
     node: NodeNetwork,
     services: BTreeMap<ServiceName, Noted<Result<ServiceModel, Unprogrammed>>>,
     /// By the Service they belong to, then by their own name: services may be seen after their slices.
-    slices: BTreeMap<ServiceName, BTreeMap<Arc<str>, Noted<SliceModel>>>,
+    slices: BTreeMap<ServiceName, Slices>,
     /// Slice (namespace and name) to the Service it belongs to.
     owners: HashMap<ServiceName, ServiceName>,
     dirty: BTreeSet<ServiceName>,
@@ -71,6 +71,41 @@ pub struct Index {
 struct Noted<T> {
     model: T,
     notices: Vec<NoticeKind>,
+}
+
+/// The slices of one Service in the order of their names. Most have one: a map would keep room for eleven.
+#[derive(Default, Debug)]
+struct Slices(Vec<(Arc<str>, Noted<SliceModel>)>);
+
+impl Slices {
+    fn find(&self, name: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(own, _)| (**own).cmp(name))
+    }
+
+    fn get(&self, name: &str) -> Option<&Noted<SliceModel>> {
+        self.find(name).ok().map(|place| &self.0[place].1)
+    }
+
+    fn insert(&mut self, name: Arc<str>, slice: Noted<SliceModel>) {
+        match self.find(&name) {
+            Ok(place) => self.0[place].1 = slice,
+            Err(place) => {
+                self.0.reserve_exact(1);
+                self.0.insert(place, (name, slice));
+            }
+        }
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Ok(place) = self.find(name) {
+            self.0.remove(place);
+            self.0.shrink_to_fit();
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Noted<SliceModel>> {
+        self.0.iter().map(|(_, slice)| slice)
+    }
 }
 
 impl Index {
@@ -154,7 +189,7 @@ impl Index {
         }
         self.zone = zone;
         let hinted = |slice: &Noted<SliceModel>| slice.model.endpoints.iter().any(|one| !one.zone_hints.is_empty());
-        let with_hints = self.slices.iter().filter(|(_, slices)| slices.values().any(hinted));
+        let with_hints = self.slices.iter().filter(|(_, slices)| slices.iter().any(hinted));
         let names: Vec<_> = with_hints.map(|(name, _)| name.clone()).collect();
         names.into_iter().for_each(|name| self.mark(name));
     }
@@ -262,7 +297,7 @@ impl Index {
     /// What load balancers may ask this node about the service, if it has a `healthCheckNodePort`.
     pub fn health_check(&self, name: &ServiceName) -> Option<HealthCheck> {
         let model = self.services.get(name)?.model.as_ref().ok()?;
-        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+        let slices = self.slices.get(name).into_iter().flat_map(Slices::iter);
         HealthCheck::of(model, slices.map(|slice| &slice.model))
     }
 
@@ -272,7 +307,7 @@ impl Index {
         let slices = self
             .slices
             .iter()
-            .flat_map(|(name, slices)| slices.values().map(move |slice| (name, slice)));
+            .flat_map(|(name, slices)| slices.iter().map(move |slice| (name, slice)));
         let of_slices = slices.map(|(name, slice)| (name, &slice.notices));
         let notice = |(name, kinds): (&ServiceName, &Vec<NoticeKind>)| {
             let service = name.clone();
@@ -290,7 +325,7 @@ impl Index {
         };
         if let Some(slices) = self.slices.get_mut(&service) {
             slices.remove(&slice_name.name);
-            if slices.is_empty() {
+            if slices.0.is_empty() {
                 self.slices.remove(&service);
             }
         }
@@ -322,7 +357,7 @@ impl Index {
         port: &PortModel,
         family: Family,
     ) -> Candidates<'a> {
-        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+        let slices = self.slices.get(name).into_iter().flat_map(Slices::iter);
         Candidates::merge(model, port, family, slices.map(|slice| &slice.model), &self.names)
     }
 

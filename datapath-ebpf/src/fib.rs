@@ -94,7 +94,7 @@ pub(crate) fn answer<const FRAMES: bool>(
             return NOT_FROM_HERE;
         }
     }
-    if resolved && length != 0 {
+    if resolved {
         place.next_hop = hop.next_hop;
         place.ifindex = hop.ifindex;
         place.destination_mac = hop.destination_mac;
@@ -141,8 +141,7 @@ fn look_up(context: *mut c_void, hop: &mut Route, source: &Address, destination:
     ) {
         return NOWHERE;
     }
-    // All that is told is taken over in each case. Of a packet that is too big, the device is the way out only where no length was
-    // given.
+    // All that is told is taken over in each case. Of a packet that is too big, the device is the one it came in by.
     hop.ifindex = p.ifindex;
     // SAFETY: unions of integers; the helper has written the member that goes with the family it returns.
     hop.next_hop = unsafe {

@@ -15,11 +15,12 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use aya_log_ebpf::debug;
+use aya_log_ebpf::macro_support::{Level, level_enabled};
 use bytemuck::Pod;
 use ferrogate_common::{Address, LOOPBACK, TcxHook, UdpSocket};
 use ferrogate_datapath::{
-    ChecksumChange, Edge, Fib, Left, Packet, Route, Routed, Transport, Verdict, checksum, enter, enter_second, leave,
-    leave_second,
+    ChecksumChange, Edge, Fib, Left, Opaque, Packet, Route, Routed, Transport, Verdict, checksum, enter, enter_second,
+    leave, leave_second,
 };
 
 /// Bytes of Ethernet header.
@@ -113,8 +114,27 @@ impl<const LINK: usize> Packet for Skb<LINK> {
         self.length() as usize
     }
 
+    /// Without branches, of which the verifier would follow each.
+    #[inline(always)]
+    fn holds_checksum(&self, at: usize, pseudo: u16) -> u32 {
+        let Some(field) = self.load::<u16>(at) else { return 0 };
+        // What is yet to be cut into segments may hold anything; 0 may stand for no checksum.
+        // SAFETY: a live context.
+        let whole = unsafe { (*self.skb).gso_size } == 0;
+        let full = whole & (field != 0) & !checksum::same(field, pseudo);
+        self.opaque(full.into())
+    }
+
     #[inline(always)]
     fn update_transport_checksum(&mut self, at: usize, change: ChecksumChange) -> Option<()> {
+        if change.full != 0 {
+            let field: u16 = self.load(at)?;
+            // In IPv4 field and header's checksum both make up for changed addresses: in the sum over the packet that a device may have
+            // made on receipt that is once too often. Where there is no such sum, this fails.
+            let twice = if change.v6 { 0 } else { !change.addresses };
+            self.mend_sum(twice);
+            return self.store(at, checksum::updated(field, &change));
+        }
         // A function of its own to the verifier, which looks at it once, whoever calls it and with what.
         (mend_checksum(self.skb, at as u32, change.addresses, change.rest, how(&change)) >= 0).then_some(())
     }
@@ -181,7 +201,7 @@ impl<const LINK: usize> Fib for Skb<LINK> {
         // SAFETY: a live context.
         if unsafe { (*self.skb).gso_segs } > 1 {
             // Longer than any MTU, but it is cut into segments that fit before it leaves.
-            transport.length = 0;
+            transport.length = Transport::SHORT;
         }
         fib::ask(&mut self.hop, ifindex, transport);
         fib::routed(find_way(self.skb, &raw mut self.hop, source, destination))
@@ -218,37 +238,22 @@ fn how(change: &ChecksumChange) -> u32 {
     (if change.optional { OPTIONAL } else { 0 }) | if change.v6 { V6 } else { 0 }
 }
 
-/// Folds differences of the pseudo header and of the segment into the checksum at `at`; negative where there is none.
-///
-/// With one call of the helper, mostly: two would be the largest part of a translation.
+/// Folds differences of the pseudo header and of the segment into the field at `at`, a checksum or what a device is yet to complete,
+/// which takes only the first; negative where there is none.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn mend_checksum(skb: *mut __sk_buff, at: u32, addresses: u32, rest: u32, how: u32) -> i32 {
-    // All headers that are looked at lie below; the verifier wants to see it.
-    let at = (at & 0xfff) as usize;
-    let field = || packet::load::<u16>(data(skb), data_end(skb), at);
-    let Some(old) = field() else { return -1 };
-    if how & OPTIONAL != 0 && old == 0 {
-        return 0;
-    }
-    let change = ChecksumChange {
-        addresses,
-        rest,
-        optional: how & OPTIONAL != 0,
-        v6: how & V6 != 0,
-    };
-    let optional: u64 = if change.optional {
+    let optional: u64 = if how & OPTIONAL != 0 {
         BPF_F_MARK_MANGLED_0.into()
     } else {
         0
     };
-    let pseudo: u64 = BPF_F_PSEUDO_HDR as u64 | optional;
     // SAFETY: the helper checks the offset.
-    let replace = |difference: u32, flags: u64| unsafe {
-        bpf_l4_csum_replace(skb, at as u32, 0, difference.into(), flags) as i32
-    };
+    let replace =
+        |difference: u32, flags: u64| unsafe { bpf_l4_csum_replace(skb, at, 0, difference.into(), flags) as i32 };
+    let pseudo: u64 = BPF_F_PSEUDO_HDR as u64 | optional;
     let mut result = -1;
-    if change.v6 {
+    if how & V6 != 0 {
         result = replace(addresses, pseudo | BPF_F_IPV6);
     }
     if result < 0 {
@@ -257,16 +262,7 @@ pub extern "C" fn mend_checksum(skb: *mut __sk_buff, at: u32, addresses: u32, re
     if result < 0 {
         return result;
     }
-    // The helper counts the other way in a field that the device completes. Where it shows that it did not, the rest can be folded in
-    // here: it is in the segment, and with the field it leaves the segment's sum as it was.
-    let Some(new) = field() else { return -1 };
-    if new == old || new != checksum::updated(old, &ChecksumChange { rest: 0, ..change }) {
-        return replace(rest, optional);
-    }
-    match packet::store(data(skb), data_end(skb), at, checksum::updated(old, &change)) {
-        Some(()) => 0,
-        None => -1,
-    }
+    replace(rest, optional)
 }
 
 /// Which way a hook's packets go.
@@ -279,7 +275,10 @@ enum Hook {
 /// Turns a verdict into the hook's return value.
 #[inline(always)]
 fn finish<const LINK: usize>(context: &TcContext, hook: Hook, skb: &Skb<LINK>, verdict: Verdict) -> i32 {
-    log(context, skb.ifindex(), verdict.reason() as u8);
+    // The verifier knows whether it is on: where it is off, there is not even the call.
+    if level_enabled(Level::Debug) {
+        log(context, skb.ifindex(), verdict.reason() as u8);
+    }
     match verdict {
         // TCX_NEXT: the next program, if there is one, has its say.
         Verdict::Pass(_) => TC_ACT_UNSPEC,
@@ -294,7 +293,7 @@ fn finish<const LINK: usize>(context: &TcContext, hook: Hook, skb: &Skb<LINK>, v
     }
 }
 
-/// Packet logging; the verifier removes it while the agent has it switched off.
+/// Packet logging.
 #[inline(never)]
 fn log(context: &TcContext, ifindex: u32, reason: u8) {
     debug!(context, "ifindex {} reason {}", ifindex, reason);

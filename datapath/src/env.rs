@@ -23,6 +23,13 @@ pub trait Packet {
         self.len() == 0
     }
 
+    /// Not 0 where the field at `at` certainly holds a transport checksum, and not what a device is yet to complete: that is the pseudo
+    /// header's sum, `pseudo`, or what comes of it would be wrong.
+    #[inline(always)]
+    fn holds_checksum(&self, _at: usize, _pseudo: u16) -> u32 {
+        0
+    }
+
     /// Mends the transport checksum at `at` after the packet was changed.
     fn update_transport_checksum(&mut self, at: usize, change: ChecksumChange) -> Option<()>;
 
@@ -77,6 +84,8 @@ pub struct ChecksumChange {
     pub addresses: u32,
     /// What changed in the segment itself.
     pub rest: u32,
+    /// Not 0: it certainly is a checksum that changes, and not such a sum ([`Packet::holds_checksum`]).
+    pub full: u32,
     /// 0 means "no checksum" (UDP).
     pub optional: bool,
     pub v6: bool,
@@ -212,7 +221,7 @@ impl Route {
 pub enum Routed {
     /// Along the hop.
     To,
-    /// The packet is larger than the way out allows; the hop's ifindex is known where no length was given.
+    /// The packet is larger than the way out allows.
     TooBig,
     /// Nowhere, or to this node itself.
     Nowhere,
@@ -222,7 +231,7 @@ pub enum Routed {
 
 /// The routing table.
 pub trait Fib {
-    /// Looks up where a packet that came in by `ifindex` goes; `length` is that of the IP packet, 0: don't check.
+    /// Looks up where a packet that came in by `ifindex` goes.
     fn route(&mut self, ifindex: u32, source: &Address, destination: &Address, transport: Transport) -> Routed;
 
     /// What the last look-up found.
@@ -234,10 +243,15 @@ pub trait Fib {
 pub struct Transport {
     /// IP protocol number.
     pub protocol: u8,
-    /// Length of the IP packet, 0: don't check it against the MTU.
+    /// Length of the IP packet, or [`Transport::SHORT`].
     pub length: u16,
     /// ifindex of the only device that the packet may leave by; 0: any.
     pub out: u32,
+}
+
+impl Transport {
+    /// A length that no way is too narrow for. Not 0, with which the kernel tells no MTU: then the answer could not be remembered.
+    pub const SHORT: u16 = 1;
 }
 
 /// A way to keep the verifier's work small.

@@ -68,7 +68,7 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
             if let Some(found) = env.flow(FlowTable::HalfOpen, tuple) {
                 *flow = found;
                 if serves(env, flow, headers)
-                    && (flow.flags & flow_flags::SNAT == 0 || snat::has_port(env, headers, flow))
+                    && (flow.flags & flow_flags::SNAT == 0 || snat::keeps_port(env, headers, flow))
                 {
                     if confirmed(headers, flow) {
                         if flow.flags & flow_flags::SNAT != 0 {
@@ -394,18 +394,18 @@ fn new_source<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> Reason
     } else {
         let transport = Transport {
             protocol: tuple.protocol,
-            length: 0,
+            length: Transport::SHORT,
             out: 0,
         };
         match env.route(env.ifindex(), &tuple.destination, &flow.address, transport) {
-            // Even a flow that this hook leaves to the next one is made here: its turn is taken.
-            // One that is too big is answered only once its flow is known.
-            Routed::To | Routed::NotFromHere | Routed::TooBig => env.hop().ifindex,
+            // Even a flow that this hook leaves to the next one is made here: its turn is taken. A packet that is too big is answered
+            // only once its flow is known.
+            Routed::To | Routed::NotFromHere => env.hop().ifindex,
             Routed::Nowhere if flow.flags & flow_flags::NODE != 0 && is_own(env, tuple, &flow.address) => {
                 flow.flags |= flow_flags::HAIRPIN;
                 return Reason::NewFlow;
             }
-            Routed::Nowhere => return Reason::NoRoute,
+            Routed::Nowhere | Routed::TooBig => return Reason::NoRoute,
         }
     };
     let Some(interface) = env.interface(ifindex) else {

@@ -213,6 +213,7 @@ fn translate_quoted<P: Packet>(
     let change = ChecksumChange {
         addresses: if v6 { outer } else { 0 },
         rest: change,
+        full: 0,
         optional: false,
         v6,
     };
@@ -293,6 +294,7 @@ fn answer_echo<P: Packet>(packet: &mut P, headers: &Headers) -> Option<()> {
     let change = ChecksumChange {
         addresses: 0,
         rest: word_difference(u16::from_ne_bytes([kind, code]), u16::from_ne_bytes(answer)),
+        full: 0,
         optional: false,
         v6,
     };

@@ -38,6 +38,7 @@ pub fn allocate<E: Tables + Clock + Opaque>(env: &mut E, request: &Tuple, flow: 
         flow.source_port = port;
         if let Some(other) = env.snat_flow(&key) {
             if is_same(&other, &entry) {
+                env.mark_snat_flow(&key, flow.seen, 0);
                 return Reason::NewFlow;
             }
             if may_take(env, request, &other) {
@@ -79,9 +80,13 @@ fn may_take<E: Clock>(env: &E, request: &Tuple, other: &SnatFlow) -> bool {
     unconfirmed || over
 }
 
-/// Whether a flow that is not confirmed still has the port that it was given.
+/// Whether a flow that is not confirmed still has the port that it was given. Of one without connections nobody takes it as long as
+/// there are packets: what is kept in each tick is never [silent](may_take).
 #[inline(never)]
-pub(crate) fn has_port<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
+pub(crate) fn keeps_port<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
+    if !headers.has_connections() && flow.seen == env.ticks() {
+        return true;
+    }
     let request = &headers.tuple;
     let Some(key) = key_of(env, request, flow) else {
         return false;

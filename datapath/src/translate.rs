@@ -105,7 +105,8 @@ fn is_elsewhere<E: Env>(env: &E, by: u32, uplink: u32) -> bool {
 /// A reply that is on its way out: true where it has to leave by another device, along [`crate::Fib::hop`].
 #[inline(always)]
 pub(crate) fn leaves_by_another<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite) -> bool {
-    if rewrite.uplink == 0 || !is_elsewhere(env, env.ifindex(), rewrite.uplink) {
+    // The device alone tells it mostly, and spares a call.
+    if rewrite.uplink == 0 || rewrite.uplink == env.ifindex() || !is_elsewhere(env, env.ifindex(), rewrite.uplink) {
         return false;
     }
     // By the sender that the client knows first: the stack has routed by the backend's address. In IPv6 rules ask for the sender only
@@ -119,7 +120,7 @@ pub(crate) fn leaves_by_another<E: Env>(env: &mut E, headers: &Headers, rewrite:
 fn look_up<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite, out: u32) -> Routed {
     let transport = Transport {
         protocol: headers.tuple.protocol,
-        length: headers.length,
+        length: headers.length.max(Transport::SHORT),
         out,
     };
     env.route(env.ifindex(), &rewrite.source, &rewrite.destination, transport)
@@ -177,6 +178,10 @@ fn mark_pair<E: Env>(env: &mut E, headers: &Headers, table: FlowTable, flow: &Fl
 #[inline(never)]
 pub(crate) fn apply<P: Packet, const SECOND: bool>(packet: &mut P, headers: &Headers, rewrite: &Rewrite) -> Option<()> {
     let tuple = &headers.tuple;
+    // First, while little has to be remembered beside it.
+    let length = headers.length.wrapping_sub((headers.l4 - headers.l3) as u16);
+    let pseudo = checksum::pseudo_header(&tuple.source, &tuple.destination, tuple.protocol, length);
+    let full = packet.holds_checksum(headers.checksum_offset(), pseudo);
     let source = checksum::address_difference(&tuple.source, &rewrite.source, headers.is_v6());
     let destination = checksum::address_difference(&tuple.destination, &rewrite.destination, headers.is_v6());
     let addresses = add(source, destination);
@@ -209,6 +214,7 @@ pub(crate) fn apply<P: Packet, const SECOND: bool>(packet: &mut P, headers: &Hea
     let change = ChecksumChange {
         addresses,
         rest: ports,
+        full,
         optional: tuple.protocol == Protocol::Udp as u8,
         v6: headers.is_v6(),
     };
@@ -229,11 +235,15 @@ fn update_crc32c<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewrite
 
 /// Where client and backend hang on the same bridge, sends the frame to the backend's own MAC: then both directions are
 /// bridged, and the stack never sees half a connection.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn address_on_bridge<E: Env>(env: &mut E, tuple: &Tuple, backend: &Address) {
-    if env.config().flags & config_flags::BRIDGE_PORTS == 0 {
-        return;
+    if env.config().flags & config_flags::BRIDGE_PORTS != 0 {
+        address_on_same_bridge(env, tuple, backend);
     }
+}
+
+#[inline(never)]
+fn address_on_same_bridge<E: Env>(env: &mut E, tuple: &Tuple, backend: &Address) {
     let Some(port) = env.interface(env.ifindex()) else {
         return;
     };
@@ -242,7 +252,7 @@ pub(crate) fn address_on_bridge<E: Env>(env: &mut E, tuple: &Tuple, backend: &Ad
     }
     let transport = Transport {
         protocol: tuple.protocol,
-        length: 0,
+        length: Transport::SHORT,
         out: 0,
     };
     if env.route(port.layer3, &tuple.source, backend, transport) != Routed::To {

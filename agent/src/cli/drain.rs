@@ -2,11 +2,13 @@
 
 use super::query::{STATE_DIR, Source};
 use crate::admin::{self, Request, Status};
-use crate::kernel::{FlowEntry, FlowTable, StateDir, Tables, boot_seconds};
+use crate::kernel::{FlowEntry, FlowRow, FlowTable, StateDir, Tables, boot_seconds};
+use crate::kube_proxy::{self, Replies};
 use crate::output;
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use ferrogate_common::{Direction, Protocol, flow_flags};
+use ferrogate_common::{Address, Direction, Port, Protocol, flow_flags};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -42,7 +44,10 @@ pub(super) fn run(args: &DrainArgs) -> Result<()> {
         );
     }
     let tables = Tables::open(&StateDir::new(&args.state_dir)).context("cannot open the pinned maps")?;
+    reserve_ports(&tables);
     tables.set_hand_over(true).context("cannot tell the programs")?;
+    // Those of flows that began meanwhile.
+    reserve_ports(&tables);
     let begin = Instant::now();
     loop {
         let left = live(&tables)?;
@@ -58,6 +63,34 @@ pub(super) fn run(args: &DrainArgs) -> Result<()> {
             }
         }
     }
+}
+
+/// Keeps the other proxy's masquerading from giving ports of our flows to new connections with the same backend, which would lose their
+/// replies to ours.
+fn reserve_ports(tables: &Tables) {
+    let reserved = tables
+        .flows(usize::MAX)
+        .map_err(anyhow::Error::from)
+        .and_then(|rows| Ok(kube_proxy::reserve(rows.iter().filter_map(replies))?));
+    if let Err(error) = reserved {
+        eprintln!(
+            "warning: connection tracking cannot be told which ports are in use: a new connection may get one of them, and \
+             no answer ({error:#})"
+        );
+    }
+}
+
+/// How the replies of a flow come in whose source was changed to an address of this node.
+fn replies(row: &FlowRow) -> Option<Replies> {
+    let FlowEntry::Snat(flow) = row.entry else { return None };
+    let end = |address: Address, port: Port| SocketAddr::new(address.ip(), port.get());
+    // One that keeps its client's address; what stands for a connection that connection tracking knows.
+    let others = [row.tuple.destination, Address::UNSPECIFIED];
+    (!others.contains(&flow.client)).then(|| Replies {
+        protocol: row.tuple.protocol,
+        from: end(row.tuple.source, row.tuple.source_port),
+        to: end(row.tuple.destination, row.tuple.destination_port),
+    })
 }
 
 /// Connections that are translated packet by packet still.

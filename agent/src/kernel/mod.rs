@@ -46,6 +46,7 @@ pub use state::{DEFAULT_STATE_DIR, StateDir};
 pub use stuck::StuckSocket;
 pub use sweep::{Swept, Timeouts, ticks};
 pub use sys::netns_cookie;
+pub(crate) use sys::trim_heap;
 pub use tables::{Routes, Tables};
 pub use trace::Tracer;
 pub use usage::Usage;

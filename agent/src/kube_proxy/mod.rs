@@ -5,6 +5,7 @@
 
 mod iptables;
 mod netlink;
+mod reserve;
 
 use self::iptables::Tables;
 pub use self::netlink::Replies;
@@ -108,6 +109,20 @@ pub fn connections() -> io::Result<u64> {
 /// Without CAP_NET_ADMIN.
 pub fn masqueraded() -> io::Result<Vec<Replies>> {
     Netfilter::open()?.masqueraded()
+}
+
+/// Has connection tracking take the ports that such replies come to for used, so that kube-proxy's masquerading gives them to no new
+/// connection with the same peer; how many there are now that were not before.
+///
+/// # Errors
+/// Without CAP_NET_ADMIN, or where the kernel has no `nf_conntrack_netlink`.
+pub fn reserve(all: impl Iterator<Item = Replies>) -> io::Result<usize> {
+    let netfilter = Netfilter::open()?;
+    let mut reserved = 0;
+    for replies in all {
+        reserved += usize::from(netfilter.reserve(&replies)?);
+    }
+    Ok(reserved)
 }
 
 /// The process id of a kube-proxy in this network namespace.

@@ -27,32 +27,32 @@ const DROP: u32 = 0;
 
 /// include/uapi/linux/netfilter/nfnetlink_conntrack.h.
 const CT_GET: u16 = 1 << 8 | 1;
-const CT_TUPLE_REPLY: u16 = 2;
-const CT_STATUS: u16 = 3;
-const CT_PROTOINFO: u16 = 4;
+pub(super) const CT_TUPLE_REPLY: u16 = 2;
+pub(super) const CT_STATUS: u16 = 3;
+pub(super) const CT_PROTOINFO: u16 = 4;
 /// Of a tuple: its addresses, and in them each by its family; its protocol, and in it number and ports.
-const CT_TUPLE_IP: u16 = 1;
-const CT_TUPLE_PROTO: u16 = 2;
-const CT_SOURCE: [u16; 2] = [1, 3];
-const CT_DESTINATION: [u16; 2] = [2, 4];
-const CT_NUMBER: u16 = 1;
-const CT_SOURCE_PORT: u16 = 2;
-const CT_DESTINATION_PORT: u16 = 3;
+pub(super) const CT_TUPLE_IP: u16 = 1;
+pub(super) const CT_TUPLE_PROTO: u16 = 2;
+pub(super) const CT_SOURCE: [u16; 2] = [1, 3];
+pub(super) const CT_DESTINATION: [u16; 2] = [2, 4];
+pub(super) const CT_NUMBER: u16 = 1;
+pub(super) const CT_SOURCE_PORT: u16 = 2;
+pub(super) const CT_DESTINATION_PORT: u16 = 3;
 /// IPS_SRC_NAT.
 const SOURCE_CHANGED: u32 = 1 << 4;
 /// IPS_DST_NAT.
 const DESTINATION_CHANGED: u32 = 1 << 5;
 /// TCP_CONNTRACK_ESTABLISHED.
-const ESTABLISHED: u8 = 3;
+pub(super) const ESTABLISHED: u8 = 3;
 
-const REQUEST: u16 = 0x1;
-const ACK: u16 = 0x4;
+pub(super) const REQUEST: u16 = 0x1;
+pub(super) const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// Bytes of `struct nlmsghdr` and of `struct nfgenmsg`.
-const HEADER: usize = 16;
-const GENERIC: usize = 4;
+pub(super) const HEADER: usize = 16;
+pub(super) const GENERIC: usize = 4;
 
 /// A family of nf_tables, with the number it has in messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,6 +112,16 @@ impl Netfilter {
 
     /// Sends and waits for the answer to it; false where it is ENOENT.
     fn exists(&self, bytes: &[u8]) -> io::Result<bool> {
+        match self.ask(bytes)? {
+            0 => Ok(true),
+            // A kernel without nf_tables knows no such subsystem.
+            libc::ENOENT | libc::EOPNOTSUPP | libc::EINVAL => Ok(false),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+
+    /// Sends and waits for the answer to it, an errno or 0.
+    pub(super) fn ask(&self, bytes: &[u8]) -> io::Result<i32> {
         send(&self.socket, bytes, SendFlags::empty())?;
         loop {
             let mut answer = None;
@@ -120,12 +130,8 @@ impl Netfilter {
                     answer = error_code(body);
                 }
             })?;
-            match answer {
-                Some(0) => return Ok(true),
-                // A kernel without nf_tables knows no such subsystem.
-                Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EINVAL) => return Ok(false),
-                Some(code) => return Err(io::Error::from_raw_os_error(code)),
-                None => {}
+            if let Some(code) = answer {
+                return Ok(code);
             }
         }
     }
@@ -216,6 +222,11 @@ fn masqueraded(attributes: &[u8]) -> Option<Replies> {
     if u32::from_be_bytes(status) & SOURCE_CHANGED == 0 {
         return None;
     }
+    replies(attributes)
+}
+
+/// The replies of a connection.
+pub(super) fn replies(attributes: &[u8]) -> Option<Replies> {
     let tuple = attribute(attributes, CT_TUPLE_REPLY)?;
     let (addresses, transport) = (attribute(tuple, CT_TUPLE_IP)?, attribute(tuple, CT_TUPLE_PROTO)?);
     let address = |kinds: [u16; 2]| -> Option<IpAddr> {

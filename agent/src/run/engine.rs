@@ -19,7 +19,7 @@ use super::{RETRY, settings};
 use crate::admin::{EdgeStatus, InterfaceStatus};
 use crate::cli::{AgentArgs, SocketEdge};
 use crate::health::{Health, Written};
-use crate::kernel::{self, Cgroup, ConntrackFloors, Datapath, Scopes, find_cgroup};
+use crate::kernel::{self, Cgroup, ConntrackFloors, Datapath, Scopes, find_cgroup, trim_heap};
 use crate::net::Network;
 use crate::source::Event;
 use crate::source::cluster::Events;
@@ -332,16 +332,22 @@ impl Engine {
 
     /// Writes what has changed, if enough is known to write anything.
     pub(super) fn write(&mut self) {
-        self.write_plan();
+        let begun = Instant::now();
+        self.end_grace();
+        if let Some((changes, plan)) = self.plan() {
+            self.write_plan(begun, &changes, &plan);
+            let all = changes.full;
+            drop((changes, plan));
+            if all {
+                trim_heap();
+            }
+        }
         self.write_service_cidrs();
     }
 
-    fn write_plan(&mut self) {
-        let begun = Instant::now();
-        self.end_grace();
-        let Some((changes, plan)) = self.plan() else { return };
-        self.attend_loopback_for(&plan);
-        let written = self.datapath.apply(&plan);
+    fn write_plan(&mut self, begun: Instant, changes: &Changes, plan: &Plan) {
+        self.attend_loopback_for(plan);
+        let written = self.datapath.apply(plan);
         if written.is_ok() {
             self.begin_grace();
         }
@@ -387,7 +393,7 @@ impl Engine {
                     took: begun.elapsed(),
                     operations: plan.ops.len(),
                 };
-                report(&changes, &applied);
+                report(changes, &applied);
                 model.last_apply = Some(applied);
             }
             Err(failure) => {

@@ -1,13 +1,13 @@
 //! Why a Service is programmed as it is: the decisions of [`Index::compile`], each with its reason.
 
-use super::Index;
+use super::{Index, Slices};
 use crate::desired::{DesiredPort, Endpoint};
 use crate::ingest::{PortModel, ServiceKind, ServiceModel, Unprogrammed};
 use crate::names::{Family, ServiceName};
 use crate::notice::NoticeKind;
 use crate::select::{Place, Rule, Topology};
 use ferrogate_common::service_flags;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// A Service that is programmed.
@@ -102,7 +102,7 @@ impl Index {
     /// What the operator must know of one Service as it is now.
     pub fn notices_of(&self, name: &ServiceName) -> Vec<NoticeKind> {
         let own = self.services.get(name).into_iter().flat_map(|service| &service.notices);
-        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+        let slices = self.slices.get(name).into_iter().flat_map(Slices::iter);
         own.chain(slices.flat_map(|slice| &slice.notices)).cloned().collect()
     }
 
@@ -110,7 +110,7 @@ impl Index {
     pub fn find_pod(&self, namespace: &str, pod: &str) -> Option<(Vec<IpAddr>, Option<String>)> {
         let names = self.names.by_number();
         let of_namespace = self.slices.iter().filter(|(name, _)| *name.namespace == *namespace);
-        let endpoints = of_namespace.flat_map(|(_, slices)| slices.values().flat_map(|slice| &slice.model.endpoints));
+        let endpoints = of_namespace.flat_map(|(_, slices)| slices.iter().flat_map(|slice| &slice.model.endpoints));
         let mut addresses: Vec<IpAddr> = Vec::new();
         let mut node = None;
         for endpoint in endpoints.filter(|endpoint| endpoint.pod.as_deref() == Some(pod)) {
@@ -167,7 +167,7 @@ impl Index {
     }
 
     fn without_port(&self, name: &ServiceName, port: &PortModel, family: Family) -> usize {
-        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+        let slices = self.slices.get(name).into_iter().flat_map(Slices::iter);
         let slices = slices.map(|slice| &slice.model).filter(|slice| slice.family == family);
         let has = |slice: &crate::ingest::SliceModel| {
             slice

@@ -6,7 +6,8 @@ use crate::names::{Family, ServiceName};
 use crate::notice::NoticeKind;
 use ferrogate_common::{Address, Protocol};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 /// Label that names the Service a slice belongs to (`k8s.io/api/discovery/v1.LabelServiceName`).
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -16,8 +17,9 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(crate) struct SliceModel {
     pub(crate) service: ServiceName,
     pub(crate) family: Family,
-    pub(crate) ports: Vec<SlicePort>,
-    pub(crate) endpoints: Vec<EndpointModel>,
+    pub(crate) ports: Box<[SlicePort]>,
+    /// Of these there are more than of anything else.
+    pub(crate) endpoints: Box<[EndpointModel]>,
 }
 
 #[derive(PartialEq, Eq, Debug)]
@@ -36,8 +38,8 @@ pub(crate) struct EndpointModel {
     /// On this node.
     pub(crate) local: bool,
     pub(crate) node_hint: NodeHint,
-    /// Zones the endpoint is meant for, as [`Names`] numbers them.
-    pub(crate) zone_hints: Box<[u32]>,
+    /// Zones the endpoint is meant for, as [`Names`] numbers them, which keeps each list once.
+    pub(crate) zone_hints: Arc<[u32]>,
     /// Name of the pod, where it is one.
     pub(crate) pod: Option<Box<str>>,
     /// Node and zone that it is in, as [`Names`] numbers them.
@@ -56,7 +58,7 @@ impl EndpointModel {
             terminating: false,
             local: false,
             node_hint: NodeHint::Absent,
-            zone_hints: Box::default(),
+            zone_hints: Arc::default(),
             pod: None,
             node: None,
             zone: None,
@@ -72,10 +74,11 @@ pub(crate) enum NodeHint {
     Others,
 }
 
-/// Numbers for the names of zones and nodes: there are few of them, and many endpoints that name them.
+/// Numbers for the names of zones and nodes, and lists of zones: there are few of them, and many endpoints that name them.
 #[derive(Default, Debug)]
 pub(crate) struct Names {
     numbers: HashMap<Box<str>, u32>,
+    lists: HashSet<Arc<[u32]>>,
 }
 
 impl Names {
@@ -99,6 +102,15 @@ impl Names {
         let number = self.numbers.len() as u32;
         self.numbers.insert(name.into(), number);
         number
+    }
+
+    fn list(&mut self, names: impl Iterator<Item = impl AsRef<str>>) -> Arc<[u32]> {
+        let list: Arc<[u32]> = names.map(|name| self.number(name.as_ref())).collect();
+        if let Some(known) = self.lists.get(&list) {
+            return Arc::clone(known);
+        }
+        self.lists.insert(Arc::clone(&list));
+        list
     }
 }
 
@@ -128,8 +140,8 @@ pub(crate) fn slice(
     let mut model = SliceModel {
         service: ServiceName::new(namespace, service),
         family: family.unwrap_or(Family::V4),
-        ports: Vec::new(),
-        endpoints: Vec::new(),
+        ports: Box::default(),
+        endpoints: Box::default(),
     };
     if family.is_some() {
         model.ports = reader.ports(object);
@@ -176,7 +188,7 @@ impl Reader<'_> {
         }
     }
 
-    fn ports(&mut self, object: &EndpointSlice) -> Vec<SlicePort> {
+    fn ports(&mut self, object: &EndpointSlice) -> Box<[SlicePort]> {
         let mut ports = Vec::new();
         for entry in object.ports.as_deref().unwrap_or_default() {
             let slice = || self.slice.to_owned();
@@ -202,7 +214,7 @@ impl Reader<'_> {
                 (_, None) => {}
             }
         }
-        ports
+        ports.into()
     }
 
     fn endpoint(&mut self, entry: &Endpoint, family: Family) -> Option<EndpointModel> {
@@ -233,7 +245,7 @@ impl Reader<'_> {
             terminating: conditions.terminating.unwrap_or(false),
             local: entry.node_name.as_ref() == Some(&self.options.node_name),
             node_hint: hints.map_or(NodeHint::Absent, |hints| self.node_hint(hints)),
-            zone_hints: hints.map_or_else(Box::default, |hints| self.zone_hints(hints)),
+            zone_hints: hints.map_or_else(Arc::default, |hints| self.zone_hints(hints)),
             pod: pod_name(entry).map(Into::into),
             node: entry.node_name.as_deref().map(|name| self.names.number(name)),
             zone: entry.zone.as_deref().map(|name| self.names.number(name)),
@@ -248,9 +260,9 @@ impl Reader<'_> {
         }
     }
 
-    fn zone_hints(&mut self, hints: &EndpointHints) -> Box<[u32]> {
+    fn zone_hints(&mut self, hints: &EndpointHints) -> Arc<[u32]> {
         let zones = hints.for_zones.as_deref().unwrap_or_default();
-        zones.iter().map(|zone| self.names.number(&zone.name)).collect()
+        self.names.list(zones.iter().map(|zone| &zone.name))
     }
 }
 

@@ -79,20 +79,9 @@ pub struct HostFib {
     pub devices: BTreeMap<u32, HostDevice>,
 }
 
-/// Bytes that `is_skb_forwardable` grants beyond the MTU: an Ethernet header and a VLAN tag.
-const LINK_ALLOWANCE: usize = 14 + 4;
-
 impl HostFib {
-    /// Looks up a way. `socket_buffer`: length of the whole packet where it is one, which the helper checks by itself if
-    /// `transport` has no length. What is found goes to `hop`, only device and MTU where the packet is too big.
-    pub fn route(
-        &self,
-        hop: &mut Route,
-        ifindex: u32,
-        destination: &Address,
-        transport: Transport,
-        socket_buffer: Option<usize>,
-    ) -> Routed {
+    /// Looks up a way. What is found goes to `hop`, only device and MTU where the packet is too big.
+    pub fn route(&self, hop: &mut Route, ifindex: u32, destination: &Address, transport: Transport) -> Routed {
         let ifindex = if transport.out == 0 { ifindex } else { transport.out };
         if !self.devices.contains_key(&ifindex) {
             return Routed::Nowhere;
@@ -114,9 +103,8 @@ impl HostFib {
             return Routed::Nowhere;
         };
         let neighbour = self.neighbours.get(&(out, next_hop));
-        let too_long = socket_buffer.is_some_and(|length| length > device.mtu as usize + LINK_ALLOWANCE);
-        if transport.length > device.mtu || (transport.length == 0 && neighbour.is_some() && too_long) {
-            hop.ifindex = if transport.length == 0 { out } else { ifindex };
+        if transport.length > device.mtu {
+            hop.ifindex = ifindex;
             hop.mtu = device.mtu;
             return Routed::TooBig;
         }

@@ -227,10 +227,9 @@ impl Clock for Surroundings<'_> {
 impl Fib for Surroundings<'_> {
     fn route(&mut self, ifindex: u32, _source: &Address, destination: &Address, mut transport: Transport) -> Routed {
         if self.packet.segmented {
-            transport.length = 0;
+            transport.length = Transport::SHORT;
         }
-        let whole = (!self.packet.frame && !self.packet.segmented).then(|| self.packet.len());
-        let routed = self.fib.route(&mut self.hop, ifindex, destination, transport, whole);
+        let routed = self.fib.route(&mut self.hop, ifindex, destination, transport);
         if routed != Routed::To || !self.packet.frame {
             return routed;
         }

@@ -267,15 +267,26 @@ impl Generator {
 
     /// A packet with something wrong.
     fn spoilt(&mut self, program: Program, place: Place, segment: &Segment) -> Case {
-        let (mut bytes, l3) = if program.is_layer3() {
-            (segment.ip(), 0)
-        } else {
-            (segment.ethernet(), 14)
+        let whole = |segment: &Segment| {
+            if program.is_layer3() {
+                (segment.ip(), 0)
+            } else {
+                (segment.ethernet(), 14)
+            }
         };
-        if self.rng.u8(..10) == 0 {
-            bytes = (0..self.rng.usize(1..100)).map(|_| self.rng.u8(..)).collect();
-        } else {
-            damage(&mut self.rng, &mut bytes, l3);
+        let (mut bytes, l3) = whole(segment);
+        match self.rng.u8(..10) {
+            0 => bytes = (0..self.rng.usize(1..100)).map(|_| self.rng.u8(..)).collect(),
+            // A checksum that looks as if the device were to complete it.
+            1 => {
+                let partial = true;
+                bytes = whole(&Segment {
+                    partial,
+                    ..segment.clone()
+                })
+                .0;
+            }
+            _ => damage(&mut self.rng, &mut bytes, l3),
         }
         self.met(program, place, bytes)
     }

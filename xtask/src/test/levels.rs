@@ -138,6 +138,7 @@ pub(crate) const LEVELS: &[Level] = &[
             Run::libtest("operate"),
             Run::walks(&["--source", "control-plane", "--proxy", "kube-proxy,ferrogate"]),
             Run::conformance(&["--quick"]),
+            Run::conformance(&["--layout", "vxlan", "--socket-edge", "off", "--only", "ours"]),
             Run::faults(&[]),
             Run::random(&["--sequences", "64", "--steps", "8", "--seconds", "40"]),
         ],

@@ -1,6 +1,7 @@
 //! bpf(2), mmap(2) and membarrier(2): what aya has no interface for. The agent's only `unsafe` is below this module.
 
 mod grace;
+mod heap;
 mod link;
 mod map;
 mod mapping;
@@ -8,6 +9,7 @@ mod netns;
 mod query;
 
 pub(crate) use grace::Grace;
+pub(crate) use heap::trim_heap;
 pub(crate) use link::{Link, LinkTarget, TCX_EGRESS, TCX_INGRESS, attach};
 pub(crate) use map::{Map, MapInfo};
 pub(crate) use mapping::{MMAPABLE, Mapping};
