@@ -122,7 +122,7 @@ mod tests {
         let [source, destination] =
             [[192, 0, 2, 1], [10, 96, 0, 10]].map(|octets| Address::from(Ipv4Addr::from(octets)));
         let words = [0xc000u32, 0x0201, 0x0a60, 0x000a, 6, 20];
-        let expected = words.iter().fold(0, |sum: u32, word| sum + word) as u16;
+        let expected = words.iter().sum::<u32>() as u16;
         let sum = pseudo_header(&source, &destination, 6, 20);
         assert!(same(sum, expected.to_be()), "{sum:#06x} {:#06x}", expected.to_be());
     }

@@ -59,10 +59,15 @@ pub enum Uplink {
     Bond,
     /// A VLAN on one; its frames are tagged on the way to the LAN.
     Vlan,
+    /// One that belongs to a VRF, with its network and nothing else in the VRF's table; the node's processes and pods are in none.
+    Vrf,
 }
 
 /// The VLAN of [`Uplink::Vlan`].
 const VLAN: u16 = 7;
+
+/// The table of [`Uplink::Vrf`]. What it does not have is looked for where everybody looks.
+const VRF_TABLE: u8 = 10;
 
 /// A namespace with `eth0` on the LAN, one end of a veth pair.
 pub(crate) fn machine(lease: &Lease, lan_netns: &Netns, name: &str, host: u8, xdp: bool) -> Result<Place> {
@@ -89,16 +94,43 @@ fn machine_on(lease: &Lease, lan_netns: &Netns, name: &str, host: u8, uplink: Up
             ),
             format!("link set trunk0 up\nlink add eth0 link trunk0 type vlan id {VLAN}\n"),
         ),
+        Uplink::Vrf => (
+            "eth0",
+            String::new(),
+            format!("link add blue type vrf table {VRF_TABLE}\nlink set blue up\nlink set eth0 master blue\n"),
+        ),
     };
     lan_netns.ip_batch(&format!(
         "link add v{host} type veth peer name {below} netns {}\nlink set v{host} master lan up\n{outside}",
         netns.name()
     ))?;
     netns.ip_batch(&format!(
-        "{inside}link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n\
-         route add default via {}\nroute add default via {}\n",
-        address.v4, address.v6, router.v4, router.v6
+        "{inside}link set eth0 up\naddr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n",
+        address.v4, address.v6
     ))?;
+    if uplink == Uplink::Vrf {
+        // What is outside of the VRF has its network, and its address as one of the node's own.
+        let (network, own) = (lan(0), address);
+        netns.ip_batch(&format!(
+            "route add {}/24 dev eth0\nroute add {}/64 dev eth0\n\
+             route add local {} dev eth0 table local\nroute add local {} dev eth0 table local\n",
+            network.v4, network.v6, own.v4, own.v6
+        ))?;
+    }
+    netns.ip_batch(&format!(
+        "route add default via {} dev eth0\nroute add default via {} dev eth0\n",
+        router.v4, router.v6
+    ))?;
+    if uplink == Uplink::Vrf {
+        // Else only processes of the VRF have its addresses, and hear what comes in by it.
+        for accept in [
+            "ipv4/tcp_l3mdev_accept",
+            "ipv4/udp_l3mdev_accept",
+            "ipv6/ip_nonlocal_bind",
+        ] {
+            netns.sysctl(&format!("net/{accept}"), "1")?;
+        }
+    }
     if xdp {
         netns.ethtool("eth0", "tx", "off")?;
     }

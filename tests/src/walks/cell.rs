@@ -1,7 +1,7 @@
 //! The cells of the walk matrix, and what each of them must see.
 use std::fmt;
 
-use crate::rig::{Family, FerrogateOptions, Layout, Proxy, SocketEdge};
+use crate::rig::{Family, FerrogateOptions, Layout, Options, Proxy, SocketEdge, Uplink};
 use crate::wire::Protocol;
 
 /// Who asks. The pod and the process are on node 1.
@@ -155,12 +155,12 @@ pub enum Expectation {
     Limit(&'static str),
 }
 
-/// What `cell` must see in a rig of this layout and proxy.
-pub fn expectation(cell: &Cell, layout: Layout, proxy: &Proxy) -> Expectation {
-    match proxy {
+/// What `cell` must see in a rig with these options.
+pub fn expectation(cell: &Cell, rig: &Options) -> Expectation {
+    match &rig.proxy {
         Proxy::None => Expectation::Nothing,
-        Proxy::KubeProxy | Proxy::KubeProxyWith(_) => kube_proxy(cell, layout),
-        Proxy::Ferrogate(options) => ferrogate(cell, options),
+        Proxy::KubeProxy | Proxy::KubeProxyWith(_) => kube_proxy(cell, rig.layout),
+        Proxy::Ferrogate(options) => ferrogate(cell, options, rig.uplink),
     }
 }
 
@@ -199,11 +199,14 @@ fn kube_proxy(cell: &Cell, layout: Layout) -> Expectation {
 }
 
 /// The client's address is kept wherever the replies come back through the edge that translated the request.
-fn ferrogate(cell: &Cell, options: &FerrogateOptions) -> Expectation {
+fn ferrogate(cell: &Cell, options: &FerrogateOptions, uplink: Uplink) -> Expectation {
     // No socket call of SCTP comes past the socket edge.
     let by_call = cell.protocol != Protocol::Sctp;
     let pods = options.socket_edge == SocketEdge::All && by_call;
     let node = options.socket_edge != SocketEdge::Off && by_call;
+    if uplink == Uplink::Vrf && !node && cell.client == Client::Node && cell.target == Target::NodePort(1) {
+        return Expectation::Limit("a node's process reaches its own address in a VRF through the socket edge only");
+    }
     Expectation::Answer(match (cell.client, cell.target) {
         (Client::Outside, Target::ClusterIp) if !options.external_cluster_ip => return Expectation::Nothing,
         (Client::Outside, Target::ClusterIp) => Source::Either(1),

@@ -42,7 +42,7 @@ pub fn run(rig: &Rig, cells: &[Cell]) -> Vec<(Cell, Mark)> {
 }
 
 fn walk(rig: &Rig, cell: &Cell) -> Mark {
-    let expected = expectation(cell, rig.options.layout, &rig.options.proxy);
+    let expected = expectation(cell, &rig.options);
     let report = ask(rig, cell, expected);
     let judged = report.and_then(|report| judge(rig, cell, expected, &report));
     match (judged, expected) {

@@ -138,6 +138,7 @@ fn column(arguments: &Arguments, options: Options) -> Column {
         Uplink::Plain => "",
         Uplink::Bond => " bond",
         Uplink::Vlan => " vlan",
+        Uplink::Vrf => " vrf",
     };
     let name = format!("{} {}{firewall}{uplink}", options.layout.name(), options.proxy.name());
     eprintln!("walking: {name}");

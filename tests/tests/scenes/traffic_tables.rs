@@ -141,6 +141,16 @@ fn full_tables_of_traffic_make_room_and_ports_that_are_all_taken_are_said_to_be(
         held > PORTS as usize / 2 && held <= PORTS as usize,
         "{held} connections through {PORTS} ports: {told:?}"
     );
+    // Who came too late may have taken the port of one that was not confirmed yet. Now all are, and one by one nobody takes another's.
+    let mut late = 0;
+    loop {
+        let question = ("out".to_owned(), hold(&format!("late-{late}"), at_node));
+        if !ask_all(&mut cluster.probers, vec![question])?[0].is_reached() {
+            break;
+        }
+        late += 1;
+        ensure!(held + late <= PORTS as usize, "{late} more than the {held} connections");
+    }
     eventually("that ports are missing is said", || {
         Ok(says(&cluster, "status")?.contains("(no_snat_port)") && says(&cluster, "doctor")?.contains("--snat-ports"))
     })?;

@@ -26,7 +26,8 @@ pub(crate) struct Args {
         default_value = "6.1,6.12"
     )]
     kernel: Vec<String>,
-    /// Only runs whose name contains this: verifier, walks, walks over a bond, walks over a VLAN
+    /// Only runs whose name contains this: verifier, walks, walks over a bond, walks over a
+    /// VLAN, walks over a VRF
     #[arg(long, value_name = "TEXT", default_value = "")]
     run: String,
     /// Passed to the walks: only those whose name contains this
@@ -87,6 +88,12 @@ pub(crate) fn vm_test(args: &Args) -> Result<bool> {
             "walks over a VLAN",
             "walks",
             &[&walks[..], &["--uplink", "vlan", "--socket-edge", "off"]].concat(),
+        ),
+        Run::new(
+            "walks over a VRF",
+            "walks",
+            // A node's packets to its own address in a VRF come round by the VRF's device, where there is no edge.
+            &[&walks[..], &["--uplink", "vrf", "--socket-edge", "node"]].concat(),
         ),
     ];
     let runs: Vec<Run> = runs.into_iter().filter(|run| run.name.contains(&args.run)).collect();
