@@ -112,17 +112,13 @@ pub fn masqueraded() -> io::Result<Vec<Replies>> {
 }
 
 /// Has connection tracking take the ports that such replies come to for used, so that kube-proxy's masquerading gives them to no new
-/// connection with the same peer; how many there are now that were not before.
+/// connection with the same peer.
 ///
 /// # Errors
 /// Without CAP_NET_ADMIN, or where the kernel has no `nf_conntrack_netlink`.
-pub fn reserve(all: impl Iterator<Item = Replies>) -> io::Result<usize> {
+pub fn reserve(mut all: impl Iterator<Item = Replies>) -> io::Result<()> {
     let netfilter = Netfilter::open()?;
-    let mut reserved = 0;
-    for replies in all {
-        reserved += usize::from(netfilter.reserve(&replies)?);
-    }
-    Ok(reserved)
+    all.try_for_each(|replies| netfilter.reserve(&replies))
 }
 
 /// The process id of a kube-proxy in this network namespace.

@@ -23,11 +23,10 @@ const NESTED: u16 = 1 << 15;
 const LIFETIME: u32 = 24 * 60 * 60;
 
 impl Netfilter {
-    /// Enters a connection with these replies; false where there is one.
-    pub(super) fn reserve(&self, replies: &Replies) -> io::Result<bool> {
+    /// Enters a connection with these replies, unless there is one.
+    pub(super) fn reserve(&self, replies: &Replies) -> io::Result<()> {
         match self.ask(&entry(replies))? {
-            0 => Ok(true),
-            libc::EEXIST => Ok(false),
+            0 | libc::EEXIST => Ok(()),
             code => Err(io::Error::from_raw_os_error(code)),
         }
     }

@@ -279,12 +279,11 @@ impl Generator {
             0 => bytes = (0..self.rng.usize(1..100)).map(|_| self.rng.u8(..)).collect(),
             // A checksum that looks as if the device were to complete it.
             1 => {
-                let partial = true;
-                bytes = whole(&Segment {
-                    partial,
+                let left_to_device = Segment {
+                    partial: true,
                     ..segment.clone()
-                })
-                .0;
+                };
+                (bytes, _) = whole(&left_to_device);
             }
             _ => damage(&mut self.rng, &mut bytes, l3),
         }
