@@ -215,7 +215,7 @@ pub struct AgentArgs {
         long,
         value_name = "BASE-END",
         env = "FERROGATE_SNAT_PORTS",
-        default_value = "24000-28095",
+        default_value = "14000-29999",
         value_parser = parse::port_range,
         help_heading = "Translation"
     )]

@@ -80,13 +80,16 @@ fn reserve_ports(tables: &Tables) {
     }
 }
 
-/// How the replies of a flow come in whose source was changed to an address of this node.
+/// How the replies of a flow come in that has a port of this node; a process of the node has its own address changed to itself.
 fn replies(row: &FlowRow) -> Option<Replies> {
+    const TO_ITSELF: u16 = flow_flags::NODE | flow_flags::HAIRPIN;
     let FlowEntry::Snat(flow) = row.entry else { return None };
     let end = |address: Address, port: Port| SocketAddr::new(address.ip(), port.get());
-    // One that keeps its client's address; what stands for a connection that connection tracking knows.
-    let others = [row.tuple.destination, Address::UNSPECIFIED];
-    (!others.contains(&flow.client)).then(|| Replies {
+    let of_a_pod = flow.flags & flow_flags::PORT_ONLY != 0;
+    let to_a_frontend = flow.flags & TO_ITSELF == TO_ITSELF;
+    // It stands for a connection that connection tracking knows.
+    let of_others = flow.client == Address::UNSPECIFIED;
+    (!of_a_pod && !to_a_frontend && !of_others).then(|| Replies {
         protocol: row.tuple.protocol,
         from: end(row.tuple.source, row.tuple.source_port),
         to: end(row.tuple.destination, row.tuple.destination_port),
@@ -108,4 +111,59 @@ fn live(tables: &Tables) -> Result<usize> {
             && !(may_be_over && idle)
     });
     Ok(lives.count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ferrogate_common::{SnatFlow, Tuple};
+    use std::net::IpAddr;
+
+    fn address(text: &str) -> Address {
+        text.parse::<IpAddr>().map(Address::from).expect("an address")
+    }
+
+    /// A flow to 10.0.0.80:8080, whose replies come to port 62000 of this address.
+    fn row(to: &str, client: Address, flags: u16) -> FlowRow {
+        let from = (address("10.0.0.80"), Port::new(8080));
+        let to = (address(to), Port::new(62_000));
+        FlowRow {
+            table: FlowTable::Snat,
+            tuple: Tuple::new(from, to, Protocol::Tcp as u8, Direction::Reply),
+            entry: FlowEntry::Snat(SnatFlow {
+                client,
+                frontend: address("10.96.0.1"),
+                client_port: Port::new(40_000),
+                frontend_port: Port::new(80),
+                seen: 0,
+                uplink: 0,
+                flags,
+                reserved: 0,
+            }),
+        }
+    }
+
+    #[test]
+    fn ports_of_this_nodes_addresses_are_reserved() {
+        let node = "192.0.2.1";
+        let of_outside = row(node, address("198.51.100.7"), flow_flags::SNAT);
+        let of_the_node = row(node, address(node), flow_flags::SNAT | flow_flags::NODE);
+        for row in [of_outside, of_the_node] {
+            let replies = replies(&row).expect("to be reserved");
+            assert_eq!(replies.from.to_string(), "10.0.0.80:8080");
+            assert_eq!(replies.to.to_string(), "192.0.2.1:62000");
+        }
+    }
+
+    #[test]
+    fn ports_of_other_addresses_are_not() {
+        let pod = "10.0.0.7";
+        let of_a_pod = row(pod, address(pod), flow_flags::PORT_ONLY);
+        let to_itself = flow_flags::SNAT | flow_flags::NODE | flow_flags::HAIRPIN;
+        let to_a_frontend = row("10.96.0.1", address("192.0.2.1"), to_itself);
+        let of_others = row("192.0.2.1", Address::UNSPECIFIED, 0);
+        for row in [of_a_pod, to_a_frontend, of_others] {
+            assert_eq!(replies(&row), None);
+        }
+    }
 }

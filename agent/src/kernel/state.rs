@@ -5,7 +5,7 @@
 //! <state-dir>/v<ABI>/links/<program>-<ifindex>      a tcx link, or the program that is a filter of clsact
 //! <state-dir>/v<ABI>/links/<program>-<mode>-<ifindex>   an XDP link; native or generic
 //! <state-dir>/v<ABI>/links/<program>                a link of the socket edge
-//! <state-dir>/reserved-ports -> 24000-28095         what was added to net.ipv4.ip_local_reserved_ports
+//! <state-dir>/reserved-ports -> 14000-29999         what was added to net.ipv4.ip_local_reserved_ports
 //! <state-dir>/conntrack -> nf_conntrack_max=65536   what was raised below net.netfilter, and from what
 //! ```
 //!

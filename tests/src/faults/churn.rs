@@ -97,7 +97,7 @@ fn churn(ground: &mut Ground) -> Result<Aftermath> {
     ground.await_marker(&ready)?;
     let clients = chase(ground, &size)?;
     let changes = change(&size, |number, round| {
-        api.apply(&slice(number, addresses[round as usize % 2]))
+        api.replace(&slice(number, addresses[round as usize % 2]))
     })?;
     let last = ground.marker()?;
     let converged = ground.await_marker(&last)?;

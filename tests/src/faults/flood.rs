@@ -9,23 +9,43 @@ use crate::walks::cell::Target;
 use crate::walks::fixture;
 
 pub(super) const FAULTS: &[Fault] = &[
-    Fault {
-        name: "a flood of SYNs from random clients",
-        rival: true,
-        harm: Harm::Delay,
-        inflict: |ground| flood(ground, "tcp"),
-    },
-    Fault {
-        name: "a flood of datagrams from random clients",
-        rival: true,
-        harm: Harm::Delay,
-        inflict: |ground| flood(ground, "udp"),
-    },
+    flooding("a flood of SYNs from random clients", |ground| {
+        flood(ground, "tcp", Aim::Services)
+    }),
+    flooding("a flood of datagrams from random clients", |ground| {
+        flood(ground, "udp", Aim::Services)
+    }),
+    flooding("a flood of SYNs to what is no Service", |ground| {
+        flood(ground, "tcp", Aim::Past)
+    }),
+    flooding("a flood of datagrams to what is no Service", |ground| {
+        flood(ground, "udp", Aim::Past)
+    }),
 ];
 
-/// Packets a second, which leave two processors that also run everybody else enough to do the rest: the load's own packets, untranslated,
-/// come through beside as many that are no Service's.
-const RATE: u64 = 30_000;
+const fn flooding(name: &'static str, inflict: fn(&mut Ground) -> Result<Aftermath>) -> Fault {
+    Fault {
+        name,
+        rival: true,
+        harm: Harm::Delay,
+        inflict,
+    }
+}
+
+/// Where a flood goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Aim {
+    /// To NodePorts with an endpoint on the node that is asked, and with one elsewhere.
+    Services,
+    /// To the same addresses, and a port of nobody: what the load suffers here, it suffers without any translation.
+    Past,
+}
+
+/// A port below all NodePorts at which nobody listens.
+const NOBODY: u16 = 29_999;
+
+/// Packets a second, which leave two processors that also run everybody else enough to do the rest.
+pub(super) const RATE: u64 = 30_000;
 
 /// Seconds for each target.
 const SHORT: u64 = 2;
@@ -38,8 +58,8 @@ struct Report {
     replies: u64,
 }
 
-/// To NodePorts with an endpoint on the node that is asked, and with one elsewhere.
-fn flood(ground: &mut Ground, protocol: &str) -> Result<Aftermath> {
+fn flood(ground: &mut Ground, protocol: &str, aim: Aim) -> Result<Aftermath> {
+    let rate = ground.flood_rate;
     let program = binaries::workspace("pktgen")?;
     let seconds = if ground.long { LONG } else { SHORT };
     // A veth takes frames that no stack has made only with this.
@@ -50,7 +70,10 @@ fn flood(ground: &mut Ground, protocol: &str) -> Result<Aftermath> {
     let (mut accepted, mut replies) = (0, 0);
     for family in Family::BOTH {
         for service in ["local", "remote"] {
-            let to = fixture::address(&ground.rig, service, Target::NodePort(1), family);
+            let mut to = fixture::address(&ground.rig, service, Target::NodePort(1), family);
+            if aim == Aim::Past {
+                to.set_port(NOBODY);
+            }
             let said = ground.rig.outside.run(
                 &program.to_string_lossy(),
                 [
@@ -60,12 +83,12 @@ fn flood(ground: &mut Ground, protocol: &str) -> Result<Aftermath> {
                     "--flags=syn",
                     &format!("--to={to}"),
                     &format!("--protocol={protocol}"),
-                    &format!("--rate={RATE}"),
+                    &format!("--rate={rate}"),
                     &format!("--seconds={seconds}"),
                 ],
             )?;
             let report: Report = serde_json::from_str(&said).with_context(|| format!("pktgen: {said}"))?;
-            ensure!(report.accepted > RATE * seconds / 4, "no flood: {said}");
+            ensure!(report.accepted > rate * seconds / 4, "no flood: {said}");
             accepted += report.accepted;
             replies += report.replies;
         }
@@ -73,6 +96,6 @@ fn flood(ground: &mut Ground, protocol: &str) -> Result<Aftermath> {
     let marker = ground.marker()?;
     Ok(Aftermath {
         converged: Some(ground.await_marker(&marker)?),
-        note: format!("{accepted} packets, {RATE}/s; {replies} answered"),
+        note: format!("{accepted} packets, {rate}/s; {replies} answered"),
     })
 }

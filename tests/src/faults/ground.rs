@@ -9,7 +9,7 @@ use super::api_proxy::{self, ApiProxy};
 use super::links::{self, LinkIds};
 use super::report::Row;
 use super::siege::{Load, Siege};
-use super::{Fault, Harm};
+use super::{Fault, Harm, flood};
 use crate::binaries;
 use crate::rig::{Family, FerrogateOptions, Options, Proxy, Rig, ServiceSpec};
 use crate::walks::fixture::{self, CLIENT_PODS, PORT, TARGET_PORT};
@@ -30,6 +30,8 @@ pub struct Ground {
     pub random: fastrand::Rng,
     /// Whether there is time for much.
     pub long: bool,
+    /// Packets a second of a flood.
+    pub flood_rate: u64,
     /// Options that every agent of this ground starts with.
     options: FerrogateOptions,
     /// On each node, the way by which our agents reach the API server.
@@ -60,6 +62,7 @@ impl Ground {
             rig,
             random: fastrand::Rng::with_seed(seed),
             long: false,
+            flood_rate: flood::RATE,
             options: ferrogate,
             ways,
             markers: 0,

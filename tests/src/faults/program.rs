@@ -17,7 +17,8 @@ use crate::rig::{FerrogateOptions, Layout, Options, Proxy, Source};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "faults")]
 pub struct Arguments {
-    /// Go on for this many minutes, with much load, in an order that the seed decides; else each fault happens once.
+    /// Go on for this many minutes, and until each fault happened once, with much load, in an order that the seed decides; else each
+    /// happens once.
     #[arg(long)]
     pub minutes: Option<u64>,
     /// What decides order and moments [default: from the clock].
@@ -35,6 +36,9 @@ pub struct Arguments {
     /// Load: connections held, UDP flows, new connections a second.
     #[arg(long, value_names = ["CONNECTIONS", "FLOWS", "RATE"], num_args = 3)]
     pub load: Option<Vec<u32>>,
+    /// Packets a second of the floods.
+    #[arg(long, default_value_t = super::flood::RATE)]
+    pub flood_rate: u64,
     /// Write the table of all that happened into this file, between its two marks.
     #[arg(long)]
     pub document: Option<PathBuf>,
@@ -139,7 +143,10 @@ fn run(arguments: &Arguments, proxy: ProxyName, rows: &mut Vec<Row>, failures: &
     let load = load(arguments);
     let mut ground = Ground::boot(options, seed)?;
     ground.long = arguments.minutes.is_some();
+    ground.flood_rate = arguments.flood_rate;
     let end = Instant::now() + Duration::from_secs(arguments.minutes.unwrap_or_default() * 60);
+    // Each fault happens once, whatever time it takes.
+    let mut again = false;
     loop {
         let mut order = faults.clone();
         if arguments.minutes.is_some() {
@@ -160,13 +167,14 @@ fn run(arguments: &Arguments, proxy: ProxyName, rows: &mut Vec<Row>, failures: &
                     return Ok(());
                 }
             }
-            if arguments.minutes.is_some() && Instant::now() > end {
+            if again && Instant::now() > end {
                 return Ok(());
             }
         }
-        if arguments.minutes.is_none() {
+        if Instant::now() > end {
             return Ok(());
         }
+        again = true;
     }
 }
 

@@ -168,8 +168,8 @@ fn settings_firewalls_and_ports_are_looked_at() -> Result<()> {
     finds(&rig, "warning sysctl: rp_filter is 1", "eth0")?;
     node.netns.sysctl("net/ipv4/conf/all/rp_filter", "0")?;
     node.netns.sysctl("net/ipv4/ip_local_reserved_ports", "9")?;
-    finds(&rig, "warning sysctl: net.ipv4.ip_local_reserved_ports", "24000-28095")?;
-    node.netns.sysctl("net/ipv4/ip_local_reserved_ports", "24000-28095")?;
+    finds(&rig, "warning sysctl: net.ipv4.ip_local_reserved_ports", "14000-29999")?;
+    node.netns.sysctl("net/ipv4/ip_local_reserved_ports", "14000-29999")?;
     let nft = |rules: &str| node.run("nft", [rules]);
     nft("add table inet fgdoctor; add chain inet fgdoctor hold { type filter hook forward priority 0; policy drop; }")?;
     finds(&rig, "warning firewall: chain hold of table inet fgdoctor", "drops")?;

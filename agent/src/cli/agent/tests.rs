@@ -20,7 +20,7 @@ fn the_defaults_are_the_documented_ones() {
         (SocketEdge::All, Switch::On, Switch::On)
     );
     assert_eq!((args.xdp, args.snat), (XdpMode::Auto, SnatMode::Remote));
-    assert_eq!((args.snat_ports.base, args.snat_ports.count()), (24_000, 4_096));
+    assert_eq!((args.snat_ports.base, args.snat_ports.count()), (14_000, 16_000));
     assert!(!args.external_cluster_ip && !args.log_packets && args.external_ips.is_empty());
 }
 
