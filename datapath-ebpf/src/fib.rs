@@ -1,5 +1,6 @@
 //! Route look-ups through `bpf_fib_lookup`, and what they found a moment ago: one costs as much as all the rest of a known flow's packet.
 
+use crate::clock;
 use crate::maps::{NEXT_HOPS, ROUTES};
 use crate::tables;
 use aya_ebpf::bindings::{
@@ -58,7 +59,7 @@ pub(crate) fn answer<const FRAMES: bool>(
     let (from, length) = (hop.ifindex, hop.mtu);
     let kind = NextHop::kind(hop.reserved, FRAMES);
     let generation = ROUTES.get(0).copied().unwrap_or(0);
-    let tick = (tables::nanos() >> TICK_SHIFT) as u32;
+    let tick = (clock::nanos() >> TICK_SHIFT) as u32;
     // Volatile, here and below: words that are loaded once for all their uses are kept on the stack.
     let place = NextHop::place(&read(source), &read(destination), from, maps::NEXT_HOPS.entries);
     let Some(place) = NEXT_HOPS.get_ptr_mut(place) else {

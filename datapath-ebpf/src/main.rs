@@ -9,6 +9,7 @@
     reason = "fetch-and-add: the atomic types' methods are missing in the BPF target's core"
 )]
 
+mod clock;
 mod fib;
 mod maps;
 mod packet;

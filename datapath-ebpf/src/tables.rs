@@ -5,7 +5,7 @@ use crate::maps::{
     INTERFACES, NETWORKS, NODE_ADDRESSES, REASONS, SERVICE_CIDRS, SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
 };
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
-use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns};
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::maps::lpm_trie::Key;
 use bytemuck::Zeroable;
 use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
@@ -16,13 +16,6 @@ use ferrogate_common::{
 use ferrogate_datapath::{FlowTable, Insert};
 
 const EEXIST: i32 = -17;
-
-/// The boot clock.
-#[inline(always)]
-pub(crate) fn nanos() -> u64 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_ktime_get_coarse_ns() }
-}
 
 #[inline(always)]
 pub(crate) fn random() -> u32 {
@@ -475,7 +468,7 @@ macro_rules! tables_are_maps {
         impl$(<$($generics)+>)? ferrogate_datapath::Clock for $context {
             #[inline(always)]
             fn nanos(&self) -> u64 {
-                $crate::tables::nanos()
+                $crate::clock::nanos()
             }
         }
     };

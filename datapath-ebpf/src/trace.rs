@@ -1,8 +1,8 @@
 //! What is told to `ferrogate trace`: of connections that begin, and of what is refused or dropped. Nothing is asked of packets of
 //! a flow that is known.
 
+use crate::clock::nanos;
 use crate::maps::{BACKENDS, TRACE, TRACE_EVENTS, TRACE_LOST};
-use crate::tables::nanos;
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use ferrogate_common::{Address, Flow, TraceEvent, Tuple, trace_edge};

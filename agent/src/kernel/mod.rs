@@ -7,6 +7,7 @@ mod apply;
 mod attached;
 mod cgroup;
 mod cleanup;
+mod clock;
 mod clsact;
 mod conntrack;
 mod diff;

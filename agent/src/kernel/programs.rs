@@ -1,5 +1,6 @@
 //! The embedded object: its programs and, through the loader, its maps.
 
+use super::clock::Jiffies;
 use super::error::{Error, Result};
 use super::sizes::{KeptSize, Sizes};
 use super::state::StateDir;
@@ -64,6 +65,7 @@ impl Programs {
         tables::check_pins(state)?;
         let sizes = Sizes::new(options.map_memory, &options.map_entries);
         let kept = sizes.kept(state);
+        let jiffies = Jiffies::measure();
         let mut loader = EbpfLoader::new();
         for spec in maps::ALL {
             loader.map_pin_path(spec.name, state.map(spec.name));
@@ -74,6 +76,10 @@ impl Programs {
         // The highest level that is logged, in read-only data: at 0 the verifier removes the logging code altogether.
         let level: u8 = if options.log_packets { u8::MAX } else { 0 };
         loader.override_global(aya_log::LEVEL, &level, false);
+        match &jiffies {
+            Ok(jiffies) => jiffies.tell(&mut loader),
+            Err(error) => tracing::info!(%error, "the programs ask for the time by a helper, which costs them more"),
+        }
         let mut ebpf = match &options.object {
             Some(file) => loader.load_file(file)?,
             None => loader.load(OBJECT)?,

@@ -16,6 +16,7 @@ pub(super) mod helper {
     pub(crate) const MAP_UPDATE: i32 = 2;
     pub(crate) const RANDOM: i32 = 7;
     pub(crate) const TAIL_CALL: i32 = 12;
+    pub(crate) const JIFFIES: i32 = 118;
 }
 
 /// Width of a load or store.
@@ -142,6 +143,11 @@ impl Assembler {
 
     pub(super) fn exit(&mut self, value: i32) {
         self.set(0, value);
+        self.end();
+    }
+
+    /// With what register 0 holds.
+    pub(super) fn end(&mut self) {
         self.push(0x95, 0, 0, 0, 0);
     }
 

@@ -216,6 +216,18 @@ impl RawProgram {
         Ok(attributes.duration.into())
     }
 
+    /// Runs it once over a packet; what it returns.
+    pub(super) fn run(&self, packet: &[u8]) -> Result<u32> {
+        let mut attributes = RunAttributes {
+            program: self.fd.as_raw_fd() as u32,
+            data_in: packet.as_ptr() as u64,
+            data_size_in: packet.len() as u32,
+            ..RunAttributes::default()
+        };
+        bpf(BPF_PROG_TEST_RUN, &mut attributes).with_context(|| format!("a test run of {:?}", self.kind))?;
+        Ok(attributes.return_value)
+    }
+
     /// Runs `repeat` times, each over a frame that then really goes where the program says.
     pub fn run_live(&self, packet: &[u8], context: &[u8], repeat: u32, batch: u32) -> Result<()> {
         let mut attributes = RunAttributes {

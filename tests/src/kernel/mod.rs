@@ -11,6 +11,7 @@
 mod asm;
 mod bpf;
 mod bystander;
+mod clock;
 mod counter;
 mod floor;
 mod frames;

@@ -11,7 +11,8 @@ use aya::programs::{Program as AyaProgram, TestRun, TestRunOptions, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use ferrogate_common::{DONE_MARK, TICK_SHIFT, TcxHook, maps};
 use ferrogate_datapath::host::{HostPacket, Program, Sizes};
-use rustix::time::{ClockId, clock_gettime};
+
+use super::clock::{Jiffies, coarse_nanos};
 
 /// Entries of each LRU map: so many that nothing is evicted behind a test's back.
 const FLOW_ENTRIES: u32 = 65_536;
@@ -104,9 +105,11 @@ impl Object {
     /// Loads every program after `adjust` has had its way with the loader.
     pub fn load_with(adjust: impl FnOnce(&mut EbpfLoader<'_>)) -> Result<Self> {
         let bytes = bytes()?;
+        let jiffies = Jiffies::measure()?;
         let mut loader = EbpfLoader::new();
         adjust(&mut loader);
         loader.override_global("AYA_LOG_LEVEL", &0u8, false);
+        jiffies.tell(&mut loader);
         let mut ebpf = loader.load(&bytes).context("loading the object")?;
         for (name, program) in ebpf.programs_mut() {
             match program {
@@ -217,8 +220,7 @@ pub fn clock_ticks() -> u32 {
     /// Longer than a run takes.
     const MARGIN: Duration = Duration::from_millis(20);
     loop {
-        let now = clock_gettime(ClockId::MonotonicCoarse);
-        let nanoseconds = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+        let nanoseconds = coarse_nanos();
         let left = (1 << TICK_SHIFT) - nanoseconds % (1 << TICK_SHIFT);
         if left > MARGIN.as_nanos() as u64 {
             return (nanoseconds >> TICK_SHIFT) as u32;

@@ -1,5 +1,6 @@
 //! bpf(2), mmap(2) and membarrier(2): what aya has no interface for. The agent's only `unsafe` is below this module.
 
+mod clock;
 mod grace;
 mod heap;
 mod link;
@@ -8,6 +9,7 @@ mod mapping;
 mod netns;
 mod query;
 
+pub(crate) use clock::{ClockReader, Clocks, jiffy};
 pub(crate) use grace::Grace;
 pub(crate) use heap::trim_heap;
 pub(crate) use link::{Link, LinkTarget, TCX_EGRESS, TCX_INGRESS, attach};
@@ -36,8 +38,10 @@ pub(crate) enum Command {
     MapUpdateElem = 2,
     MapDeleteElem = 3,
     MapGetNextKey = 4,
+    ProgramLoad = 5,
     ObjPin = 6,
     ObjGet = 7,
+    ProgramTestRun = 10,
     ProgramFdById = 13,
     ObjGetInfoByFd = 15,
     ProgramQuery = 16,
