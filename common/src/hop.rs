@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct NextHop {
-    /// The packet's addresses, as it leaves.
+    /// The packet's addresses, as it leaves; of the source [what counts](Self::source_that_counts).
     pub source: Address,
     pub destination: Address,
     /// ifindex of the device that it came in by, or has to leave by.
@@ -33,6 +33,18 @@ pub struct NextHop {
 }
 
 impl NextHop {
+    /// Bit of the element of `ROUTES`: no way of this node depends on a packet's source, so that all sources share an answer.
+    pub const BY_DESTINATION: u32 = 1 << 31;
+
+    /// What counts of a source, as the element of `ROUTES` has it.
+    #[inline(always)]
+    pub const fn source_that_counts(source: &Address, routes: u32) -> Address {
+        // All bits where the bit is not set. Without a branch, of which the verifier would follow both sides.
+        let mask = (routes >> 31).wrapping_sub(1);
+        let [a, b, c, d] = source.words();
+        Address::from_words([a & mask, b & mask, c & mask, d & mask])
+    }
+
     /// No answer.
     pub const NONE: Self = Self {
         source: Address::UNSPECIFIED,
@@ -127,5 +139,13 @@ mod tests {
             assert!(!held.answers(&source, &destination, other), "word {word}");
         }
         assert_ne!(NextHop::kind(6, true), NextHop::kind(6, false));
+    }
+
+    #[test]
+    fn a_source_counts_unless_ways_go_by_destination() {
+        let source = address(1);
+        assert_eq!(NextHop::source_that_counts(&source, 7), source);
+        let of_all = NextHop::source_that_counts(&source, NextHop::BY_DESTINATION | 7);
+        assert_eq!(of_all, Address::UNSPECIFIED);
     }
 }

@@ -87,7 +87,7 @@ maps! {
     NETWORKS = 65_536, cluster(65_536), "sets of networks: a service's loadBalancerSourceRanges, the cluster's pod networks (LPM trie)";
     SOURCES = 1_024, Size::Chosen, "node addresses that SNAT uses, by index; 0 is unused";
     INTERFACES = 8_192, Size::Chosen, "ifindex -> role, layer-3 device, source addresses";
-    ROUTES = 1, Size::Fixed, "generation of the node's routes, neighbours and devices: what NEXT_HOPS has of an earlier one is out of date; 0: nothing is remembered";
+    ROUTES = 1, Size::Fixed, "generation of the node's routes, neighbours and devices: what NEXT_HOPS has of an earlier one is out of date; 0: nothing is remembered; the highest bit: no way depends on the source";
     NEXT_HOPS = 4_096, Size::Fixed, "per-CPU ways that packets took a moment ago, by their addresses' hash";
     FLOWS = 262_144, traffic(262_144), "established flows, forward and reply entries (LRU)";
     HALF_OPEN = 65_536, traffic(65_536), "flows that only one side has confirmed, forward and reply entries (LRU)";

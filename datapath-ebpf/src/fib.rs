@@ -61,13 +61,14 @@ pub(crate) fn answer<const FRAMES: bool>(
     let generation = ROUTES.get(0).copied().unwrap_or(0);
     let tick = (clock::nanos() >> TICK_SHIFT) as u32;
     // Volatile, here and below: words that are loaded once for all their uses are kept on the stack.
-    let place = NextHop::place(&read(source), &read(destination), from, maps::NEXT_HOPS.entries);
+    let counts = NextHop::source_that_counts(&read(source), generation);
+    let place = NextHop::place(&counts, &read(destination), from, maps::NEXT_HOPS.entries);
     let Some(place) = NEXT_HOPS.get_ptr_mut(place) else {
         return NOWHERE;
     };
     // SAFETY: this CPU's own element, of an array, which stays.
     let place = unsafe { &mut *place };
-    let known = place.answers(source, destination, [from, kind, generation, tick]);
+    let known = place.answers(&read(&counts), destination, [from, kind, generation, tick]);
     if known && generation != 0 && length <= place.mtu {
         hop.next_hop = place.next_hop;
         hop.ifindex = place.ifindex;
@@ -77,7 +78,7 @@ pub(crate) fn answer<const FRAMES: bool>(
     }
     // The key first: what is not kept in registers would be on a stack that has no room.
     *place = NextHop {
-        source: *source,
+        source: counts,
         destination: *destination,
         from,
         kind,

@@ -141,6 +141,20 @@ fn a_way_is_remembered_until_the_routes_have_changed() -> Result<()> {
         "not told, and a tick later not by the new gateway"
     );
 
+    ensure!(
+        kernel.ways(&BACKEND.0.into())?[0].source == Address::UNSPECIFIED,
+        "a way that is not all sources'"
+    );
+    kernel.ways_by_source = true;
+    kernel.change_routes()?;
+    clock_ticks();
+    ensure!(sent_to(&object, &network, 0)? == first);
+    let sources: Vec<Address> = kernel.ways(&BACKEND.0.into())?.iter().map(|way| way.source).collect();
+    ensure!(
+        sources.contains(&tables(&network).sources[1]),
+        "ways by source, and not {sources:?}"
+    );
+
     // A packet that is too long for the way is looked up all the same, and is left to tcx, which answers it.
     ensure!(sent_to(&object, &network, 1480)?.1 == XDP_PASS, "too long, and sent on");
     Ok(())

@@ -153,7 +153,7 @@ impl Datapath {
         if attached != xdp {
             written = self.write_network(network, &attached);
         }
-        self.tables.routes().changed();
+        self.tables.routes().go(network.ways_by_source);
         cleanup::remove_other_versions(&self.state)?;
         written
     }

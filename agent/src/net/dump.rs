@@ -3,16 +3,20 @@
 use super::{Error, Link, Result, Role};
 use futures::TryStreamExt as _;
 use ipnet::IpNet;
+use rtnetlink::packet_core::Nla as _;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteType};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// All links with their addresses and default routes, not classified.
-pub(super) async fn links(handle: &Handle) -> Result<Vec<Link>> {
+/// RTA_NH_ID (include/uapi/linux/rtnetlink.h): the route has an object for its next hops, which may be several.
+pub(super) const NEXT_HOP_ID: u16 = 30;
+
+/// All links with their addresses and default routes, not classified; and whether where a packet goes may depend on its source.
+pub(super) async fn links(handle: &Handle) -> Result<(Vec<Link>, bool)> {
     let mut links = BTreeMap::new();
     let messages: Vec<LinkMessage> = handle
         .link()
@@ -26,16 +30,34 @@ pub(super) async fn links(handle: &Handle) -> Result<Vec<Link>> {
         links.insert(link.ifindex, link);
     }
     add_addresses(handle, &mut links).await?;
+    let mut by_source = false;
     for route in [
         RouteMessageBuilder::<Ipv4Addr>::new().build(),
         RouteMessageBuilder::<Ipv6Addr>::new().build(),
     ] {
         let mut routes = std::pin::pin!(handle.route().get(route).execute());
         while let Some(route) = routes.try_next().await.map_err(|source| failed("routes", source))? {
+            by_source |= is_by_source(&route);
             add_default_route(&route, &mut links);
         }
     }
-    Ok(links.into_values().collect())
+    for version in [IpVersion::V4, IpVersion::V6] {
+        let mut rules = std::pin::pin!(handle.rule().get(version).execute());
+        while let Some(rule) = rules.try_next().await.map_err(|source| failed("rules", source))? {
+            by_source |= rule.header.src_len != 0;
+        }
+    }
+    Ok((links.into_values().collect(), by_source))
+}
+
+/// Whether a route is for some sources only, or one of its next hops is chosen by the source.
+fn is_by_source(route: &RouteMessage) -> bool {
+    let several = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::MultiPath(_) => true,
+        RouteAttribute::Other(other) => other.kind() == NEXT_HOP_ID,
+        _ => false,
+    };
+    route.header.source_prefix_length != 0 || route.attributes.iter().any(several)
 }
 
 fn failed(what: &'static str, source: rtnetlink::Error) -> Error {

@@ -9,7 +9,7 @@ mod watcher;
 pub use classify::classify;
 pub use devices::{Device, devices};
 pub use glob::Glob;
-pub use watcher::Watcher;
+pub use watcher::{Watcher, Ways};
 
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -149,6 +149,8 @@ pub struct Network {
     /// The node's own address in each family: the source for flows that leave by a device without one.
     pub primary4: Option<IpAddr>,
     pub primary6: Option<IpAddr>,
+    /// Where a packet goes may depend on its source: by a rule, by a route, or by the choice among several next hops.
+    pub ways_by_source: bool,
 }
 
 impl Network {
@@ -166,6 +168,7 @@ impl Network {
             primary4,
             primary6,
             interfaces: links,
+            ways_by_source: false,
         }
     }
 

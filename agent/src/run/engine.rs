@@ -20,7 +20,7 @@ use crate::admin::{EdgeStatus, InterfaceStatus};
 use crate::cli::{AgentArgs, SocketEdge};
 use crate::health::{Health, Written};
 use crate::kernel::{self, Cgroup, ConntrackFloors, Datapath, Scopes, find_cgroup, trim_heap};
-use crate::net::Network;
+use crate::net::{Network, Ways};
 use crate::source::Event;
 use crate::source::cluster::Events;
 use crate::stuck::Reaper;
@@ -280,9 +280,12 @@ impl Engine {
     }
 
     /// To be called whenever packets may go other ways than before.
-    pub(super) fn on_changed_ways(&self) -> impl Fn() + Send + use<> {
+    pub(super) fn on_changed_ways(&self) -> impl Fn(Ways) + Send + use<> {
         let routes = self.datapath.routes();
-        move || routes.changed()
+        move |ways| match ways {
+            Ways::Changed => routes.changed(),
+            Ways::BySource => routes.go(true),
+        }
     }
 
     /// Makes tables and edges follow the network. A failure is reported, and tried again.

@@ -180,6 +180,8 @@ pub struct KernelTables {
     sources: List<Address>,
     interfaces: Table<u32, Interface>,
     routes: List<u32>,
+    /// Whether the node has a rule or route by which ways depend on packets' sources.
+    pub ways_by_source: bool,
     /// What `routes` is to hold next; every fourth time 0, with which nothing is remembered.
     generation: u32,
     next_hops: PerCpuArray<MapData, Raw<NextHop>>,
@@ -210,6 +212,7 @@ impl KernelTables {
             sources: List::take(ebpf, "SOURCES")?,
             interfaces: Table::take(ebpf, "INTERFACES")?,
             routes: List::take(ebpf, "ROUTES")?,
+            ways_by_source: false,
             generation: 1,
             next_hops: PerCpuArray::try_from(take(ebpf, "NEXT_HOPS")?)?,
             flows: Table::take(ebpf, "FLOWS")?,
@@ -255,7 +258,13 @@ impl KernelTables {
 
     /// Has the programs forget the ways that packets went.
     pub fn change_routes(&mut self) -> Result<()> {
-        self.routes.set(0, &(self.generation % 4 * self.generation))?;
+        let generation = self.generation % 4 * self.generation;
+        let bit = if generation == 0 || self.ways_by_source {
+            0
+        } else {
+            NextHop::BY_DESTINATION
+        };
+        self.routes.set(0, &(generation | bit))?;
         self.generation += 1;
         Ok(())
     }
