@@ -136,6 +136,9 @@ pub mod flow_flags {
     pub const BACKEND_ENDED: u16 = CLIENT_ENDED << 1;
     /// Nothing more is to come but what was lost and is sent again.
     pub const ENDED: u16 = CLIENT_ENDED | BACKEND_ENDED;
+    /// Of a TCP flow whose opening nobody has answered: its endpoint sends what belongs to a connection that is open already, so its client is
+    /// connected straight to that endpoint from the same port. The next SYN gets another port.
+    pub const TAKEN: u16 = 1 << 10;
     /// What packets add to a flow after it was made.
-    pub const MARKS: u16 = CLOSING | REPLIED | CONFIRMED | ENDED;
+    pub const MARKS: u16 = CLOSING | REPLIED | CONFIRMED | ENDED | TAKEN;
 }

@@ -124,7 +124,7 @@ pub(crate) fn is_internal<E: Env>(env: &E, edge: Edge, client: &Address) -> bool
 /// Whether a flow still holds for this packet.
 ///
 /// UDP leaves a backend that is no longer current on its next packet. A connection stays until it ends: only a SYN (of SCTP: an
-/// INIT) after the end, or towards a backend that is gone, is a new one.
+/// INIT) after the end, towards a backend that is gone, or with a tuple that is another connection's, is a new one.
 #[inline(always)]
 fn serves<E: Env>(env: &E, flow: &Flow, headers: &Headers) -> bool {
     // Most packets need not know of the backend, which may be far from the processor's caches.
@@ -133,7 +133,7 @@ fn serves<E: Env>(env: &E, flow: &Flow, headers: &Headers) -> bool {
     }
     let current = env.generation(flow.backend) == flow.generation;
     if headers.has_connections() {
-        current && flow.flags & flow_flags::CLOSING == 0
+        current && flow.flags & (flow_flags::CLOSING | flow_flags::TAKEN) == 0
     } else {
         current && !is_idle(env, headers, flow)
     }
@@ -455,7 +455,7 @@ fn clashes<E: Env>(env: &mut E, key: &Tuple, entry: &Flow) -> bool {
             None => return false,
         },
     };
-    other.address != entry.address || other.port != entry.port
+    other.address != entry.address || other.port != entry.port || other.flags & flow_flags::TAKEN != 0
 }
 
 /// Key of the replies to a flow that keeps its source: as they come from the backend.

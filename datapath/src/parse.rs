@@ -121,6 +121,12 @@ impl Headers {
         self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
+    /// A packet with which TCP answers a SYN, or one itself.
+    #[inline(always)]
+    pub(crate) fn is_syn_or_reset(&self) -> bool {
+        self.tcp_flags & (TCP_SYN | TCP_RST) != 0
+    }
+
     /// A packet that ends one.
     #[inline(always)]
     pub(crate) fn is_closing(&self) -> bool {

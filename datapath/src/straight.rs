@@ -127,6 +127,15 @@ fn is_tunnel<E: Env>(env: &E) -> bool {
         .is_some_and(|interface| interface.flags & interface_flags::TUNNEL != 0)
 }
 
+/// Whether a packet that looks like the first answer to an opening is none: it belongs to a connection that the client has straight to
+/// the endpoint, from the port from which it now asks a Service. An endpoint says so itself, since it answers a SYN inside of an open
+/// connection with that one's ACK.
+#[inline(always)]
+pub(crate) fn is_of_another(headers: &Headers, flow: &Flow) -> bool {
+    let answers = headers.is_syn_or_reset() || flow.flags & flow_flags::REPLIED != 0;
+    headers.is_tcp() && !headers.is_about_another() && !answers
+}
+
 /// A flow that leaves the destination as it is and changes the client's port. It is nobody's: no change of a Service ends it.
 #[inline(never)]
 pub(crate) fn change_port<E: Env>(env: &E, headers: &Headers, flow: &mut Flow) {

@@ -3,11 +3,11 @@
 use crate::checksum::{self, add};
 use crate::crc32c::port_change;
 use crate::env::{ChecksumChange, Env, FlowTable, Packet, Route, Routed, Transport};
-use crate::flow;
 use crate::parse::{Headers, kind};
 use crate::pipeline::{Edge, Step};
 use crate::reject::Refusal;
 use crate::snat;
+use crate::{flow, straight};
 use ferrogate_common::{
     Address, Direction, Flow, Port, Protocol, Reason, Tuple, address_roles, config_flags, flow_flags, interface_flags,
 };
@@ -144,6 +144,12 @@ pub(crate) fn towards_client<E: Env>(env: &mut E, headers: &Headers, rewrite: &m
         }
     };
     if flow::is_idle(env, headers, &flow) {
+        return false;
+    }
+    if table == FlowTable::HalfOpen && straight::is_of_another(headers, &flow) {
+        if flow.flags & flow_flags::TAKEN == 0 {
+            mark_pair(env, headers, table, &flow, flow_flags::TAKEN);
+        }
         return false;
     }
     rewrite.source = flow.address;

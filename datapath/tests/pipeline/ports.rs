@@ -255,6 +255,69 @@ fn a_connection_straight_to_an_endpoint_lives_beside_one_through_a_service_from_
     }
 }
 
+/// What was open before there was a Service, or was opened by the socket edge, is in no table.
+#[test]
+fn a_connection_through_a_service_lives_beside_one_straight_to_its_endpoint_that_was_there_before() {
+    for v4 in FAMILIES {
+        let node = &mut node();
+        let backend = at(Who::RemotePod, v4, 8080);
+        let frontend = at(Who::Vip, v4, 80);
+        cluster_ip(1, Protocol::Tcp, frontend, &[backend]).put(node);
+        let client = at(Who::Pod, v4, 40_000);
+        let ask = |node: &mut Simulator, to, flags| {
+            let packet = segment(Protocol::Tcp, client, to, flags);
+            send(node, Program::PodIngress, POD, &packet).seen().source
+        };
+        let answer = |node: &mut Simulator, to, flags| {
+            let packet = segment(Protocol::Tcp, backend, to, flags);
+            let seen = send(node, Program::PodEgress, POD, &packet).seen();
+            (seen.source, seen.destination)
+        };
+        assert_eq!(ask(node, frontend, tcp::SYN), client);
+        // The endpoint takes it for a SYN inside the open connection, and says where that one is. The same for data of it.
+        for flags in [tcp::ACK, tcp::ACK | tcp::PSH] {
+            assert_eq!(answer(node, client, flags), (backend, client), "{}", node.tables);
+        }
+        let another = ask(node, frontend, tcp::SYN);
+        assert_eq!(another.ip(), client.ip());
+        assert!(SNAT_PORTS.contains(&another.port()), "sent again, by {another}");
+        assert_eq!(answer(node, another, tcp::SYN | tcp::ACK), (frontend, client));
+        for _ in 0..2 {
+            assert_eq!(ask(node, frontend, tcp::ACK), another, "{}", node.tables);
+            assert_eq!(answer(node, another, tcp::ACK), (frontend, client));
+            assert_eq!(ask(node, backend, tcp::ACK), client);
+            assert_eq!(answer(node, client, tcp::ACK), (backend, client));
+        }
+    }
+}
+
+#[test]
+fn what_follows_the_answer_to_a_syn_is_its_connections() {
+    for v4 in FAMILIES {
+        let node = &mut with_two_backends(Protocol::Tcp, v4);
+        let pod = at(Who::Pod, v4, 40_000);
+        let backend = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
+        // The last one before the client has acknowledged anything, as TCP Fast Open allows.
+        for flags in [tcp::SYN | tcp::ACK, tcp::ACK | tcp::PSH] {
+            let packet = segment(Protocol::Tcp, backend, pod, flags);
+            let seen = send(node, Program::PodEgress, POD, &packet).seen();
+            assert_eq!(seen.source, at(Who::Vip, v4, 80), "{}", node.tables);
+        }
+    }
+}
+
+#[test]
+fn a_refusal_of_a_services_connection_is_the_services() {
+    for v4 in FAMILIES {
+        let node = &mut with_two_backends(Protocol::Tcp, v4);
+        let pod = at(Who::Pod, v4, 40_000);
+        let backend = backend_of(node, Protocol::Tcp, v4, 40_000, tcp::SYN);
+        let packet = segment(Protocol::Tcp, backend, pod, tcp::RST | tcp::ACK);
+        let seen = send(node, Program::PodEgress, POD, &packet).seen();
+        assert_eq!(seen.source, at(Who::Vip, v4, 80), "{}", node.tables);
+    }
+}
+
 #[test]
 fn datagrams_straight_to_an_endpoint_keep_their_port_where_the_services_flow_is_over() {
     for v4 in FAMILIES {
