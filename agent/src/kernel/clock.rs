@@ -10,7 +10,7 @@ const ATTEMPTS: u32 = 100;
 /// How CLOCK_MONOTONIC_COARSE comes from jiffies: the kernel moves both on together, by as much, so this stays true until the next
 /// boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Jiffies {
+pub(super) struct Jiffies {
     /// Nanoseconds of one.
     nanos: u64,
     /// What all jiffies so far come to, minus the clock: the count does not begin at 0.
@@ -22,7 +22,7 @@ impl Jiffies {
     ///
     /// # Errors
     /// Without CAP_BPF; before Linux 5.14.
-    pub fn measure() -> io::Result<Self> {
+    pub(super) fn measure() -> io::Result<Self> {
         let reader = ClockReader::load()?;
         for _ in 0..ATTEMPTS {
             let clocks = reader.read()?;
@@ -41,7 +41,7 @@ impl Jiffies {
     }
 
     /// Writes it into the programs' read-only data, before they are loaded.
-    pub fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
+    pub(super) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
         loader.override_global("JIFFY_NANOS", &self.nanos, true);
         loader.override_global("JIFFIES_AHEAD", &self.ahead, true);
     }

@@ -106,7 +106,7 @@ fn transports() -> impl Iterator<Item = (Protocol, Family)> {
 fn not_a_service(rig: &mut Rig, _: Level) -> Result<Outcome> {
     let targets = ["a", "b", "h1", "h2"].map(|pod| (pod, rig.pod(pod).addresses));
     // A port that the kernel chooses may be that of an earlier client of a Service with this endpoint, and would then be changed.
-    let mut port = 15400;
+    let mut port = 12_400;
     for (protocol, family) in transports() {
         for client in [Client::Pod, Client::Node, Client::Outside] {
             // The outside has no route to pods.
