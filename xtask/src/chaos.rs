@@ -1,5 +1,7 @@
 //! `cargo xtask chaos`: faults under load for as long as wanted, in an order that a seed decides.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 
 use crate::{bpf, cmd, paths, setup, test};
@@ -28,6 +30,9 @@ pub(crate) struct Args {
     /// Connections held, UDP flows, new connections a second
     #[arg(long, value_names = ["CONNECTIONS", "FLOWS", "RATE"], num_args = 3)]
     load: Option<Vec<u32>>,
+    /// An agent of another build, an earlier release above all: one more fault is that it takes over, and this one again
+    #[arg(long, value_name = "FILE")]
+    other_agent: Option<PathBuf>,
     /// Write the table into docs/reliability.md
     #[arg(long)]
     write: bool,
@@ -56,6 +61,9 @@ pub(crate) fn chaos(args: &Args) -> Result<bool> {
     }
     if let Some(load) = &args.load {
         command.arg("--load").args(load.iter().map(u32::to_string));
+    }
+    if let Some(agent) = &args.other_agent {
+        command.arg("--other-agent").arg(std::path::absolute(agent)?);
     }
     if args.write {
         command.arg("--document").arg(paths::root().join(DOCUMENT));

@@ -1,7 +1,7 @@
 //! Removing every trace.
 
 use super::error::{During as _, Result};
-use super::state::StateDir;
+use super::state::{StateDir, entries};
 use super::{conntrack, edges, inherit, loopback, ports};
 use ferrogate_common::ABI_VERSION;
 use std::fmt;
@@ -79,16 +79,9 @@ pub(super) fn remove_other_versions(state: &StateDir) -> Result<()> {
 
 /// The directories `v<number>`, with their numbers.
 pub(super) fn versions(state: &StateDir) -> Result<Vec<(u32, PathBuf)>> {
-    let entries = fs::read_dir(state.root()).during(|| format!("cannot list {}", state.root().display()))?;
-    let number = |name: &str| name.strip_prefix('v').and_then(|number| number.parse().ok());
-    let mut versions = Vec::new();
-    for entry in entries {
-        let entry = entry.during(|| format!("cannot list {}", state.root().display()))?;
-        if let Some(number) = entry.file_name().to_str().and_then(number) {
-            versions.push((number, entry.path()));
-        }
-    }
-    Ok(versions)
+    let number = |path: &Path| path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok();
+    let entries = entries(state.root())?.into_iter();
+    Ok(entries.filter_map(|path| Some((number(&path)?, path))).collect())
 }
 
 /// Removes all of one ABI version; how many links and maps there were. Links first: a program must not run over tables
@@ -106,13 +99,8 @@ fn remove_version(version: &Path) -> Result<(usize, usize)> {
 
 /// Removes a directory of pins; how many there were.
 fn remove_pins(directory: &Path, remove: impl Fn(&Path) -> Result<bool>) -> Result<usize> {
-    let entries = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        result => result.during(|| format!("cannot list {}", directory.display()))?,
-    };
     let mut count = 0;
-    for entry in entries {
-        let path = entry.during(|| format!("cannot list {}", directory.display()))?.path();
+    for path in entries(directory)? {
         count += usize::from(remove(&path)?);
     }
     remove_directory(directory)?;

@@ -6,11 +6,8 @@
 
 use super::error::{During as _, Result};
 use super::state::StateDir;
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -84,9 +81,9 @@ pub(super) fn raise(state: &StateDir, floors: &ConntrackFloors) -> Result<Raised
 
 /// Sets back what [`raise`] has raised, and says to what.
 pub(super) fn release(state: &StateDir) -> Result<Vec<(String, u64)>> {
-    let path = state.conntrack_note();
+    let noted = state.conntrack_note();
     let mut released = Vec::new();
-    for (name, before) in noted(&path)? {
+    for (name, before) in noted.numbers()? {
         // Conntrack may be gone by now, or was never ours to set.
         match write(&name, before) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {}
@@ -96,10 +93,7 @@ pub(super) fn release(state: &StateDir) -> Result<Vec<(String, u64)>> {
             }
         }
     }
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        removed => removed.during(|| format!("cannot remove {}", path.display()))?,
-    }
+    noted.remove()?;
     Ok(released)
 }
 
@@ -118,54 +112,10 @@ fn write(name: &str, value: u64) -> io::Result<()> {
     fs::write(Path::new(DIRECTORY).join(name), value.to_string())
 }
 
-/// What settings were before they were raised for the first time.
-fn noted(path: &Path) -> Result<BTreeMap<String, u64>> {
-    match fs::read_link(path) {
-        Ok(target) => Ok(parse(&target.to_string_lossy())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
-        Err(error) => Err(error).during(|| format!("cannot read {}", path.display())),
-    }
-}
-
-/// Notes one more: before it is raised, so that none is raised for good.
+/// Notes what one more setting was before it was raised for the first time: before it is, so that none is raised for good.
 fn note(state: &StateDir, name: &str, value: u64) -> Result<()> {
-    let path = state.conntrack_note();
-    let mut all = noted(&path)?;
-    if all.contains_key(name) {
-        return Ok(());
-    }
-    if !all.is_empty() {
-        fs::remove_file(&path).during(|| format!("cannot remove {}", path.display()))?;
-    }
-    all.insert(name.to_owned(), value);
-    symlink(format(&all), &path).during(|| format!("cannot write {}", path.display()))
-}
-
-fn parse(text: &str) -> BTreeMap<String, u64> {
-    let pairs = text.split(',').filter_map(|pair| pair.split_once('='));
-    pairs
-        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
-        .collect()
-}
-
-fn format(all: &BTreeMap<String, u64>) -> String {
-    let mut text = String::new();
-    for (name, value) in all {
-        let comma = if text.is_empty() { "" } else { "," };
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{comma}{name}={value}");
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_note_is_read_back() {
-        let all = BTreeMap::from([(CLOSE_WAIT.to_owned(), 60), (MAX.to_owned(), 65_536)]);
-        assert_eq!(parse(&format(&all)), all);
-        assert_eq!(parse(""), BTreeMap::new());
-    }
+    let noted = state.conntrack_note();
+    let mut all = noted.numbers()?;
+    all.entry(name.to_owned()).or_insert(value);
+    noted.write_numbers(all.iter().map(|(name, value)| (name.as_str(), *value)))
 }

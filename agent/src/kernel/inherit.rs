@@ -7,7 +7,8 @@
 
 use super::cleanup::versions;
 use super::error::{During as _, Result};
-use super::state::StateDir;
+use super::note::Note;
+use super::state::{StateDir, entries};
 use super::sys::{object_get, object_pin};
 use ferrogate_common::ABI_VERSION;
 use ferrogate_common::maps::{self, MapSpec};
@@ -99,40 +100,18 @@ impl Predecessor {
 
 /// Tells agents of earlier versions which of these maps they do not know as they are.
 pub(super) fn note(state: &StateDir) -> Result<()> {
-    let (path, text) = (state.maps().join(NOTE), text(maps::CHANGED));
-    match fs::read_link(&path) {
-        Ok(held) if held == Path::new(&text) => return Ok(()),
-        Ok(_) => fs::remove_file(&path).during(|| format!("cannot remove {}", path.display()))?,
-        Err(_) => {}
-    }
-    std::os::unix::fs::symlink(&text, &path).during(|| format!("cannot make {}", path.display()))
+    let changed = maps::CHANGED.iter().map(|(name, since)| (*name, u64::from(*since)));
+    Note(state.maps().join(NOTE)).write_numbers(changed)
 }
 
-/// Name of the note: a symbolic link's target is all that a bpffs can hold of text.
+/// Name of the note.
 pub(super) const NOTE: &str = "changed";
-
-fn text(changed: &[(&str, u32)]) -> String {
-    let each = changed.iter().map(|(name, since)| format!("{name}={since}"));
-    each.collect::<Vec<_>>().join(",")
-}
 
 /// What a version has noted. One without a note has changed nothing.
 fn changed(directory: &Path) -> BTreeMap<String, u32> {
-    let noted = fs::read_link(directory.join("maps").join(NOTE)).unwrap_or_default();
-    let noted = noted.to_string_lossy();
-    let pairs = noted.split(',').filter_map(|pair| pair.split_once('='));
-    pairs
-        .filter_map(|(name, since)| Some((name.to_owned(), since.parse().ok()?)))
-        .collect()
-}
-
-/// What is in a directory, if there is one.
-fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
-    let listed = match fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
-        listed => listed.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()),
-    };
-    listed.during(|| format!("cannot list {}", directory.display()))
+    let noted = Note(directory.join("maps").join(NOTE)).numbers().unwrap_or_default();
+    let since = |(name, since): (String, u64)| Some((name, u32::try_from(since).ok()?));
+    noted.into_iter().filter_map(since).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@
 use super::error::{During as _, Result};
 use super::state::StateDir;
 use std::fs;
-use std::io;
 
 const SYSCTL: &str = "/proc/sys/net/ipv4/conf/lo/accept_local";
 
@@ -17,23 +16,15 @@ pub(super) fn accept(state: &StateDir) -> Result<()> {
     if held.trim() != "0" {
         return Ok(());
     }
-    let note = state.loopback_note();
     // The note first: to switch off what was never switched on harms nobody.
-    match std::os::unix::fs::symlink("accept_local", &note) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            return Err(error).during(|| format!("cannot write {}", note.display()));
-        }
-        _ => {}
-    }
+    state.loopback_note().write("accept_local")?;
     fs::write(SYSCTL, "1").during(|| format!("cannot write {SYSCTL}"))
 }
 
 /// Takes back what [`accept`] has changed; whether it had.
 pub(super) fn release(state: &StateDir) -> Result<bool> {
-    let note = state.loopback_note();
-    match fs::remove_file(&note) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        removed => removed.during(|| format!("cannot remove {}", note.display()))?,
+    if !state.loopback_note().remove()? {
+        return Ok(false);
     }
     fs::write(SYSCTL, "0").during(|| format!("cannot write {SYSCTL}"))?;
     Ok(true)

@@ -19,6 +19,7 @@ mod inspect;
 mod interfaces;
 mod loopback;
 mod networks;
+mod note;
 mod ports;
 mod programs;
 mod read;

@@ -5,10 +5,9 @@ use super::error::{During as _, Result};
 use super::state::StateDir;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::ops::RangeInclusive;
-use std::path::Path;
 
 const SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 
@@ -19,7 +18,7 @@ const LONGEST: usize = 256 * 1024;
 /// Adds `range` to the reserved ports, and notes in the state directory which of them were not reserved before.
 pub(super) fn reserve(state: &StateDir, range: RangeInclusive<u16>) -> Result<()> {
     let note = state.reserved_ports();
-    let mut ours = noted(&note)?;
+    let mut ours = parse_ports(&note.read()?.unwrap_or_default());
     let mut reserved = read_sysctl()?;
     // Of an earlier run with another range.
     let obsolete: Vec<u16> = ours.iter().copied().filter(|port| !range.contains(port)).collect();
@@ -33,11 +32,11 @@ pub(super) fn reserve(state: &StateDir, range: RangeInclusive<u16>) -> Result<()
     reserved.extend(&missing);
     // The note first: to give back a port that was never taken harms nobody, the other way round it would stay reserved.
     ours.extend(missing);
-    write_note(&note, &ours)?;
+    note.write(&format_ports(&ours))?;
     write_sysctl(&reserved)?;
     if !obsolete.is_empty() {
         ours.retain(|port| !obsolete.contains(port));
-        write_note(&note, &ours)?;
+        note.write(&format_ports(&ours))?;
     }
     Ok(())
 }
@@ -45,35 +44,15 @@ pub(super) fn reserve(state: &StateDir, range: RangeInclusive<u16>) -> Result<()
 /// Gives back what [`reserve`] has added; which ports these were.
 pub(super) fn release(state: &StateDir) -> Result<Option<String>> {
     let note = state.reserved_ports();
-    let ours = noted(&note)?;
+    let ours = parse_ports(&note.read()?.unwrap_or_default());
     if ours.is_empty() {
         return Ok(None);
     }
     let mut reserved = read_sysctl()?;
     reserved.retain(|port| !ours.contains(port));
     write_sysctl(&reserved)?;
-    fs::remove_file(&note).during(|| format!("cannot remove {}", note.display()))?;
+    note.remove()?;
     Ok(Some(format_ports(&ours)))
-}
-
-fn noted(note: &Path) -> Result<BTreeSet<u16>> {
-    match fs::read_link(note) {
-        Ok(target) => Ok(parse_ports(&target.to_string_lossy())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
-        Err(error) => Err(error).during(|| format!("cannot read {}", note.display())),
-    }
-}
-
-/// A bpffs renames nothing over another entry, so the note is removed and made again; the lock on the directory keeps
-/// others away.
-fn write_note(note: &Path, ports: &BTreeSet<u16>) -> Result<()> {
-    match fs::remove_file(note) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(error).during(|| format!("cannot remove {}", note.display()));
-        }
-        _ => {}
-    }
-    std::os::unix::fs::symlink(format_ports(ports), note).during(|| format!("cannot write {}", note.display()))
 }
 
 fn read_sysctl() -> Result<BTreeSet<u16>> {

@@ -7,11 +7,11 @@
 //! <state-dir>/v<ABI>/links/<program>                a link of the socket edge
 //! <state-dir>/reserved-ports -> 14000-29999         what was added to net.ipv4.ip_local_reserved_ports
 //! <state-dir>/conntrack -> nf_conntrack_max=65536   what was raised below net.netfilter, and from what
+//! <state-dir>/loopback -> accept_local              net.ipv4.conf.lo.accept_local was 0
 //! ```
-//!
-//! A bpffs holds no files but pins, directories and symbolic links; so the one note we must keep is a link's target.
 
 use super::error::{During as _, Error, Result};
+use super::note::Note;
 use ferrogate_common::ABI_VERSION;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, statfs};
 use std::fs;
@@ -63,16 +63,16 @@ impl StateDir {
         self.version().join("links")
     }
 
-    pub(super) fn reserved_ports(&self) -> PathBuf {
-        self.root.join("reserved-ports")
+    pub(super) fn reserved_ports(&self) -> Note {
+        Note(self.root.join("reserved-ports"))
     }
 
-    pub(super) fn conntrack_note(&self) -> PathBuf {
-        self.root.join("conntrack")
+    pub(super) fn conntrack_note(&self) -> Note {
+        Note(self.root.join("conntrack"))
     }
 
-    pub(super) fn loopback_note(&self) -> PathBuf {
-        self.root.join("loopback")
+    pub(super) fn loopback_note(&self) -> Note {
+        Note(self.root.join("loopback"))
     }
 
     /// Mounts a bpffs at `/sys/fs/bpf` where the directory is to be there and none is: needs CAP_SYS_ADMIN then.
@@ -138,6 +138,15 @@ fn mount_bpffs() -> Result<()> {
     mount("bpf", BPFFS, "bpf", flags, None).during(|| format!("cannot mount a BPF file system at {BPFFS}"))?;
     tracing::info!(path = BPFFS, "mounted a BPF file system: none was there");
     Ok(())
+}
+
+/// What is in a directory, if there is one.
+pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let listed = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        listed => listed.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()),
+    };
+    listed.during(|| format!("cannot list {}", directory.display()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What the machine's processors did, and what a process takes.
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// Clock ticks a second, as /proc counts them (USER_HZ).
 const TICKS: f64 = 100.0;
@@ -20,7 +20,9 @@ pub(super) fn busy() -> Result<f64> {
 /// Seconds of processor time that a process has used, with those it started (kube-proxy has `nft` do the work in the kernel),
 /// whether they still run or not.
 pub(super) fn of_process(id: u32) -> Result<f64> {
-    let mut ticks = Ticks::of(id).with_context(|| format!("process {id}"))?.all;
+    let own = Ticks::of(id).with_context(|| format!("process {id}"))?;
+    ensure!(!own.ended, "process {id} has ended");
+    let mut ticks = own.all;
     for entry in fs::read_dir("/proc")? {
         let Some(other) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
@@ -36,6 +38,8 @@ pub(super) fn of_process(id: u32) -> Result<f64> {
 /// What /proc says of a process.
 struct Ticks {
     parent: u32,
+    /// Nobody has waited for it yet.
+    ended: bool,
     /// User and system, its own and of its children that have ended.
     all: f64,
 }
@@ -44,7 +48,7 @@ impl Ticks {
     /// `None`: there is none.
     fn of(id: u32) -> Option<Self> {
         let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-        // Behind the name, which may have anything in it: fields 3 and further. The parent is 4, the times are 14 to 17.
+        // Behind the name, which may have anything in it: fields 3 and further. The state is 3, the parent 4, the times are 14 to 17.
         let (_, rest) = text.rsplit_once(')')?;
         let fields: Vec<_> = rest.split_whitespace().collect();
         let all = (11..15)
@@ -52,6 +56,7 @@ impl Ticks {
             .sum::<Option<f64>>()?;
         Some(Self {
             parent: fields.get(1)?.parse().ok()?,
+            ended: *fields.first()? == "Z",
             all,
         })
     }

@@ -1,5 +1,6 @@
 //! A rig under load, and what faults do with it.
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,8 @@ pub struct Ground {
     pub long: bool,
     /// Packets a second of a flood.
     pub flood_rate: u64,
+    /// An agent of another build.
+    pub other_agent: Option<PathBuf>,
     /// Options that every agent of this ground starts with.
     options: FerrogateOptions,
     /// On each node, the way by which our agents reach the API server.
@@ -63,6 +66,7 @@ impl Ground {
             random: fastrand::Rng::with_seed(seed),
             long: false,
             flood_rate: flood::RATE,
+            other_agent: None,
             options: ferrogate,
             ways,
             markers: 0,

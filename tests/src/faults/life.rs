@@ -24,11 +24,15 @@ pub(super) const FAULTS: &[Fault] = &[
         false,
         other_layouts,
     ),
+    harmless(OTHER_BUILD, false, other_build),
     harmless("an upgrade that the verifier refuses", false, refused_by_the_verifier),
     harmless("an upgrade over a pinned map of another layout", false, foreign_map),
     harmless("started with its BPF file system read-only", false, read_only),
     harmless("a second agent started beside it", false, second_agent),
 ];
+
+/// Only where another build is at hand.
+pub(super) const OTHER_BUILD: &str = "another build of the agent takes over, and this one again";
 
 /// Ends every node's proxy, leaves the nodes alone for a while with something new to learn, and starts the proxies again.
 fn absent(ground: &mut Ground, end: impl Fn(&mut Ground, u8) -> Result<()>) -> Result<Aftermath> {
@@ -112,6 +116,32 @@ fn upgraded(ground: &mut Ground) -> Result<Aftermath> {
     Ok(Aftermath {
         converged: Some(converged),
         note: format!("{} links kept, each with a new program", before.len()),
+    })
+}
+
+fn other_build(ground: &mut Ground) -> Result<Aftermath> {
+    let other = ground.other_agent.clone().context("no other build")?;
+    let instead = format!("shift; exec {} \"$@\"", other.display());
+    let launchers: [&[&str]; 2] = [&["sh", "-ec", &instead, "sh"], &[]];
+    let mut converged = None;
+    for launcher in launchers {
+        let before = ground.links()?;
+        for node in ground.nodes() {
+            ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
+        }
+        ground.set_launcher(launcher);
+        let marker = ground.marker()?;
+        for node in ground.nodes() {
+            ground.start(node)?;
+        }
+        converged = converged.max(Some(ground.await_marker(&marker)?));
+        let after = ground.links()?;
+        links::same(&before, &after)?;
+        links::replaced(&before, &after)?;
+    }
+    Ok(Aftermath {
+        converged,
+        note: "each link kept, with a new program both times".to_owned(),
     })
 }
 

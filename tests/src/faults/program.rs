@@ -10,7 +10,7 @@ use clap::{Parser, ValueEnum};
 use super::ground::Ground;
 use super::report::{self, Row};
 use super::siege::Load;
-use super::{Fault, all, migration};
+use super::{Fault, all, life, migration};
 use crate::rig::{FerrogateOptions, Layout, Options, Proxy, Source};
 
 /// Does things to the proxies of a small cluster under load, and counts what is lost.
@@ -39,6 +39,9 @@ pub struct Arguments {
     /// Packets a second of the floods.
     #[arg(long, default_value_t = super::flood::RATE)]
     pub flood_rate: u64,
+    /// An agent of another build, an earlier release above all: it takes over, and this one again.
+    #[arg(long, value_name = "FILE")]
+    pub other_agent: Option<PathBuf>,
     /// Write the table of all that happened into this file, between its two marks.
     #[arg(long)]
     pub document: Option<PathBuf>,
@@ -124,6 +127,7 @@ fn run(arguments: &Arguments, proxy: ProxyName, rows: &mut Vec<Row>, failures: &
     let faults: Vec<Fault> = all()
         .into_iter()
         .filter(|fault| fault.name.contains(&arguments.filter) && (!rival || fault.rival))
+        .filter(|fault| fault.name != life::OTHER_BUILD || arguments.other_agent.is_some())
         .collect();
     if faults.is_empty() {
         return Ok(());
@@ -144,6 +148,7 @@ fn run(arguments: &Arguments, proxy: ProxyName, rows: &mut Vec<Row>, failures: &
     let mut ground = Ground::boot(options, seed)?;
     ground.long = arguments.minutes.is_some();
     ground.flood_rate = arguments.flood_rate;
+    ground.other_agent.clone_from(&arguments.other_agent);
     let end = Instant::now() + Duration::from_secs(arguments.minutes.unwrap_or_default() * 60);
     // Each fault happens once, whatever time it takes.
     let mut again = false;
