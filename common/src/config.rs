@@ -31,7 +31,10 @@ pub struct Config {
     /// with replies. 0: never. Time stamps are up to a tick old.
     pub udp_timeout: u16,
     pub udp_stream_timeout: u16,
-    pub reserved: u32,
+    /// The same as the SNAT range, of ports that are given to no new flow but may be an older one's: the range was another once. A
+    /// number of 0: it was not.
+    pub known_port_base: u16,
+    pub known_port_count: u16,
 }
 
 /// Bytes of metadata in front of a packet that XDP has passed on: [`Config::netns_cookie`] where nothing is left to do, or 0.

@@ -9,10 +9,12 @@ use ferrogate_common::{Config, Direction, Flow, Port, Reason, SnatFlow, Tuple, f
 /// Ports tried before a new flow is given up.
 const PROBES: u32 = 8;
 
-/// Whether a port is one of the SNAT range.
+/// Whether a port is one of the SNAT range, or was when a flow was given it.
 #[inline(always)]
 pub(crate) fn in_range(config: &Config, port: Port) -> bool {
-    port.get().wrapping_sub(config.snat_port_base) < config.snat_port_count
+    let within = |base: u16, count: u16| port.get().wrapping_sub(base) < count;
+    // Without a branch between the two.
+    within(config.snat_port_base, config.snat_port_count) | within(config.known_port_base, config.known_port_count)
 }
 
 /// Takes a port for a new flow towards its backend and stores the reply's entry.

@@ -143,8 +143,12 @@ impl Tables {
     /// the node's addresses and the flag of bridge ports (the network), the levels of cgroups, and the flag of
     /// [`Tables::set_cluster_networks`]. The filter is off until [`Tables::fill_filter`].
     pub fn set_config(&self, config: Config) -> Result<()> {
+        // First of all, so that there is no moment at which replies to older flows are not known for what they are.
+        self.update_config(|held| (held.known_port_base, held.known_port_count) = known_ports(held, &config))?;
         self.update_config(|held| {
             *held = Config {
+                known_port_base: held.known_port_base,
+                known_port_count: held.known_port_count,
                 node_port_min: held.node_port_min,
                 node_port_max: held.node_port_max,
                 flags: config.flags | (held.flags & (config_flags::CLUSTER_CIDRS | config_flags::BRIDGE_PORTS)),
@@ -234,4 +238,54 @@ fn within<T: Pod>(written: bool, array: &Mapping<T>, spec: MapSpec, index: u32) 
         entries: array.entries(),
         index,
     })
+}
+
+/// The ports, first and number, that flows may have which were made while `held` was in place, or before: none where they are all among those
+/// that are wanted now.
+fn known_ports(held: &Config, wanted: &Config) -> (u16, u16) {
+    let span = |base: u16, count: u16| (count > 0).then(|| (u32::from(base), u32::from(base) + u32::from(count)));
+    let wanted = span(wanted.snat_port_base, wanted.snat_port_count);
+    let hull = [
+        wanted,
+        span(held.snat_port_base, held.snat_port_count),
+        span(held.known_port_base, held.known_port_count),
+    ]
+    .into_iter()
+    .flatten()
+    .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)));
+    match hull {
+        Some((first, end)) if hull != wanted => {
+            let number = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+            (number(first), number(end - first))
+        }
+        _ => (0, 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytemuck::Zeroable as _;
+
+    fn ports(base: u16, count: u16, known: (u16, u16)) -> Config {
+        Config {
+            snat_port_base: base,
+            snat_port_count: count,
+            known_port_base: known.0,
+            known_port_count: known.1,
+            ..Config::zeroed()
+        }
+    }
+
+    #[test]
+    fn ports_of_an_earlier_range_stay_known() {
+        let wanted = ports(14_000, 16_000, (0, 0));
+        let known = |base, count, before| known_ports(&ports(base, count, before), &wanted);
+        assert_eq!(known(0, 0, (0, 0)), (0, 0), "the first agent");
+        assert_eq!(known(14_000, 16_000, (0, 0)), (0, 0), "the same range");
+        assert_eq!(known(24_000, 4096, (0, 0)), (0, 0), "a wider range");
+        assert_eq!(known(10_000, 4096, (0, 0)), (10_000, 20_000), "another one");
+        assert_eq!(known(14_000, 16_000, (10_000, 20_000)), (10_000, 20_000), "since long");
+        assert_eq!(known(61_000, 4536, (0, 0)), (14_000, 51_536), "up to the last port");
+    }
 }

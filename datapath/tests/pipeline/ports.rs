@@ -319,6 +319,24 @@ fn a_refusal_of_a_services_connection_is_the_services() {
 }
 
 #[test]
+fn a_flow_keeps_its_port_when_the_range_becomes_another() {
+    for v4 in FAMILIES {
+        let node = &mut node_port(Protocol::Tcp, v4, 8);
+        let sent = knock(node, v4, 40_000, tcp::SYN).seen();
+        let config = &mut node.tables.config;
+        (config.known_port_base, config.known_port_count) = (config.snat_port_base, 8);
+        (config.snat_port_base, config.snat_port_count) = (10_000, 4096);
+        let reply = segment(Protocol::Tcp, sent.destination, sent.source, tcp::SYN | tcp::ACK);
+        let seen = send(node, Program::UplinkIngress, UPLINK, &reply).seen();
+        let ends = (at(Who::Node, v4, NODE_PORT), at(Who::Outside, v4, 40_000));
+        assert_eq!((seen.source, seen.destination), ends, "{}", node.tables);
+        assert_eq!(knock(node, v4, 40_000, tcp::ACK).seen().source, sent.source);
+        let other = knock(node, v4, 40_001, tcp::SYN).seen().source.port();
+        assert!((10_000..14_096).contains(&other), "{other}");
+    }
+}
+
+#[test]
 fn datagrams_straight_to_an_endpoint_keep_their_port_where_the_services_flow_is_over() {
     for v4 in FAMILIES {
         let node = &mut with_two_backends(Protocol::Udp, v4);

@@ -87,7 +87,7 @@ fn killed_at_start(ground: &mut Ground) -> Result<Aftermath> {
 }
 
 /// Ends every agent and starts it again with these options.
-fn exchange(ground: &mut Ground, options: &[String]) -> Result<Duration> {
+pub(super) fn exchange(ground: &mut Ground, options: &[String]) -> Result<Duration> {
     for node in ground.nodes() {
         ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::life::exchange;
 use super::{Aftermath, Fault, Ground, TERMINATION, harmless};
 use crate::kernel::Bystander;
 use crate::pktgen::ifindex;
@@ -14,6 +15,11 @@ pub(super) const FAULTS: &[Fault] = &[
     harmless("a host firewall that drops INVALID comes and goes", true, firewall),
     harmless("started where no BPF file system is", false, no_bpffs),
     harmless("started with other map sizes", false, other_sizes),
+    harmless(
+        "started with other SNAT ports, and again with these",
+        false,
+        other_ports,
+    ),
 ];
 
 /// The devices of a node, by their names in its namespace.
@@ -117,21 +123,20 @@ fn no_bpffs(ground: &mut Ground) -> Result<Aftermath> {
 }
 
 /// A map that is pinned holds what goes on working, so it stays as it is, and the agent says so.
+/// Flows keep the ports that they have, whatever new ones get.
+fn other_ports(ground: &mut Ground) -> Result<Aftermath> {
+    let converged = exchange(ground, &["--snat-ports=10000-13999".to_owned()])?;
+    exchange(ground, &[])?;
+    Ok(Aftermath {
+        converged: Some(converged),
+        note: "no port in common".to_owned(),
+    })
+}
+
 fn other_sizes(ground: &mut Ground) -> Result<Aftermath> {
-    let restart = |ground: &mut Ground, options: &[String]| -> Result<Duration> {
-        for node in ground.nodes() {
-            ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
-        }
-        ground.set_agent_options(options);
-        let marker = ground.marker()?;
-        for node in ground.nodes() {
-            ground.start(node)?;
-        }
-        ground.await_marker(&marker)
-    };
     let sizes = ["FLOWS=5000", "SERVICES=100", "FRONTENDS=1000000", "SNAT_FLOWS=300"];
     let options: Vec<String> = sizes.iter().map(|size| format!("--map-entries={size}")).collect();
-    let converged = restart(ground, &options)?;
+    let converged = exchange(ground, &options)?;
     for node in ground.nodes() {
         let said = ground.command(node, &["status"])?;
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -142,7 +147,7 @@ fn other_sizes(ground: &mut Ground) -> Result<Aftermath> {
             ensure!(kept, "{map}: {said}");
         }
     }
-    restart(ground, &[])?;
+    exchange(ground, &[])?;
     Ok(Aftermath {
         converged: Some(converged),
         note: "maps keep their sizes, and the agent says so".to_owned(),

@@ -110,6 +110,8 @@ impl Generator {
             snat_port_base: 24_000,
             // Small ranges run out.
             snat_port_count: self.rng.choice([4096, 4096, 16, 4, 0]).unwrap_or(4096),
+            known_port_base: 23_000,
+            known_port_count: self.rng.choice([0, 1000, 6000]).unwrap_or(0),
             udp_timeout: self.rng.u16(..4),
             udp_stream_timeout: self.rng.u16(..4),
             ..Config::zeroed()
