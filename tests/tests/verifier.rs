@@ -26,13 +26,13 @@ const OF_OTHERS: u32 = 300_000;
 
 /// A little above what holds today.
 const BUDGETS: [Budget; 21] = [
-    budget("pod_ingress", 51_500, 26_300),
+    budget("pod_ingress", 59_500, 26_300),
     budget("pod_egress", 15_300, 7_500),
     budget("uplink_ingress", 57_000, 26_800),
     budget("uplink_egress", 72_000, 25_400),
     budget("uplink_ingress_l3", 56_000, 26_700),
     budget("uplink_egress_l3", 72_000, 25_200),
-    budget("pod_ingress_second", 144_000, 41_000),
+    budget("pod_ingress_second", 147_000, 41_000),
     budget("pod_egress_second", 36_000, 19_000),
     budget("uplink_ingress_second", 150_000, 41_400),
     budget("uplink_egress_second", 156_000, 41_800),
