@@ -1,4 +1,7 @@
 //! Floods from outside: first packets of connections and datagrams, each from another client, that nothing comes of.
+use std::thread;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
@@ -47,6 +50,9 @@ const NOBODY: u16 = 29_999;
 /// Packets a second, which leave two processors that also run everybody else enough to do the rest.
 pub(super) const RATE: u64 = 30_000;
 
+/// For two ticks no port that a datagram of the flood has taken is given to another client's: what is lost by that is the flood's too.
+const AFTERMATH: Duration = Duration::from_secs(4);
+
 /// Seconds for each target.
 const SHORT: u64 = 2;
 const LONG: u64 = 10;
@@ -93,6 +99,7 @@ fn flood(ground: &mut Ground, protocol: &str, aim: Aim) -> Result<Aftermath> {
             replies += report.replies;
         }
     }
+    thread::sleep(AFTERMATH);
     let marker = ground.marker()?;
     Ok(Aftermath {
         converged: Some(ground.await_marker(&marker)?),

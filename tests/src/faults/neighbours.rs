@@ -1,6 +1,5 @@
 //! What others put beside our programs, and what they take away below them.
 use std::fs::{self, File};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
