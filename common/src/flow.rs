@@ -122,6 +122,9 @@ pub mod flow_flags {
     pub const HAIRPIN: u16 = 1 << 2;
     /// The client is a process of this node whose packets the node edge translates.
     pub const NODE: u16 = 1 << 3;
+    /// Client and backend of a flow are both of this node. Its packets come back into the node by the uplink that they were
+    /// to leave by, as from the frontend's address: the stack takes none from an address of its own there.
+    pub const TO_ITSELF: u16 = NODE | HAIRPIN;
     /// Only the client's port was changed (two flows would have been one tuple): replies are restored at the client's edge.
     pub const PORT_ONLY: u16 = 1 << 4;
     /// A TCP FIN or RST was seen, or what says so in SCTP: the next SYN of the same tuple is a new connection.

@@ -2,9 +2,9 @@
 //! look-up. Both move together, so the agent can say once how one comes from the other.
 
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_coarse_ns};
+use ferrogate_common::Jiffies;
 
-/// Nanoseconds of a jiffy, and what these are at jiffy 0 minus the boot clock's; written by the agent before the programs are loaded, constants to the
-/// verifier. 0: it does not know.
+/// [`Jiffies`]; written by the agent before the programs are loaded, constants to the verifier.
 #[unsafe(no_mangle)]
 static JIFFY_NANOS: u64 = 0;
 #[unsafe(no_mangle)]
@@ -14,16 +14,16 @@ static JIFFIES_AHEAD: u64 = 0;
 #[inline(always)]
 pub(crate) fn nanos() -> u64 {
     // SAFETY: read-only data of this object; volatile, since what is loaded is not what was compiled.
-    let (jiffy, ahead) = unsafe {
-        (
-            core::ptr::read_volatile(&raw const JIFFY_NANOS),
-            core::ptr::read_volatile(&raw const JIFFIES_AHEAD),
-        )
+    let jiffies = unsafe {
+        Jiffies {
+            nanos: core::ptr::read_volatile(&raw const JIFFY_NANOS),
+            ahead: core::ptr::read_volatile(&raw const JIFFIES_AHEAD),
+        }
     };
-    if jiffy == 0 {
+    if jiffies.nanos == 0 {
         // SAFETY: a helper without arguments.
         return unsafe { bpf_ktime_get_coarse_ns() };
     }
     // SAFETY: a helper without arguments.
-    unsafe { bpf_jiffies64() }.wrapping_mul(jiffy).wrapping_sub(ahead)
+    jiffies.clock(unsafe { bpf_jiffies64() })
 }

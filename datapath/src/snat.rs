@@ -123,12 +123,10 @@ fn key_of<E: Tables + Opaque>(env: &E, request: &Tuple, flow: &Flow) -> Option<T
     Some(key)
 }
 
-/// Whether client and backend of a flow are both of this node. Its packets come back into the node by the uplink that they were
-/// to leave by, as from the frontend's address: the stack takes none from an address of its own there.
+/// Whether a flow is [`flow_flags::TO_ITSELF`].
 #[inline(always)]
 pub(crate) fn is_to_itself(flags: u16) -> bool {
-    const BOTH: u16 = flow_flags::NODE | flow_flags::HAIRPIN;
-    flags & BOTH == BOTH
+    flags & flow_flags::TO_ITSELF == flow_flags::TO_ITSELF
 }
 
 #[inline(always)]

@@ -82,11 +82,10 @@ fn reserve_ports(tables: &Tables) {
 
 /// How the replies of a flow come in that has a port of this node; a process of the node has its own address changed to itself.
 fn replies(row: &FlowRow) -> Option<Replies> {
-    const TO_ITSELF: u16 = flow_flags::NODE | flow_flags::HAIRPIN;
     let FlowEntry::Snat(flow) = row.entry else { return None };
     let end = |address: Address, port: Port| SocketAddr::new(address.ip(), port.get());
     let of_a_pod = flow.flags & flow_flags::PORT_ONLY != 0;
-    let to_a_frontend = flow.flags & TO_ITSELF == TO_ITSELF;
+    let to_a_frontend = flow.flags & flow_flags::TO_ITSELF == flow_flags::TO_ITSELF;
     // It stands for a connection that connection tracking knows.
     let of_others = flow.client == Address::UNSPECIFIED;
     (!of_a_pod && !to_a_frontend && !of_others).then(|| Replies {
@@ -159,7 +158,7 @@ mod tests {
     fn ports_of_other_addresses_are_not() {
         let pod = "10.0.0.7";
         let of_a_pod = row(pod, address(pod), flow_flags::PORT_ONLY);
-        let to_itself = flow_flags::SNAT | flow_flags::NODE | flow_flags::HAIRPIN;
+        let to_itself = flow_flags::SNAT | flow_flags::TO_ITSELF;
         let to_a_frontend = row("10.96.0.1", address("192.0.2.1"), to_itself);
         let of_others = row("192.0.2.1", Address::UNSPECIFIED, 0);
         for row in [of_a_pod, to_a_frontend, of_others] {

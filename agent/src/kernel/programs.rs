@@ -1,10 +1,9 @@
 //! The embedded object: its programs and, through the loader, its maps.
 
-use super::clock::Jiffies;
 use super::error::{Error, Result};
 use super::sizes::{KeptSize, Sizes};
 use super::state::StateDir;
-use super::{DatapathOptions, sys, tables};
+use super::{DatapathOptions, clock, sys, tables};
 use aya::maps::ProgramArray;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
@@ -65,7 +64,7 @@ impl Programs {
         tables::check_pins(state)?;
         let sizes = Sizes::new(options.map_memory, &options.map_entries);
         let kept = sizes.kept(state);
-        let jiffies = Jiffies::measure();
+        let jiffies = clock::measure();
         let mut loader = EbpfLoader::new();
         for spec in maps::ALL {
             loader.map_pin_path(spec.name, state.map(spec.name));
@@ -77,7 +76,7 @@ impl Programs {
         let level: u8 = if options.log_packets { u8::MAX } else { 0 };
         loader.override_global(aya_log::LEVEL, &level, false);
         match &jiffies {
-            Ok(jiffies) => jiffies.tell(&mut loader),
+            Ok(jiffies) => clock::tell(jiffies, &mut loader),
             Err(error) => tracing::info!(%error, "the programs ask for the time by a helper, which costs them more"),
         }
         let mut ebpf = match &options.object {

@@ -127,18 +127,20 @@ pub struct Routes(Arc<Mapping<u32>>);
 impl Routes {
     /// There is a new one: what was remembered is forgotten.
     pub fn changed(&self) {
-        let by_destination = self.0.read(0).unwrap_or(0) & NextHop::BY_DESTINATION != 0;
-        self.begin(by_destination);
+        self.begin(self.held() & NextHop::BY_DESTINATION);
     }
 
     /// The same, and from now on ways depend on packets' sources, or do not.
     pub fn go(&self, by_source: bool) {
-        self.begin(!by_source);
+        self.begin(if by_source { 0 } else { NextHop::BY_DESTINATION });
     }
 
-    fn begin(&self, by_destination: bool) {
-        let generation = self.0.read(0).unwrap_or(0).wrapping_add(1) & !NextHop::BY_DESTINATION;
-        let bit = if by_destination { NextHop::BY_DESTINATION } else { 0 };
+    fn held(&self) -> u32 {
+        self.0.read(0).unwrap_or(0)
+    }
+
+    fn begin(&self, bit: u32) {
+        let generation = self.held().wrapping_add(1) & !NextHop::BY_DESTINATION;
         // 0 means that nothing is to be remembered.
         self.0.publish(0, 0, generation.max(1) | bit);
     }

@@ -127,12 +127,11 @@ fn agents(settings: &Settings, leader: &Rig) -> Result<Vec<Measured>> {
             }
         }
     }
-    let (measured, missing): (Vec<_>, Vec<_>) = results(&outcomes).into_iter().partition(Result::is_ok);
-    for error in missing.into_iter().filter_map(Result::err) {
-        eprintln!("          NOT MEASURED: {error:#}");
-    }
+    let told = |error: &_| eprintln!("          NOT MEASURED: {error:#}");
+    let results = results(&outcomes).into_iter();
+    let measured: Vec<_> = results.filter_map(|result| result.inspect_err(told).ok()).collect();
     ensure!(!measured.is_empty(), "no proxy could be measured");
-    measured.into_iter().collect()
+    Ok(measured)
 }
 
 fn kube_proxy(min_sync_period: &'static str) -> Proxy {

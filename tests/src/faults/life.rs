@@ -1,4 +1,5 @@
 //! The life of the agent: ends, restarts, upgrades, and starts that fail.
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -86,17 +87,25 @@ fn killed_at_start(ground: &mut Ground) -> Result<Aftermath> {
     })
 }
 
-/// Ends every agent and starts it again with these options.
-pub(super) fn exchange(ground: &mut Ground, options: &[String]) -> Result<Duration> {
+/// Ends every agent, and starts them again after something was done; until they have taken in what is new.
+fn restart(ground: &mut Ground, between: impl FnOnce(&mut Ground) -> Result<()>) -> Result<Duration> {
     for node in ground.nodes() {
         ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
     }
-    ground.set_agent_options(options);
+    between(ground)?;
     let marker = ground.marker()?;
     for node in ground.nodes() {
         ground.start(node)?;
     }
     ground.await_marker(&marker)
+}
+
+/// Ends every agent and starts it again with these options.
+pub(super) fn exchange(ground: &mut Ground, options: &[String]) -> Result<Duration> {
+    restart(ground, |ground| {
+        ground.set_agent_options(options);
+        Ok(())
+    })
 }
 
 fn with_object(path: &Path) -> Vec<String> {
@@ -126,15 +135,11 @@ fn other_build(ground: &mut Ground) -> Result<Aftermath> {
     let mut converged = None;
     for launcher in launchers {
         let before = ground.links()?;
-        for node in ground.nodes() {
-            ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
-        }
-        ground.set_launcher(launcher);
-        let marker = ground.marker()?;
-        for node in ground.nodes() {
-            ground.start(node)?;
-        }
-        converged = converged.max(Some(ground.await_marker(&marker)?));
+        let took = restart(ground, |ground| {
+            ground.set_launcher(launcher);
+            Ok(())
+        })?;
+        converged = converged.max(Some(took));
         let after = ground.links()?;
         links::same(&before, &after)?;
         links::replaced(&before, &after)?;
@@ -164,17 +169,15 @@ fn other_layouts(ground: &mut Ground) -> Result<Aftermath> {
     let mut converged = None;
     let before = ground.links()?;
     for version in [ABI_VERSION - 1, ABI_VERSION + 1] {
-        for node in ground.nodes() {
-            ground.rig.take_proxy(node)?.terminate(TERMINATION)?;
-            file_under(ground.rig.node(node), version)?;
-        }
-        let left = ground.links()?;
-        links::same(&before, &left)?;
-        let marker = ground.marker()?;
-        for node in ground.nodes() {
-            ground.start(node)?;
-        }
-        converged = converged.max(Some(ground.await_marker(&marker)?));
+        let mut left = BTreeMap::new();
+        let took = restart(ground, |ground| {
+            for node in ground.nodes() {
+                file_under(ground.rig.node(node), version)?;
+            }
+            left = ground.links()?;
+            links::same(&before, &left)
+        })?;
+        converged = converged.max(Some(took));
         let taken = ground.links()?;
         links::same(&before, &taken)?;
         links::replaced(&left, &taken)?;

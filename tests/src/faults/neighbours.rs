@@ -121,7 +121,6 @@ fn no_bpffs(ground: &mut Ground) -> Result<Aftermath> {
     })
 }
 
-/// A map that is pinned holds what goes on working, so it stays as it is, and the agent says so.
 /// Flows keep the ports that they have, whatever new ones get.
 fn other_ports(ground: &mut Ground) -> Result<Aftermath> {
     let converged = exchange(ground, &["--snat-ports=10000-13999".to_owned()])?;
@@ -132,6 +131,7 @@ fn other_ports(ground: &mut Ground) -> Result<Aftermath> {
     })
 }
 
+/// A map that is pinned holds what goes on working, so it stays as it is, and the agent says so.
 fn other_sizes(ground: &mut Ground) -> Result<Aftermath> {
     let sizes = ["FLOWS=5000", "SERVICES=100", "FRONTENDS=1000000", "SNAT_FLOWS=300"];
     let options: Vec<String> = sizes.iter().map(|size| format!("--map-entries={size}")).collect();

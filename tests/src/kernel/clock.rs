@@ -1,40 +1,36 @@
-//! The clock of programs under test: jiffies, as on a node, by a reckoning of our own.
-use anyhow::Result;
+//! The clock of programs under test: jiffies, as on a node.
+use anyhow::{Result, bail};
 use aya::EbpfLoader;
+use ferrogate_common::Jiffies;
 use rustix::time::{ClockId, clock_getres, clock_gettime};
 
 use super::asm::{Assembler, helper};
 use super::bpf::{Kind, RawProgram};
 
-/// What the agent writes into the programs' read-only data (`JIFFY_NANOS`, `JIFFIES_AHEAD`).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Jiffies {
-    nanos: u64,
-    ahead: u64,
-}
+/// Times that the clocks are read until the clock stands still meanwhile.
+const ATTEMPTS: u32 = 100;
 
-impl Jiffies {
-    pub(super) fn measure() -> Result<Self> {
-        let halves = [program(0)?, program(32)?];
-        // A frame to run them on: an Ethernet header is the least.
-        let frame = [0; 14];
-        loop {
-            let before = coarse_nanos();
-            let [low, high] = [halves[0].run(&frame)?, halves[1].run(&frame)?];
-            // While the clock stood still no jiffy has passed.
-            if before == coarse_nanos() {
-                let jiffies = u64::from(high) << 32 | u64::from(low);
-                let nanos = clock_getres(ClockId::MonotonicCoarse).tv_nsec as u64;
-                let ahead = jiffies.wrapping_mul(nanos).wrapping_sub(before);
-                return Ok(Self { nanos, ahead });
-            }
+pub(super) fn measure() -> Result<Jiffies> {
+    let halves = [program(0)?, program(32)?];
+    // A frame to run them on: an Ethernet header is the least.
+    let frame = [0; 14];
+    let jiffy = clock_getres(ClockId::MonotonicCoarse).tv_nsec as u64;
+    for _ in 0..ATTEMPTS {
+        let before = coarse_nanos();
+        let [low, high] = [halves[0].run(&frame)?, halves[1].run(&frame)?];
+        // While the clock stood still no jiffy has passed.
+        if before == coarse_nanos() {
+            let jiffies = u64::from(high) << 32 | u64::from(low);
+            return Ok(Jiffies::at_once(jiffy, jiffies, before));
         }
     }
+    bail!("the clock never stands still while jiffies are read");
+}
 
-    pub(super) fn tell<'a>(&'a self, loader: &mut EbpfLoader<'a>) {
-        loader.override_global("JIFFY_NANOS", &self.nanos, true);
-        loader.override_global("JIFFIES_AHEAD", &self.ahead, true);
-    }
+/// As the agent does.
+pub(super) fn tell<'a>(jiffies: &'a Jiffies, loader: &mut EbpfLoader<'a>) {
+    loader.override_global(Jiffies::NANOS, &jiffies.nanos, true);
+    loader.override_global(Jiffies::AHEAD, &jiffies.ahead, true);
 }
 
 /// CLOCK_MONOTONIC_COARSE.

@@ -12,7 +12,7 @@ use aya::{Ebpf, EbpfLoader};
 use ferrogate_common::{DONE_MARK, TICK_SHIFT, TcxHook, maps};
 use ferrogate_datapath::host::{HostPacket, Program, Sizes};
 
-use super::clock::{Jiffies, coarse_nanos};
+use super::clock::{self, coarse_nanos};
 
 /// Entries of each LRU map: so many that nothing is evicted behind a test's back.
 const FLOW_ENTRIES: u32 = 65_536;
@@ -105,11 +105,11 @@ impl Object {
     /// Loads every program after `adjust` has had its way with the loader.
     pub fn load_with(adjust: impl FnOnce(&mut EbpfLoader<'_>)) -> Result<Self> {
         let bytes = bytes()?;
-        let jiffies = Jiffies::measure()?;
+        let jiffies = clock::measure()?;
         let mut loader = EbpfLoader::new();
         adjust(&mut loader);
         loader.override_global("AYA_LOG_LEVEL", &0u8, false);
-        jiffies.tell(&mut loader);
+        clock::tell(&jiffies, &mut loader);
         let mut ebpf = loader.load(&bytes).context("loading the object")?;
         for (name, program) in ebpf.programs_mut() {
             match program {

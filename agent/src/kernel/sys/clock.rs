@@ -2,7 +2,6 @@
 
 use super::{Command, bpf, owned, raw};
 use bytemuck::{Pod, Zeroable};
-use rustix::time::{ClockId, clock_getres};
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -107,12 +106,6 @@ impl ClockReader {
         unsafe { bpf(Command::ProgramTestRun, &mut attr) }?;
         Ok(clocks)
     }
-}
-
-/// Nanoseconds of a jiffy.
-pub(crate) fn jiffy() -> u64 {
-    // One, by definition of what the clock moves on by.
-    clock_getres(ClockId::MonotonicCoarse).tv_nsec.cast_unsigned()
 }
 
 fn run(program: BorrowedFd<'_>, context: &mut Clocks) -> RunAttr {
