@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Connections held, UDP flows, new connections a second
     #[arg(long, value_names = ["CONNECTIONS", "FLOWS", "RATE"], num_args = 3)]
     load: Option<Vec<u32>>,
-    /// An agent of another build, an earlier release above all: one more fault is that it takes over, and this one again
+    /// An agent of another build, an earlier release above all: two more faults are an upgrade from it, and that it takes over in between
     #[arg(long, value_name = "FILE")]
     other_agent: Option<PathBuf>,
     /// Write the table into docs/reliability.md

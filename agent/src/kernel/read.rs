@@ -85,8 +85,7 @@ impl FlowRow {
     }
 }
 
-/// The clock that flows are stamped by: seconds since boot, without time suspended (CLOCK_MONOTONIC, as
-/// `bpf_ktime_get_coarse_ns` has it).
+/// The clock that flows are stamped by: seconds since boot, without time suspended (CLOCK_MONOTONIC).
 pub fn boot_seconds() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     u32::try_from(now.tv_sec).unwrap_or(u32::MAX)

@@ -53,7 +53,7 @@ pub fn ticks(time: Duration) -> u32 {
     u32::try_from(time.as_nanos().div_ceil(1 << TICK_SHIFT)).unwrap_or(u32::MAX)
 }
 
-/// The clock that flows are stamped by, in ticks (CLOCK_MONOTONIC, as `bpf_ktime_get_coarse_ns` has it).
+/// The clock that flows are stamped by, in ticks: CLOCK_MONOTONIC, to which the programs' jiffies are set (`clock`).
 fn now() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let nanos = (now.tv_sec as u128) * 1_000_000_000 + now.tv_nsec as u128;

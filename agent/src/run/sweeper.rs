@@ -12,8 +12,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval_at};
 use tracing::{debug, warn};
 
-/// A walk over a million flows takes a fraction of a second.
+/// Between two walks, at least.
 const PERIOD: Duration = Duration::from_secs(30);
+/// And this many times what the last one took, so that walks stay below a hundredth of a processor: one over a million entries takes a
+/// third of a second.
+const SHARE: u32 = 200;
 /// How often it is looked whether one is due before.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -25,17 +28,19 @@ pub(super) fn start(state_dir: &Path, shared: Arc<Shared>, timeouts: Timeouts) -
         let mut look = interval_at(tokio::time::Instant::now() + LOOK, LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last = (Instant::now(), made(&tables));
+        let mut pause = PERIOD;
         loop {
             look.tick().await;
             let made = made(&tables);
-            if last.0.elapsed() < PERIOD && !tables.is_sweep_due(made.saturating_sub(last.1)) {
+            if last.0.elapsed() < pause && !tables.is_sweep_due(made.saturating_sub(last.1)) {
                 continue;
             }
             last = (Instant::now(), made);
             let (tables, counted) = (Arc::clone(&tables), counted(&shared));
             let swept = tokio::task::spawn_blocking(move || sweep(&tables, &timeouts, counted)).await;
-            if let Err(error) = swept {
-                warn!(%error, "the walk through the flow tables failed");
+            match swept {
+                Ok(took) => pause = PERIOD.max(took * SHARE),
+                Err(error) => warn!(%error, "the walk through the flow tables failed"),
             }
         }
     }))
@@ -46,15 +51,19 @@ fn made(tables: &Tables) -> u64 {
     tables.made().unwrap_or_default()
 }
 
-fn sweep(tables: &Tables, timeouts: &Timeouts, counted: Vec<u32>) {
+/// Walks once. Returns how long that took.
+fn sweep(tables: &Tables, timeouts: &Timeouts, counted: Vec<u32>) -> Duration {
     let begun = Instant::now();
-    match tables.sweep(timeouts, counted.into_iter()) {
-        Ok(swept) => debug!(live = swept.live, removed = swept.removed, took = ?begun.elapsed(), "flows swept"),
+    let swept = tables.sweep(timeouts, counted.into_iter());
+    let took = begun.elapsed();
+    match swept {
+        Ok(swept) => debug!(live = swept.live, removed = swept.removed, ?took, "flows swept"),
         Err(error) => warn!(
             error = super::engine::chain(&error),
             "flows that are over cannot be removed"
         ),
     }
+    took
 }
 
 /// The backends of services with least-connections.

@@ -4,6 +4,7 @@
 //! (`result`); `report` writes the page and `plot` its pictures. `run` is the program `bench` (`cargo xtask bench`).
 //! Everything here needs root.
 mod cluster;
+mod collector;
 mod command;
 mod crowd;
 mod facts;
@@ -52,6 +53,11 @@ const GROUPS: &[Group] = &[
         about: "kernel memory",
         rows: memory::ROWS,
         measure: memory::measure,
+    },
+    Group {
+        about: "the removal of flows that are over",
+        rows: collector::ROWS,
+        measure: collector::measure,
     },
     Group {
         about: "10,000 Services with 10 endpoints",

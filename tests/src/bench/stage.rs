@@ -167,29 +167,8 @@ impl Stage {
 
     /// Enters established flows of clients that send nothing.
     fn fill(&mut self) -> Result<()> {
-        let seen = clock_ticks();
-        for flow in 0..self.load.flows {
-            let source = SocketAddr::new(
-                Ipv4Addr::from(0x0b00_0000 + flow / 16).into(),
-                1024 + (flow % 16) as u16,
-            );
-            let (to, backend) = (frontend(flow % self.load.services), 1 + flow % self.load.backends);
-            let at = SocketAddr::new(Ipv4Addr::new(10, 244, 1, 2).into(), 8080 + backend as u16);
-            for (key, leads_to) in [
-                (tuple(source, to, Direction::Forward), at),
-                (tuple(at, source, Direction::Reply), to),
-            ] {
-                let value = Flow {
-                    address: leads_to.ip().into(),
-                    port: Port::new(leads_to.port()),
-                    backend,
-                    generation: 1,
-                    seen,
-                    flags: flow_flags::REPLIED,
-                    ..Flow::NONE
-                };
-                self.kernel.set_flow(FlowTable::Established, &key, Some(&value))?;
-            }
+        for (key, value) in idle_flows(self.load.flows, self.load.services, self.load.backends) {
+            self.kernel.set_flow(FlowTable::Established, &key, Some(&value))?;
         }
         Ok(())
     }
@@ -251,6 +230,32 @@ impl Stage {
     pub(super) fn frontend() -> SocketAddr {
         frontend(0)
     }
+}
+
+/// The two entries of each of so many established flows, seen just now.
+pub(super) fn idle_flows(flows: u32, services: u32, backends: u32) -> impl Iterator<Item = (Tuple, Flow)> {
+    let seen = clock_ticks();
+    (0..flows).flat_map(move |flow| {
+        let source = SocketAddr::new(
+            Ipv4Addr::from(0x0b00_0000 + flow / 16).into(),
+            1024 + (flow % 16) as u16,
+        );
+        let (to, backend) = (frontend(flow % services), 1 + flow % backends);
+        let at = SocketAddr::new(Ipv4Addr::new(10, 244, 1, 2).into(), 8080 + backend as u16);
+        let entry = move |leads_to: SocketAddr| Flow {
+            address: leads_to.ip().into(),
+            port: Port::new(leads_to.port()),
+            backend,
+            generation: 1,
+            seen,
+            flags: flow_flags::REPLIED,
+            ..Flow::NONE
+        };
+        [
+            (tuple(source, to, Direction::Forward), entry(at)),
+            (tuple(at, source, Direction::Reply), entry(to)),
+        ]
+    })
 }
 
 fn tuple(source: SocketAddr, destination: SocketAddr, direction: Direction) -> Tuple {

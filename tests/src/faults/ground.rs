@@ -206,9 +206,9 @@ impl Ground {
     }
 
     /// What starts the agents from now on.
-    pub fn set_launcher(&mut self, launcher: &[&str]) {
+    pub fn set_launcher(&mut self, launcher: &[String]) {
         if let Proxy::Ferrogate(options) = &mut self.rig.options.proxy {
-            options.launcher = launcher.iter().map(|word| (*word).to_owned()).collect();
+            options.launcher = launcher.to_vec();
         }
     }
 

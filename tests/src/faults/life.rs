@@ -25,7 +25,6 @@ pub(super) const FAULTS: &[Fault] = &[
         false,
         other_layouts,
     ),
-    harmless(OTHER_BUILD, false, other_build),
     harmless("an upgrade that the verifier refuses", false, refused_by_the_verifier),
     harmless("an upgrade over a pinned map of another layout", false, foreign_map),
     harmless("started with its BPF file system read-only", false, read_only),
@@ -33,7 +32,15 @@ pub(super) const FAULTS: &[Fault] = &[
 ];
 
 /// Only where another build is at hand.
-pub(super) const OTHER_BUILD: &str = "another build of the agent takes over, and this one again";
+pub(super) const OTHER_BUILD: Fault = harmless(
+    "another build of the agent takes over, and this one again",
+    false,
+    other_build,
+);
+
+/// As [`OTHER_BUILD`], in a rig whose agents are of the other build at first, as those of an earlier release are.
+pub(super) const FROM_OTHER_BUILD: Fault =
+    harmless("upgraded from another build of the agent", false, from_other_build);
 
 /// Ends every node's proxy, leaves the nodes alone for a while with something new to learn, and starts the proxies again.
 fn absent(ground: &mut Ground, end: impl Fn(&mut Ground, u8) -> Result<()>) -> Result<Aftermath> {
@@ -128,25 +135,55 @@ fn upgraded(ground: &mut Ground) -> Result<Aftermath> {
     })
 }
 
+/// What starts an agent by a script that changes the mounts which it alone sees.
+pub(super) fn with_mounts(script: &str) -> Vec<String> {
+    [
+        "unshare",
+        "--mount",
+        "--propagation=private",
+        "sh",
+        "-ec",
+        script,
+        "agent",
+    ]
+    .map(str::to_owned)
+    .to_vec()
+}
+
+/// What starts an agent of another build with this one's arguments.
+pub(super) fn instead(other: &Path) -> Vec<String> {
+    let command = format!("shift; exec {} \"$@\"", other.display());
+    vec!["sh".to_owned(), "-ec".to_owned(), command, "sh".to_owned()]
+}
+
+/// Ends the agents and starts what the launcher starts, which is to take every link over.
+fn relieve(ground: &mut Ground, launcher: &[String]) -> Result<Duration> {
+    let before = ground.links()?;
+    let converged = restart(ground, |ground| {
+        ground.set_launcher(launcher);
+        Ok(())
+    })?;
+    let after = ground.links()?;
+    links::same(&before, &after)?;
+    links::replaced(&before, &after)?;
+    Ok(converged)
+}
+
 fn other_build(ground: &mut Ground) -> Result<Aftermath> {
     let other = ground.other_agent.clone().context("no other build")?;
-    let instead = format!("shift; exec {} \"$@\"", other.display());
-    let launchers: [&[&str]; 2] = [&["sh", "-ec", &instead, "sh"], &[]];
-    let mut converged = None;
-    for launcher in launchers {
-        let before = ground.links()?;
-        let took = restart(ground, |ground| {
-            ground.set_launcher(launcher);
-            Ok(())
-        })?;
-        converged = converged.max(Some(took));
-        let after = ground.links()?;
-        links::same(&before, &after)?;
-        links::replaced(&before, &after)?;
-    }
+    let there = relieve(ground, &instead(&other))?;
+    let back = relieve(ground, &[])?;
     Ok(Aftermath {
-        converged,
+        converged: Some(there.max(back)),
         note: "each link kept, with a new program both times".to_owned(),
+    })
+}
+
+/// Where the agents that serve are of another build.
+fn from_other_build(ground: &mut Ground) -> Result<Aftermath> {
+    Ok(Aftermath {
+        converged: Some(relieve(ground, &[])?),
+        note: "each link kept, with a new program".to_owned(),
     })
 }
 
@@ -287,15 +324,7 @@ fn read_only(ground: &mut Ground) -> Result<Aftermath> {
     for node in ground.nodes() {
         let bpffs = ground.rig.node(node).bpffs.display().to_string();
         let script = format!("mount --bind {bpffs} {bpffs} && mount -o remount,bind,ro {bpffs} && exec \"$@\"");
-        ground.set_launcher(&[
-            "unshare",
-            "--mount",
-            "--propagation=private",
-            "sh",
-            "-ec",
-            &script,
-            "agent",
-        ]);
+        ground.set_launcher(&with_mounts(&script));
         ground.start(node)?;
         ground.set_launcher(&[]);
     }

@@ -3,7 +3,7 @@ use std::fs::{self, File};
 
 use anyhow::{Context, Result, ensure};
 
-use super::life::exchange;
+use super::life::{exchange, with_mounts};
 use super::{Aftermath, Fault, Ground, TERMINATION, harmless};
 use crate::kernel::Bystander;
 use crate::pktgen::ifindex;
@@ -93,16 +93,7 @@ fn no_bpffs(ground: &mut Ground) -> Result<Aftermath> {
     for node in ground.nodes() {
         let bpffs = ground.rig.node(node).bpffs.display().to_string();
         let script = format!("mount -t tmpfs tmpfs {bpffs} && exec \"$@\"");
-        let launcher = [
-            "unshare",
-            "--mount",
-            "--propagation=private",
-            "sh",
-            "-ec",
-            &script,
-            "agent",
-        ];
-        ground.set_launcher(&launcher);
+        ground.set_launcher(&with_mounts(&script));
         let said = ground.start_in_vain(node)?;
         ground.set_launcher(&[]);
         ensure!(

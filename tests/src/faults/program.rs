@@ -39,7 +39,7 @@ pub struct Arguments {
     /// Packets a second of the floods.
     #[arg(long, default_value_t = super::flood::RATE)]
     pub flood_rate: u64,
-    /// An agent of another build, an earlier release above all: it takes over, and this one again.
+    /// An agent of another build, an earlier release above all: it is upgraded to this one, and takes over from it in between.
     #[arg(long, value_name = "FILE")]
     pub other_agent: Option<PathBuf>,
     /// Write the table of all that happened into this file, between its two marks.
@@ -60,39 +60,78 @@ pub enum ProxyName {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if arguments.list {
-        let migrations = migration::ALL.iter().map(|migration| migration.fault.name);
         all()
             .iter()
-            .map(|fault| fault.name)
-            .chain(migrations)
-            .for_each(|name| println!("{name}"));
+            .chain([&life::OTHER_BUILD, &life::FROM_OTHER_BUILD])
+            .chain(migration::ALL.iter().map(|migration| &migration.fault))
+            .for_each(|fault| println!("{}", fault.name));
         return ExitCode::SUCCESS;
     }
-    let mut rows = Vec::new();
-    let mut failures = Vec::new();
+    let mut outcome = Outcome::default();
     for proxy in &arguments.proxy {
-        if let Err(error) = run(&arguments, *proxy, &mut rows, &mut failures) {
-            failures.push(format!("{proxy:?}: {error:#}"));
+        if let Err(error) = run(&arguments, *proxy, &mut outcome) {
+            outcome.failures.push(format!("{proxy:?}: {error:#}"));
         }
     }
-    migrate(&arguments, &mut rows, &mut failures);
-    println!("\n{}", report::markdown(&rows));
-    if let Some(path) = &arguments.document
-        && let Err(error) = write_document(path, &report::markdown(&rows))
-    {
-        failures.push(format!("{error:#}"));
+    if arguments.proxy.contains(&ProxyName::Ferrogate) {
+        in_rigs_of_their_own(&arguments, &mut outcome);
     }
-    for failure in &failures {
-        println!("FAILED: {failure}");
+    if outcome.rows.is_empty() && outcome.failures.is_empty() {
+        let filter = &arguments.filter;
+        outcome.failures.push(format!(
+            "no fault of {:?} is called {filter:?}: see --list, and --other-agent for those of another build",
+            arguments.proxy
+        ));
     }
-    let passed = rows
-        .len()
-        .saturating_sub(rows.iter().filter(|row| is_failure(row)).count());
-    println!("{passed} passed, {} failed, 0 skipped", failures.len());
-    if failures.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    outcome.end(arguments.document.as_ref())
+}
+
+/// What has come of the faults so far.
+#[derive(Default)]
+struct Outcome {
+    rows: Vec<Row>,
+    failures: Vec<String>,
+}
+
+impl Outcome {
+    /// Tells of a fault. Returns whether it came to its end.
+    fn take(&mut self, fault: &Fault, seed: u64, outcome: Result<Row>) -> bool {
+        let name = fault.name;
+        match outcome {
+            Ok(row) => {
+                println!("{}", row.line());
+                if is_failure(&row) {
+                    self.failures
+                        .push(format!("{name} (seed {seed}): {}", row.wrong.join("; ")));
+                }
+                self.rows.push(row);
+                true
+            }
+            Err(error) => {
+                self.failures.push(format!("{name} (seed {seed}): {error:#}"));
+                false
+            }
+        }
+    }
+
+    fn end(mut self, document: Option<&PathBuf>) -> ExitCode {
+        let table = report::markdown(&self.rows);
+        println!("\n{table}");
+        if let Some(path) = document
+            && let Err(error) = write_document(path, &table)
+        {
+            self.failures.push(format!("{error:#}"));
+        }
+        for failure in &self.failures {
+            println!("FAILED: {failure}");
+        }
+        let passed = self.rows.iter().filter(|row| !is_failure(row)).count();
+        println!("{passed} passed, {} failed, 0 skipped", self.failures.len());
+        if self.failures.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -101,51 +140,59 @@ fn is_failure(row: &Row) -> bool {
     row.proxy != "kube-proxy" && !row.harmless
 }
 
-/// Every migration, once, in a rig of its own.
-fn migrate(arguments: &Arguments, rows: &mut Vec<Row>, failures: &mut Vec<String>) {
-    for migration in migration::ALL {
-        let name = migration.fault.name;
-        if !name.contains(&arguments.filter) || !arguments.proxy.contains(&ProxyName::Ferrogate) {
-            continue;
-        }
-        let outcome = migration.run(arguments.layout, arguments.seed.unwrap_or_default(), load(arguments));
-        match outcome {
-            Ok(row) => {
-                println!("{}", row.line());
-                if is_failure(&row) {
-                    failures.push(format!("{name}: {}", row.wrong.join("; ")));
-                }
-                rows.push(row);
-            }
-            Err(error) => failures.push(format!("{name}: {error:#}")),
-        }
+/// The upgrade from another build, if there is one, and every migration, each once.
+fn in_rigs_of_their_own(arguments: &Arguments, outcome: &mut Outcome) {
+    let (seed, load) = (seed(arguments), load(arguments));
+    let wanted = |fault: &Fault| fault.name.contains(&arguments.filter);
+    if let Some(other) = &arguments.other_agent
+        && wanted(&life::FROM_OTHER_BUILD)
+    {
+        let agent = FerrogateOptions {
+            launcher: life::instead(other),
+            ..FerrogateOptions::default()
+        };
+        let row = Ground::boot(options(arguments, Proxy::Ferrogate(agent)), seed)
+            .and_then(|mut ground| ground.suffer(&life::FROM_OTHER_BUILD, load));
+        outcome.take(&life::FROM_OTHER_BUILD, seed, row);
+    }
+    for migration in migration::ALL.iter().filter(|migration| wanted(&migration.fault)) {
+        let row = migration.run(arguments.layout, seed, load);
+        outcome.take(&migration.fault, seed, row);
     }
 }
 
-fn run(arguments: &Arguments, proxy: ProxyName, rows: &mut Vec<Row>, failures: &mut Vec<String>) -> Result<()> {
+fn seed(arguments: &Arguments) -> u64 {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    arguments.seed.unwrap_or_else(|| now().as_secs())
+}
+
+fn options(arguments: &Arguments, proxy: Proxy) -> Options {
+    Options {
+        layout: arguments.layout,
+        source: Source::ControlPlane,
+        proxy,
+        ..Options::default()
+    }
+}
+
+fn run(arguments: &Arguments, proxy: ProxyName, outcome: &mut Outcome) -> Result<()> {
     let rival = proxy == ProxyName::KubeProxy;
-    let faults: Vec<Fault> = all()
-        .into_iter()
-        .filter(|fault| fault.name.contains(&arguments.filter) && (!rival || fault.rival))
-        .filter(|fault| fault.name != life::OTHER_BUILD || arguments.other_agent.is_some())
-        .collect();
+    let mut faults = all();
+    if arguments.other_agent.is_some() {
+        faults.push(life::OTHER_BUILD);
+    }
+    faults.retain(|fault| fault.name.contains(&arguments.filter) && (!rival || fault.rival));
     if faults.is_empty() {
         return Ok(());
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seed = arguments.seed.unwrap_or(now.as_secs());
+    let seed = seed(arguments);
     println!("seed {seed}, {proxy:?}");
-    let options = Options {
-        layout: arguments.layout,
-        source: Source::ControlPlane,
-        proxy: match proxy {
-            ProxyName::Ferrogate => Proxy::Ferrogate(FerrogateOptions::default()),
-            ProxyName::KubeProxy => Proxy::KubeProxy,
-        },
-        ..Options::default()
+    let proxy = match proxy {
+        ProxyName::Ferrogate => Proxy::Ferrogate(FerrogateOptions::default()),
+        ProxyName::KubeProxy => Proxy::KubeProxy,
     };
     let load = load(arguments);
-    let mut ground = Ground::boot(options, seed)?;
+    let mut ground = Ground::boot(options(arguments, proxy), seed)?;
     ground.long = arguments.minutes.is_some();
     ground.flood_rate = arguments.flood_rate;
     ground.other_agent.clone_from(&arguments.other_agent);
@@ -158,21 +205,9 @@ fn run(arguments: &Arguments, proxy: ProxyName, rows: &mut Vec<Row>, failures: &
             ground.random.shuffle(&mut order);
         }
         for fault in &order {
-            match ground.suffer(fault, load) {
-                Ok(row) => {
-                    println!("{}", row.line());
-                    if is_failure(&row) {
-                        failures.push(format!("{} (seed {seed}): {}", row.fault, row.wrong.join("; ")));
-                    }
-                    rows.push(row);
-                }
-                Err(error) => {
-                    failures.push(format!("{} (seed {seed}): {error:#}", fault.name));
-                    // What state the proxies are in is not known any more.
-                    return Ok(());
-                }
-            }
-            if again && Instant::now() > end {
+            let row = ground.suffer(fault, load);
+            // After one that came to no end, what state the proxies are in is not known any more.
+            if !outcome.take(fault, seed, row) || (again && Instant::now() > end) {
                 return Ok(());
             }
         }

@@ -1,6 +1,7 @@
 //! The programs' maps, with the types of the ABI.
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
@@ -160,6 +161,15 @@ impl Counters {
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
     ebpf.take_map(name).with_context(|| format!("no map {name}"))
+}
+
+/// Enters flows into a pinned `FLOWS`.
+pub fn enter_flows(pin: &Path, flows: impl Iterator<Item = (Tuple, Flow)>) -> Result<()> {
+    let pinned = MapData::from_pin(pin).with_context(|| pin.display().to_string())?;
+    let mut table = Table {
+        map: HashMap::try_from(Map::LruHashMap(pinned))?,
+    };
+    flows.into_iter().try_for_each(|(key, flow)| table.put(&key, &flow))
 }
 
 /// All maps of the packet programs.

@@ -31,7 +31,7 @@ pub use counter::Counter;
 pub use floor::Floor;
 pub use frames::{Driver, Frames, RandomSource, Then};
 pub use generate::Generator;
-pub use maps::KernelTables;
+pub use maps::{KernelTables, enter_flows};
 pub use network::{Network, Place};
 pub use object::{Object, Run, clock_ticks, pass_frames};
 pub use pool::Pool;

@@ -1,5 +1,6 @@
 //! `cargo xtask lint`: formatting, compilers' lints, documentation, and the rules of this house.
 
+mod dependencies;
 mod documents;
 mod edges;
 mod functions;
@@ -13,7 +14,7 @@ use crate::{cmd, docs, setup};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Only the checks whose name contains this: formatting, directions, house, links, clippy, eBPF, documentation, reference, commands
+    /// Only the checks whose name contains this: formatting, directions, dependencies, house, links, clippy, eBPF, documentation, reference, commands
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
 }
@@ -36,6 +37,11 @@ const CHECKS: &[Check] = &[
         name: "directions between the crates",
         compiles: false,
         run: edges::check,
+    },
+    Check {
+        name: "dependencies",
+        compiles: false,
+        run: dependencies::check,
     },
     Check {
         name: "house rules",
