@@ -15,30 +15,21 @@ const SYSCTL: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 /// room for all.
 const LONGEST: usize = 256 * 1024;
 
-/// Adds `range` to the reserved ports, and notes in the state directory which of them were not reserved before.
+/// Adds `range` to the reserved ports, and notes in the state directory which of them were not reserved before. What an earlier run has
+/// added stays: flows may have such ports still.
 pub(super) fn reserve(state: &StateDir, range: RangeInclusive<u16>) -> Result<()> {
-    let note = state.reserved_ports();
-    let mut ours = parse_ports(&note.read()?.unwrap_or_default());
     let mut reserved = read_sysctl()?;
-    // Of an earlier run with another range.
-    let obsolete: Vec<u16> = ours.iter().copied().filter(|port| !range.contains(port)).collect();
     let missing: Vec<u16> = range.filter(|port| !reserved.contains(port)).collect();
-    if obsolete.is_empty() && missing.is_empty() {
+    if missing.is_empty() {
         return Ok(());
     }
-    for port in &obsolete {
-        reserved.remove(port);
-    }
     reserved.extend(&missing);
-    // The note first: to give back a port that was never taken harms nobody, the other way round it would stay reserved.
+    let note = state.reserved_ports();
+    let mut ours = parse_ports(&note.read()?.unwrap_or_default());
     ours.extend(missing);
+    // The note first: to give back a port that was never taken harms nobody, the other way round it would stay reserved.
     note.write(&format_ports(&ours))?;
-    write_sysctl(&reserved)?;
-    if !obsolete.is_empty() {
-        ours.retain(|port| !obsolete.contains(port));
-        note.write(&format_ports(&ours))?;
-    }
-    Ok(())
+    write_sysctl(&reserved)
 }
 
 /// Gives back what [`reserve`] has added; which ports these were.

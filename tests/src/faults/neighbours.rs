@@ -112,9 +112,14 @@ fn no_bpffs(ground: &mut Ground) -> Result<Aftermath> {
     })
 }
 
-/// Flows keep the ports that they have, whatever new ones get.
+/// Flows keep the ports that they have, whatever new ones get; the node's own sockets are given neither.
 fn other_ports(ground: &mut Ground) -> Result<Aftermath> {
     let converged = exchange(ground, &["--snat-ports=10000-13999".to_owned()])?;
+    for node in ground.nodes() {
+        let sysctl = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+        let reserved = ground.rig.node(node).place.run("cat", [sysctl])?;
+        ensure!(reserved.trim() == "10000-29999", "reserved on node {node}: {reserved}");
+    }
     exchange(ground, &[])?;
     Ok(Aftermath {
         converged: Some(converged),
