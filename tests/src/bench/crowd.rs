@@ -1,4 +1,4 @@
-//! 10,000 Services with 10 endpoints each, and one more that is looked at.
+//! Many Services with some endpoints each, and one more that is looked at.
 use std::net::Ipv4Addr;
 use std::thread;
 
@@ -7,8 +7,14 @@ use serde_json::{Value, json};
 
 use crate::rig::{ControlPlane, NAMESPACE, Rig};
 
-pub(super) const SERVICES: u32 = 10_000;
-const ENDPOINTS: u32 = 10;
+/// How many there are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Crowd {
+    /// At most 60,000: so many addresses are there.
+    pub(super) services: u32,
+    /// Of each Service.
+    pub(super) endpoints: u32,
+}
 
 /// Objects entered at once.
 const FILLING: u32 = 8;
@@ -26,19 +32,36 @@ fn control_plane(leader: &Rig) -> Result<&ControlPlane> {
     leader.control_plane().context("a rig without a control plane")
 }
 
-/// Enters all objects; the Service that is looked at has no endpoints.
-pub(super) fn fill(leader: &Rig) -> Result<()> {
-    let mut objects = Vec::new();
-    for number in 0..SERVICES {
-        let address = Ipv4Addr::from(0x0a60_1000 + number);
-        objects.extend(stored(&format!("s{number}"), address, &endpoints(number, 0)));
+impl Crowd {
+    /// Enters all objects; the Service that is looked at has no endpoints.
+    pub(super) fn fill(&self, leader: &Rig) -> Result<()> {
+        let mut objects = Vec::new();
+        for number in 0..self.services {
+            let address = Ipv4Addr::from(0x0a60_1000 + number);
+            objects.extend(stored(&format!("s{number}"), address, &self.endpoints(number, 0)));
+        }
+        objects.extend(stored(PROBE, PROBE_ADDRESS, &[]));
+        let control_plane = control_plane(leader)?;
+        control_plane.seed(&objects)?;
+        // The API server serves what it has seen of etcd.
+        let path = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices/{PROBE}-1");
+        control_plane.api().get(&path).map(drop)
     }
-    objects.extend(stored(PROBE, PROBE_ADDRESS, &[]));
-    let control_plane = control_plane(leader)?;
-    control_plane.seed(&objects)?;
-    // The API server serves what it has seen of etcd.
-    let path = format!("/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices/{PROBE}-1");
-    control_plane.api().get(&path).map(drop)
+
+    /// Gives a Service other than the one that is looked at new endpoints.
+    pub(super) fn change(&self, leader: &Rig, turn: u32) -> Result<()> {
+        let service = turn * 37 % self.services;
+        control_plane(leader)?
+            .api()
+            .replace(&slice(&format!("s{service}"), &self.endpoints(service, 1 + turn)))
+    }
+
+    /// The endpoints of a Service; `turn` moves them on.
+    fn endpoints(&self, service: u32, turn: u32) -> Vec<Ipv4Addr> {
+        (0..self.endpoints)
+            .map(|number| Ipv4Addr::from(0x0af5_0000 + (service * 7 + number + turn) % 60_000))
+            .collect()
+    }
 }
 
 /// What the API server stores of a Service: itself, the hold on its address, and its endpoints. With their keys.
@@ -69,14 +92,6 @@ pub(super) fn set_probed(leader: &Rig, endpoints: &[Ipv4Addr]) -> Result<()> {
     control_plane(leader)?.api().replace(&slice(PROBE, endpoints))
 }
 
-/// Gives one of the others new endpoints.
-pub(super) fn change(leader: &Rig, turn: u32) -> Result<()> {
-    let service = turn * 37 % SERVICES;
-    control_plane(leader)?
-        .api()
-        .replace(&slice(&format!("s{service}"), &endpoints(service, 1 + turn)))
-}
-
 /// Does something for each number below `count`, on several threads that take turns.
 pub(super) fn by_many(count: u32, each: impl Fn(u32) -> Result<()> + Sync) -> Result<()> {
     let each = &each;
@@ -88,13 +103,6 @@ pub(super) fn by_many(count: u32, each: impl Fn(u32) -> Result<()> + Sync) -> Re
             .into_iter()
             .try_for_each(|thread| thread.join().map_err(|_| anyhow!("panicked"))?)
     })
-}
-
-/// The endpoints of a Service; `turn` moves them on.
-fn endpoints(service: u32, turn: u32) -> Vec<Ipv4Addr> {
-    (0..ENDPOINTS)
-        .map(|number| Ipv4Addr::from(0x0af5_0000 + (service * 7 + number + turn) % 60_000))
-        .collect()
 }
 
 fn service(name: &str, address: Ipv4Addr) -> Value {

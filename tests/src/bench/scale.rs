@@ -1,5 +1,6 @@
 //! Rows 9 to 11: the agent at 10,000 Services with 10 endpoints each, beside kube-proxy: how soon a change can be used, how long
-//! a start takes, how much memory and processor time it all costs. And row 5 with as many Services.
+//! a start takes, how much memory and processor time it all costs. And row 5 with as many Services. Row 15: the agent alone, at
+//! 50,000 Services with 20.
 //!
 //! Each proxy has the machine for itself while it is measured, and all of them follow one API server with the same objects.
 //! What is asked for is asked by a thread in a pod's namespace, so through the pod edge: how soon a table is written does not
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::cluster::{Arena, NFTABLES, SOCKET, follow, lead, options};
 use super::command::Settings;
-use super::crowd::{PORT, PROBE_ADDRESS, SERVICES, by_many, change, fill, set_probed};
+use super::crowd::{Crowd, PORT, PROBE_ADDRESS, by_many, set_probed};
 use super::processor::{mapped_tables, of_process, resident};
 use super::result::{Goal, Measured, Samples, quantile};
 use super::traffic::{ROW_5, ROW_13, outside};
@@ -23,9 +24,28 @@ use crate::rig::{FerrogateOptions, KubeProxyOptions, PodSpec, Process, Proxy, Ri
 const ROW_9: (u8, &str) = (9, "endpoint change to first connection");
 const ROW_10: (u8, &str) = (10, "start");
 const ROW_11: (u8, &str) = (11, "agent's memory and processor time");
+const ROW_15: (u8, &str) = (15, "a million endpoints");
 
 /// What this file measures.
-pub(super) const ROWS: &[(u8, &str)] = &[ROW_5, ROW_9, ROW_10, ROW_11, ROW_13];
+pub(super) const ROWS: &[(u8, &str)] = &[ROW_5, ROW_9, ROW_10, ROW_11, ROW_13, ROW_15];
+
+const LARGE: Crowd = Crowd {
+    services: 10_000,
+    endpoints: 10,
+};
+
+/// A million endpoints.
+const HUGE: Crowd = Crowd {
+    services: 50_000,
+    endpoints: 20,
+};
+/// What has less room by default on a node of 24 GiB.
+const ROOM: [&str; 4] = [
+    "FRONTENDS=200000",
+    "SERVICES=100000",
+    "SLOTS=2500000",
+    "BACKENDS=1500000",
+];
 
 const SERVER: &str = "server";
 const CLIENT: &str = "client";
@@ -85,26 +105,73 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Rows 9 to 11, and 5 with as many Services.
+/// Rows 9 to 11 and 15, and 5 with as many Services.
 pub(super) fn measure(settings: &Settings) -> Result<Vec<Measured>> {
     let wants = |(row, name): (u8, &str)| settings.wants(row, name);
-    let leader = lead()?;
-    let begun = Instant::now();
-    fill(&leader.rig)?;
-    eprintln!(
-        "          {SERVICES} Services entered in {:.0} s",
-        begun.elapsed().as_secs_f64()
-    );
     let mut measured = Vec::new();
-    if [ROW_5, ROW_13].into_iter().any(wants) {
-        let arenas: Vec<Arena> = follow(&leader, &[SOCKET, NFTABLES])?;
-        measured.extend(outside(settings, &arenas, "10,000 services", 1.25)?);
+    if [ROW_5, ROW_9, ROW_10, ROW_11, ROW_13].into_iter().any(wants) {
+        let leader = populated(LARGE)?;
+        if [ROW_5, ROW_13].into_iter().any(wants) {
+            let arenas: Vec<Arena> = follow(&leader, &[SOCKET, NFTABLES])?;
+            measured.extend(outside(settings, &arenas, "10,000 services", 1.25)?);
+        }
+        if [ROW_9, ROW_10, ROW_11].into_iter().any(wants) {
+            measured.extend(agents(settings, &leader.rig)?);
+        }
     }
-    if [ROW_9, ROW_10, ROW_11].into_iter().any(wants) {
-        measured.extend(agents(settings, &leader.rig)?);
+    if wants(ROW_15) && !settings.is_hasty() {
+        measured.extend(alone(settings, &populated(HUGE)?.rig)?);
     }
     measured.retain(|row| settings.wants(row.row, &row.name));
     Ok(measured)
+}
+
+/// An API server with so many Services.
+fn populated(crowd: Crowd) -> Result<Arena> {
+    let leader = lead()?;
+    let begun = Instant::now();
+    crowd.fill(&leader.rig)?;
+    eprintln!(
+        "          {} Services with {} endpoints entered in {:.0} s",
+        crowd.services,
+        crowd.endpoints,
+        begun.elapsed().as_secs_f64()
+    );
+    Ok(leader)
+}
+
+/// Row 15: nobody beside it, for nobody else can be waited for.
+fn alone(settings: &Settings, leader: &Rig) -> Result<Vec<Measured>> {
+    let mut agent = FerrogateOptions::default();
+    agent.more.extend(ROOM.map(|size| format!("--map-entries={size}")));
+    let outcome = one(settings, leader, HUGE, &Proxy::Ferrogate(agent))?;
+    eprintln!("          {OURS}: {outcome}");
+    [
+        ("cold start", outcome.cold, 60.0, "s"),
+        ("resident memory", outcome.own_memory / MEGABYTE, 700.0, "MB"),
+        (
+            "resident memory, mapped tables included",
+            outcome.memory / MEGABYTE,
+            900.0,
+            "MB",
+        ),
+        ("a change, p99", quantile(&outcome.changes, 0.99), 20.0, "ms"),
+        ("processor time, 100 changes/s", outcome.used, 0.2, "s/s"),
+    ]
+    .into_iter()
+    .map(|(case, value, most, unit)| {
+        let mut samples = Samples::default();
+        samples.push(OURS, value);
+        samples.push("one", 1.0);
+        samples.measured(
+            ROW_15,
+            &format!("{case}, in {unit}"),
+            (OURS, "one"),
+            Goal::AtMost(most),
+            unit,
+        )
+    })
+    .collect()
 }
 
 fn agents(settings: &Settings, leader: &Rig) -> Result<Vec<Measured>> {
@@ -117,7 +184,7 @@ fn agents(settings: &Settings, leader: &Rig) -> Result<Vec<Measured>> {
     for round in 0..settings.choose(1, 2) {
         for turn in 0..proxies.len() {
             let (name, proxy) = &proxies[(turn + round) % proxies.len()];
-            match one(settings, leader, proxy) {
+            match one(settings, leader, LARGE, proxy) {
                 Ok(outcome) => {
                     eprintln!("          {name}: {outcome}");
                     outcomes.push((*name, outcome));
@@ -142,7 +209,7 @@ fn kube_proxy(min_sync_period: &'static str) -> Proxy {
 }
 
 /// Starts a proxy in a rig of its own and measures it.
-fn one(settings: &Settings, leader: &Rig, proxy: &Proxy) -> Result<Outcome> {
+fn one(settings: &Settings, leader: &Rig, crowd: Crowd, proxy: &Proxy) -> Result<Outcome> {
     let mut rig = Rig::boot_beside(options(Proxy::None), leader)?;
     rig.add_pod(PodSpec::new(SERVER, 1).ports(&[]))?;
     rig.add_pod(PodSpec::new(CLIENT, 1).ports(&[]))?;
@@ -179,7 +246,7 @@ fn one(settings: &Settings, leader: &Rig, proxy: &Proxy) -> Result<Outcome> {
         set_probed(leader, &[backend])?;
         outcome.changes.push(wait(&rig, true)? * 1e3);
     }
-    outcome.used = strained(settings, leader, process.id())?;
+    outcome.used = strained(settings, leader, crowd, process.id())?;
 
     if !ours && (settings.is_hasty() || *proxy == kube_proxy("1ms")) {
         return Ok(outcome);
@@ -256,14 +323,14 @@ fn wait(rig: &Rig, answered: bool) -> Result<f64> {
 }
 
 /// Processor seconds a second of a process, with changes of endpoints at a steady rate.
-fn strained(settings: &Settings, leader: &Rig, process: u32) -> Result<f64> {
+fn strained(settings: &Settings, leader: &Rig, crowd: Crowd, process: u32) -> Result<f64> {
     let seconds = settings.choose(5, 15);
     let before = of_process(process)?;
     let begun = Instant::now();
     by_many(RATE * seconds, |number| {
         let due = begun + Duration::from_secs(1) * number / RATE;
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        change(leader, number)
+        crowd.change(leader, number)
     })?;
     // What is still to be done for them.
     thread::sleep(SETTLING);
