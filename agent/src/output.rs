@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Widest line of any table.
 const WIDTH: u16 = 100;
+/// As many problems are shown: where a table is full, each Service of a large cluster can be one.
+const PROBLEMS: usize = 100;
 
 /// Prints to standard output. A reader that stops early (`| head`) is no failure.
 pub fn print(text: &str) -> Result<()> {
@@ -141,8 +143,12 @@ pub fn status(status: &Status) -> String {
     section(&mut text, reasons(status));
     if !status.problems.is_empty() {
         text.push_str("\nPROBLEMS\n");
-        for problem in &status.problems {
+        for problem in status.problems.iter().take(PROBLEMS) {
             let _ = writeln!(text, "- {problem}");
+        }
+        if status.problems.len() > PROBLEMS {
+            let more = status.problems.len() - PROBLEMS;
+            let _ = writeln!(text, "- and {more} more: `ferrogate status --output json` has all");
         }
     }
     text

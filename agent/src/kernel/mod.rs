@@ -59,6 +59,7 @@ use inherit::Predecessor;
 use interfaces::Sources;
 use programs::Programs;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::ops::{Deref, RangeInclusive};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -209,6 +210,11 @@ impl Datapath {
     /// Maps whose size is not what the options say.
     pub fn kept_sizes(&self) -> &[KeptSize] {
         self.programs.kept_sizes()
+    }
+
+    /// Why the programs ask a helper for the time, which costs each packet more; `None`: they read it off the kernel's jiffies.
+    pub fn clock_error(&self) -> Option<&io::Error> {
+        self.programs.clock_error()
     }
 
     /// What the verifier said of each program.

@@ -11,6 +11,7 @@ use aya_log::EbpfLogger;
 use ferrogate_common::TcxHook;
 use ferrogate_common::maps::{self, Size};
 use log::Log;
+use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
 /// Programs of the pod edge and of the uplink edge (which carries the node edge on its egress), and the socket edge's with
@@ -56,6 +57,8 @@ pub struct ProgramReport {
 pub(super) struct Programs {
     ebpf: Ebpf,
     kept: Vec<KeptSize>,
+    /// Why they have to ask a helper for the time.
+    clock_error: Option<io::Error>,
 }
 
 impl Programs {
@@ -75,9 +78,8 @@ impl Programs {
         // The highest level that is logged, in read-only data: at 0 the verifier removes the logging code altogether.
         let level: u8 = if options.log_packets { u8::MAX } else { 0 };
         loader.override_global(aya_log::LEVEL, &level, false);
-        match &jiffies {
-            Ok(jiffies) => clock::tell(jiffies, &mut loader),
-            Err(error) => tracing::info!(%error, "the programs ask for the time by a helper, which costs them more"),
+        if let Ok(jiffies) = &jiffies {
+            clock::tell(jiffies, &mut loader);
         }
         let mut ebpf = match &options.object {
             Some(file) => loader.load_file(file)?,
@@ -96,7 +98,12 @@ impl Programs {
             })?;
         }
         enter_second(&mut ebpf)?;
-        Ok(Self { ebpf, kept })
+        let clock_error = jiffies.err();
+        Ok(Self {
+            ebpf,
+            kept,
+            clock_error,
+        })
     }
 
     pub(super) fn fd(&self, name: &str) -> Result<BorrowedFd<'_>> {
@@ -113,6 +120,10 @@ impl Programs {
 
     pub(super) fn kept_sizes(&self) -> &[KeptSize] {
         &self.kept
+    }
+
+    pub(super) fn clock_error(&self) -> Option<&io::Error> {
+        self.clock_error.as_ref()
     }
 
     /// One report a program, by name.
@@ -173,7 +184,7 @@ impl PacketLog {
     ///
     /// # Errors
     /// When the ring buffer's descriptor cannot be waited for.
-    pub async fn run(self) -> std::io::Result<()> {
+    pub async fn run(self) -> io::Result<()> {
         let mut logger = sys::wait_for_log(self.logger)?;
         loop {
             let mut ready = logger.readable_mut().await?;

@@ -86,6 +86,18 @@ PROBLEMS
 }
 
 #[test]
+fn a_crowd_of_problems_is_cut_short_and_says_where_the_rest_is() {
+    let mut crowded = sample();
+    crowded.problems = (0..=PROBLEMS).map(|number| format!("problem {number}")).collect();
+    let text = status(&crowded);
+    assert!(
+        text.contains("- problem 99\n- and 1 more: `ferrogate status --output json`") && !text.contains("problem 100")
+    );
+    crowded.problems.pop();
+    assert!(status(&crowded).ends_with("- problem 99\n"));
+}
+
+#[test]
 fn services_show_their_addresses_and_counts_and_on_request_their_endpoints() {
     let row = ServiceRow {
         namespace: "default".to_owned(),

@@ -140,7 +140,15 @@ impl Engine {
         let snapshot = datapath.snapshot().context("cannot read the maps back")?;
         let restored = !snapshot.frontends.is_empty();
         datapath.fill_filter().context("cannot fill the filter of addresses")?;
-        info!(frontends = snapshot.frontends.len(), took = ?begun.elapsed(), "datapath loaded");
+        let clock = if datapath.clock_error().is_some() {
+            "helper"
+        } else {
+            "jiffies"
+        };
+        info!(frontends = snapshot.frontends.len(), clock, took = ?begun.elapsed(), "datapath loaded");
+        if let Some(error) = datapath.clock_error() {
+            warn!(%error, "the programs cannot read the time off the kernel's jiffies and ask a helper: each packet costs more");
+        }
         for kept in datapath.kept_sizes() {
             warn!("{kept}");
         }
@@ -362,14 +370,9 @@ impl Engine {
         let arrived = self.oldest.take().unwrap_or(begun);
         let mut model = self.shared.lock();
         model.refused = plan.refused.iter().map(ToString::to_string).collect();
-        for notice in &plan.notices {
-            warn!("{notice}");
-            if let Some(reporter) = &self.reporter {
-                reporter.tell(notice);
-            }
-        }
-        for port in &plan.completed {
-            info!("service {port}: all of it is programmed now");
+        report::outcome(plan);
+        if let Some(reporter) = &self.reporter {
+            plan.notices.iter().for_each(|notice| reporter.tell(notice));
         }
         match written {
             Ok(()) => {

@@ -1,9 +1,9 @@
-//! Endpoints that change as fast as the API server tells it, and who is still sent to those that went.
+//! Endpoints that change a thousand times a second, and who is still sent to those that went.
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::process::Stdio;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,14 @@ fn slice(number: u32, address: IpAddr) -> Value {
     })
 }
 
+/// A slice as the API server has it in etcd, and its key there.
+fn stored(number: u32, mut slice: Value) -> (String, Value) {
+    let metadata = &mut slice["metadata"];
+    metadata["uid"] = format!("{number:08x}-0000-4000-8000-000000000000").into();
+    metadata["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
+    (format!("/registry/endpointslices/{NAMESPACE}/{PREFIX}{number}"), slice)
+}
+
 fn churn(ground: &mut Ground) -> Result<Aftermath> {
     let size = if ground.long {
         Size {
@@ -96,8 +104,13 @@ fn churn(ground: &mut Ground) -> Result<Aftermath> {
     let ready = ground.marker()?;
     ground.await_marker(&ready)?;
     let clients = chase(ground, &size)?;
-    let changes = change(&size, |number, round| {
-        api.replace(&slice(number, addresses[round as usize % 2]))
+    let control_plane = ground.rig.control_plane().context("no control plane")?;
+    let changes = change(&size, |turns| {
+        let stored = turns.map(|turn| {
+            let (number, round) = (turn % size.services, turn / size.services + 1);
+            stored(number, slice(number, addresses[round as usize % 2]))
+        });
+        control_plane.seed(&stored.collect::<Vec<_>>())
     })?;
     let last = ground.marker()?;
     let converged = ground.await_marker(&last)?;
@@ -190,24 +203,20 @@ fn chase(ground: &Ground, size: &Size) -> Result<Vec<Process>> {
     Ok(clients)
 }
 
-/// Changes the Services in turn, each from one endpoint to the other; how many changes the API server took.
-fn change(size: &Size, write: impl Fn(u32, u32) -> Result<()> + Sync) -> Result<u32> {
-    let done = AtomicU32::new(0);
+/// Changes the Services in turn, each from one endpoint to the other; how many changes there were.
+///
+/// They go to etcd ten times a second: an API server that is asked for each of them takes half as many on two processors, besides telling them.
+fn change(size: &Size, write: impl Fn(Range<u32>) -> Result<()>) -> Result<u32> {
+    let at_once = size.changes_per_second / 10;
     let begin = Instant::now();
     let gap = Duration::from_secs(1) / size.changes_per_second;
-    each(WRITERS, |writer| {
-        let mut turn = writer;
-        while begin.elapsed() < size.length {
-            let due = gap * turn;
-            thread::sleep(due.saturating_sub(begin.elapsed()));
-            let (number, round) = (turn % size.services, turn / size.services + 1);
-            write(number, round)?;
-            done.fetch_add(1, Ordering::Relaxed);
-            turn += WRITERS;
-        }
-        Ok(())
-    })?;
-    Ok(done.into_inner())
+    let mut turn = 0;
+    while begin.elapsed() < size.length {
+        thread::sleep((gap * turn).saturating_sub(begin.elapsed()));
+        write(turn..turn + at_once)?;
+        turn += at_once;
+    }
+    Ok(turn)
 }
 
 /// The questions that an endpoint answered that had gone before, with the microseconds since its removal was told.

@@ -59,6 +59,11 @@ fn an_agent_with_three_capabilities_does_all_its_work() -> Result<()> {
     apply(&rig, &json!({}), &[("a1", Is::Ready), ("b1", Is::Ready)])?;
     serves(&rig, 1)?;
     check(&rig)?;
+    let log = fs::read_to_string(rig.node(1).directory.join("proxy.log"))?;
+    ensure!(
+        log.contains("clock=\"jiffies\""),
+        "the programs ask a helper for the time: {log}"
+    );
     // A new interface gets its programs.
     rig.add_pod(PodSpec::new("late", 1))?;
     let hooks = |rig: &Rig| -> Result<usize> {

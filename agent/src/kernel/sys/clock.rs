@@ -1,4 +1,4 @@
-//! What programs see of the kernel's clocks.
+//! The kernel's jiffies, which no system call tells.
 
 use super::{Command, bpf, owned, raw};
 use bytemuck::{Pod, Zeroable};
@@ -9,10 +9,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 /// BPF_PROG_TYPE_SYSCALL and BPF_F_SLEEPABLE (include/uapi/linux/bpf.h).
 const SYSCALL: u32 = 31;
 const SLEEPABLE: u32 = 1 << 4;
-/// bpf_jiffies64 and bpf_ktime_get_coarse_ns.
+/// bpf_jiffies64. Any license will do for it.
 const JIFFIES: i32 = 118;
-const COARSE: i32 = 160;
-/// Any license will do for these helpers.
 const LICENSE: &CStr = c"Apache-2.0";
 
 /// An instruction (`struct bpf_insn`).
@@ -57,32 +55,18 @@ struct RunAttr {
     context_out: u64,
 }
 
-/// The two clocks at one moment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
-#[repr(C)]
-pub(crate) struct Clocks {
-    pub(crate) jiffies: u64,
-    /// CLOCK_MONOTONIC_COARSE, nanoseconds.
-    pub(crate) nanos: u64,
-    /// Jiffies after that.
-    pub(crate) jiffies_later: u64,
-}
+/// A program that reads the kernel's jiffies.
+pub(crate) struct JiffiesReader(OwnedFd);
 
-/// A program that reads them.
-pub(crate) struct ClockReader(OwnedFd);
-
-impl ClockReader {
+impl JiffiesReader {
     /// Needs CAP_BPF and Linux 5.14.
     pub(crate) fn load() -> io::Result<Self> {
         let program = [
             // r6 = r1, the context.
             instruction(0xbf, 0x16, 0, 0),
             instruction(0x85, 0, 0, JIFFIES),
-            store(0),
-            instruction(0x85, 0, 0, COARSE),
-            store(8),
-            instruction(0x85, 0, 0, JIFFIES),
-            store(16),
+            // *(u64 *)r6 = r0
+            instruction(0x7b, 0x06, 0, 0),
             // r0 = 0; exit
             instruction(0xb7, 0, 0, 0),
             instruction(0x95, 0, 0, 0),
@@ -99,19 +83,19 @@ impl ClockReader {
         unsafe { bpf(Command::ProgramLoad, &mut attr) }.map(|fd| Self(owned(fd)))
     }
 
-    pub(crate) fn read(&self) -> io::Result<Clocks> {
-        let mut clocks = Clocks::zeroed();
-        let mut attr = run(self.0.as_fd(), &mut clocks);
+    pub(crate) fn read(&self) -> io::Result<u64> {
+        let mut jiffies = 0;
+        let mut attr = run(self.0.as_fd(), &mut jiffies);
         // SAFETY: the context has the stated length, is exclusively ours, and any bytes are valid there.
         unsafe { bpf(Command::ProgramTestRun, &mut attr) }?;
-        Ok(clocks)
+        Ok(jiffies)
     }
 }
 
-fn run(program: BorrowedFd<'_>, context: &mut Clocks) -> RunAttr {
+fn run(program: BorrowedFd<'_>, context: &mut u64) -> RunAttr {
     RunAttr {
         program: raw(program),
-        context_in_size: size_of::<Clocks>() as u32,
+        context_in_size: size_of::<u64>() as u32,
         context_in: std::ptr::from_mut(context).addr() as u64,
         ..Zeroable::zeroed()
     }
@@ -124,9 +108,4 @@ const fn instruction(code: u8, registers: u8, offset: i16, immediate: i32) -> In
         offset,
         immediate,
     }
-}
-
-/// `*(u64 *)(r6 + offset) = r0`
-const fn store(offset: i16) -> Instruction {
-    instruction(0x7b, 0x06, offset, 0)
 }

@@ -9,7 +9,7 @@ mod mapping;
 mod netns;
 mod query;
 
-pub(crate) use clock::ClockReader;
+pub(crate) use clock::JiffiesReader;
 pub(crate) use grace::Grace;
 pub(crate) use heap::trim_heap;
 pub(crate) use link::{Link, LinkTarget, TCX_EGRESS, TCX_INGRESS, attach};

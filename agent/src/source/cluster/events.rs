@@ -7,11 +7,17 @@ use kube::Api;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 /// Events waiting to be published. What is more is in the log alone.
 const QUEUE: usize = 256;
+
+/// Events on Services that are published at once, and the time in which one more may be: where a table is full, each Service of a large
+/// cluster can be one, and there are as many agents as nodes.
+const AT_ONCE: u32 = 50;
+const REFILL: Duration = Duration::from_secs(6);
 
 /// The longest text of an Event, bytes.
 const LONGEST: usize = 1024;
@@ -22,6 +28,38 @@ enum News {
     OfService(Notice),
     /// A reason in CamelCase, and a sentence.
     OfNode(&'static str, String),
+}
+
+/// How many Events on Services may be published still.
+#[derive(Debug)]
+struct Allowance {
+    left: u32,
+    /// When it was last full, or had one more.
+    since: Instant,
+}
+
+impl Allowance {
+    fn new(now: Instant) -> Self {
+        Self {
+            left: AT_ONCE,
+            since: now,
+        }
+    }
+
+    /// Takes one, if there is one.
+    fn take(&mut self, now: Instant) -> bool {
+        let refilled = now.saturating_duration_since(self.since).as_secs() / REFILL.as_secs();
+        let refilled = u32::try_from(refilled).unwrap_or(u32::MAX).min(AT_ONCE);
+        self.left = (self.left + refilled).min(AT_ONCE);
+        self.since = if self.left == AT_ONCE {
+            now
+        } else {
+            self.since + REFILL * refilled
+        };
+        let one = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        one
+    }
 }
 
 /// Publishes news as Events of type Warning. Several of one kind become a series of one Event.
@@ -41,7 +79,19 @@ impl Events {
             let refused = AtomicBool::new(false);
             let (client, mut turn) = pool.current();
             let mut recorder = Recorder::new(client, reporter.clone());
+            let mut allowance = Allowance::new(Instant::now());
+            let mut told = false;
             while let Some(one) = news.recv().await {
+                if matches!(one, News::OfService(_)) && !allowance.take(Instant::now()) {
+                    if !told {
+                        warn!(
+                            "more than {AT_ONCE} Events at once and one each {REFILL:?}: the others are left out; `ferrogate status` has all"
+                        );
+                    }
+                    told = true;
+                    debug!(event = ?one, "too many Events: this one is left out");
+                    continue;
+                }
                 let (client, now) = pool.current();
                 if now != turn {
                     turn = now;
@@ -153,6 +203,27 @@ mod tests {
         let address = Ipv4Addr::new(192, 0, 2, 1).into();
         assert_eq!(reason(&NoticeKind::ExternalIpRefused { address }), "ExternalIpRefused");
         assert_eq!(reason(&NoticeKind::NoClusterIp), "NoClusterIp");
+    }
+
+    #[test]
+    fn a_crowd_of_events_is_cut_short_and_one_now_and_then_is_not() {
+        let begin = Instant::now();
+        let mut allowance = Allowance::new(begin);
+        let taken = |allowance: &mut Allowance, after: Duration, asked: u32| {
+            (0..asked).filter(|_| allowance.take(begin + after)).count()
+        };
+        assert_eq!(taken(&mut allowance, Duration::ZERO, 1000), 50);
+        assert_eq!(taken(&mut allowance, REFILL - Duration::from_millis(1), 1000), 0);
+        // Two and a half times: the half is not lost.
+        assert_eq!(taken(&mut allowance, REFILL * 5 / 2, 1000), 2);
+        assert_eq!(taken(&mut allowance, REFILL * 3, 1000), 1);
+        assert_eq!(taken(&mut allowance, REFILL * 1000, 1000), 50);
+        for minute in 0..1000 {
+            assert_eq!(
+                taken(&mut allowance, REFILL * (1000 + 10 * minute), 1),
+                u32::from(minute > 0) as usize
+            );
+        }
     }
 
     #[test]
