@@ -139,28 +139,30 @@ fn churn(ground: &mut Ground) -> Result<Aftermath> {
         after.is_none(),
         "an endpoint that went is used after all was programmed: {after:?}"
     );
-    let mut times: Vec<u64> = late.iter().map(|(_, late)| *late / 1000).collect();
-    times.sort_unstable();
-    let at = |share: usize| {
-        times
-            .get(times.len().saturating_sub(1) * share / 100)
-            .copied()
-            .unwrap_or(0)
-    };
+    let late = late.into_iter().map(|(_, late)| late).collect();
     Ok(Aftermath {
         converged: Some(converged),
-        note: format!(
-            "{changes} changes over {} Services in {} s; {} of {} questions went to an endpoint that had gone: half of these within \
-             {} ms, 99 % within {} ms, all within {} ms of the event",
-            size.services,
-            size.length.as_secs(),
-            times.len(),
-            asked.len(),
-            at(50),
-            at(99),
-            at(100)
-        ),
+        note: note(&size, changes, asked.len(), late),
     })
+}
+
+/// What is said of questions that were `late` by so many microseconds.
+fn note(size: &Size, changes: u32, asked: usize, mut late: Vec<u64>) -> String {
+    late.sort_unstable();
+    let at = |share: usize| {
+        late.get(late.len().saturating_sub(1) * share / 100)
+            .map_or(0, |late| late / 1000)
+    };
+    format!(
+        "{changes} changes over {} Services in {} s; {} of {asked} questions went to an endpoint that had gone: half of these within {} ms, \
+         99 % within {} ms, all within {} ms of the event",
+        size.services,
+        size.length.as_secs(),
+        late.len(),
+        at(50),
+        at(99),
+        at(100)
+    )
 }
 
 /// Does something for each Service, by several writers.
