@@ -5,6 +5,7 @@ use ferrogate_control::{Notice, NoticeKind};
 use k8s_openapi::api::core::v1::{ObjectReference, Service};
 use kube::Api;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -14,8 +15,8 @@ use tracing::{debug, warn};
 /// Events waiting to be published. What is more is in the log alone.
 const QUEUE: usize = 256;
 
-/// Events on Services that are published at once, and the time in which one more may be: where a table is full, each Service of a large
-/// cluster can be one, and there are as many agents as nodes.
+/// Events on Services that are published at once for one reason, and the time in which one more may be: where a table is full, each Service
+/// of a large cluster can be one, and there are as many agents as nodes.
 const AT_ONCE: u32 = 50;
 const REFILL: Duration = Duration::from_secs(6);
 
@@ -30,12 +31,14 @@ enum News {
     OfNode(&'static str, String),
 }
 
-/// How many Events on Services may be published still.
+/// How many Events on Services may be published still for one reason.
 #[derive(Debug)]
 struct Allowance {
     left: u32,
     /// When it was last full, or had one more.
     since: Instant,
+    /// Whether the log has that there were too many.
+    told: bool,
 }
 
 impl Allowance {
@@ -43,6 +46,7 @@ impl Allowance {
         Self {
             left: AT_ONCE,
             since: now,
+            told: false,
         }
     }
 
@@ -79,18 +83,21 @@ impl Events {
             let refused = AtomicBool::new(false);
             let (client, mut turn) = pool.current();
             let mut recorder = Recorder::new(client, reporter.clone());
-            let mut allowance = Allowance::new(Instant::now());
-            let mut told = false;
+            let mut allowances = BTreeMap::new();
             while let Some(one) = news.recv().await {
-                if matches!(one, News::OfService(_)) && !allowance.take(Instant::now()) {
-                    if !told {
-                        warn!(
-                            "more than {AT_ONCE} Events at once and one each {REFILL:?}: the others are left out; `ferrogate status` has all"
-                        );
+                if let News::OfService(notice) = &one {
+                    let (reason, now) = (reason(&notice.kind), Instant::now());
+                    let allowance = allowances.entry(reason.clone()).or_insert_with(|| Allowance::new(now));
+                    if !allowance.take(now) {
+                        if !allowance.told {
+                            warn!(
+                                "more than {AT_ONCE} Events {reason} at once and one each {REFILL:?}: the others are left out; `ferrogate status` has all"
+                            );
+                        }
+                        allowance.told = true;
+                        debug!(%notice, "too many Events: this one is left out");
+                        continue;
                     }
-                    told = true;
-                    debug!(event = ?one, "too many Events: this one is left out");
-                    continue;
                 }
                 let (client, now) = pool.current();
                 if now != turn {
