@@ -14,9 +14,11 @@ pub(super) fn check() -> Result<()> {
     if !works() {
         install()?;
     }
+    // What is built here is not all that the lock file names, and cargo-deny reads every crate.
+    cmd::run(cmd::cargo().args(["fetch", "--locked", "--quiet"])).context("cannot download the dependencies")?;
     let fetched = cmd::output(deny().args(["fetch", "db"]));
     let mut check = deny();
-    // By now every crate has been downloaded: nothing but the data base of vulnerabilities would come from elsewhere.
+    // Nothing but the data base of vulnerabilities would come from elsewhere.
     check.args(["--offline", "--log-level", "error", "check", "--hide-inclusion-graph"]);
     if let Err(error) = fetched {
         let last = format!("{error:#}").lines().last().unwrap_or_default().to_owned();
