@@ -1,7 +1,7 @@
 //! Reading the pinned maps without an agent: what can be told of a datapath that works on by itself.
 
 use crate::admin::{EndpointRow, FlowsPage, InterfaceStatus, ServiceRow, Status};
-use crate::kernel::{StateDir, Tables};
+use crate::kernel::{Counted, StateDir, Tables};
 use crate::views::{self, Filter, Names};
 use anyhow::{Context, Result};
 use ferrogate_common::{ABI_VERSION, FrontendKind, Protocol, backend_flags, interface_flags};
@@ -53,7 +53,7 @@ fn name_of(ifindex: u32) -> String {
 /// Service ports by number: the maps hold no names.
 pub(crate) fn services(state_dir: &Path) -> Result<Vec<ServiceRow>> {
     let tables = open(state_dir)?;
-    let connections = tables.connections()?;
+    let counted = tables.counted()?;
     let snapshot = tables.snapshot()?;
     let mut rows: BTreeMap<u32, ServiceRow> = BTreeMap::new();
     let mut kinds: BTreeMap<u32, BTreeSet<u8>> = BTreeMap::new();
@@ -67,7 +67,10 @@ pub(crate) fn services(state_dir: &Path) -> Result<Vec<ServiceRow>> {
                 .to_owned(),
             family: ferrogate_control::Family::of(&key.address).to_string(),
             id: frontend.service,
-            connections: connections.get(&frontend.service).copied().unwrap_or_default(),
+            connections: counted.get(&frontend.service).map_or(0, Counted::connections),
+            refused: counted
+                .get(&frontend.service)
+                .map_or(0, |counted| counted.refused(None)),
             ..ServiceRow::default()
         });
         row.frontends.push(views::frontend(key, kind));

@@ -1,7 +1,7 @@
 //! Tables into what people read.
 
 use crate::admin::{EndpointRow, FlowEntry, FlowsPage, FrontendRow, MapStatus, ReasonCount, ServiceRow};
-use crate::kernel::{FlowEntry as Stored, FlowRow, FlowTable, Tables, boot_seconds};
+use crate::kernel::{Counted, FlowEntry as Stored, FlowRow, FlowTable, Tables, boot_seconds};
 use anyhow::Result;
 use ferrogate_common::{
     Address, Direction, FrontendKey, FrontendKind, Port, Protocol, Reason, TICK_SHIFT, Tuple, flow_flags, maps,
@@ -41,7 +41,7 @@ pub(crate) fn maps(tables: &Tables) -> Result<Vec<MapStatus>> {
 }
 
 /// A row of `ferrogate services`.
-pub(crate) fn service(port: &PortView<'_>, connections: u64) -> ServiceRow {
+pub(crate) fn service(port: &PortView<'_>, counted: Option<&Counted>) -> ServiceRow {
     ServiceRow {
         namespace: port.name.service.namespace.to_string(),
         name: port.name.service.name.to_string(),
@@ -64,7 +64,8 @@ pub(crate) fn service(port: &PortView<'_>, connections: u64) -> ServiceRow {
                 local: one.local,
             })
             .collect(),
-        connections,
+        connections: counted.map_or(0, Counted::connections),
+        refused: counted.map_or(0, |counted| counted.refused(None)),
     }
 }
 

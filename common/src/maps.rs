@@ -100,7 +100,9 @@ maps! {
     UDP_SOCKETS = 65_536, traffic(65_536), "connected UDP socket that the socket edge translated -> its backend (LRU)";
     CGROUPS = 4_096, Size::Chosen, "cgroups whose processes the socket edge serves, or leaves alone";
     REASONS = 64, Size::Fixed, "per-CPU packet counters, one a verdict reason";
-    CONNECTIONS = 65_536, Size::Like("SERVICES"), "per-CPU counters of new connections, one a service";
+    CONNECTIONS = 65_536, Size::Like("SERVICES"), "per-CPU counters of new connections through packet edges, one a service";
+    SOCKET_CONNECTIONS = 65_536, Size::Like("SERVICES"), "the same of the socket edge";
+    REFUSALS = 16_384, Size::Chosen, "per-CPU counters of what services refused, by reason and edge; takes memory only for what was";
     TRACE = 1, Size::Fixed, "what `ferrogate trace` wants to be told, and until when";
     TRACE_EVENTS = 1 << 20, Size::Chosen, "ring buffer for it; its size is in bytes";
     TRACE_LOST = 1, Size::Fixed, "per-CPU counter of what did not fit there";

@@ -50,4 +50,15 @@ pub mod trace_edge {
     pub const XDP: u8 = 3;
     /// A socket call.
     pub const SOCKET: u8 = 4;
+
+    /// What an edge is called in output and metrics.
+    pub const fn name(edge: u8) -> &'static str {
+        match edge {
+            POD => "pod",
+            UPLINK => "uplink",
+            NODE => "node",
+            XDP => "xdp",
+            _ => "socket",
+        }
+    }
 }

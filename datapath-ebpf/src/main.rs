@@ -10,6 +10,7 @@
 )]
 
 mod clock;
+mod counters;
 mod fib;
 mod maps;
 mod packet;

@@ -1,13 +1,13 @@
 //! The maps. Sizes here are the defaults; the agent may choose others when it creates them.
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, ProgramArray, RingBuf};
 use ferrogate_common::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Interface, NextHop, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey, SocketState,
-    TraceSettings, Tuple, UdpSocket, maps,
+    Interface, NextHop, NodeAddress, RefusalKey, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey,
+    SocketState, TraceSettings, Tuple, UdpSocket, maps,
 };
 
 #[map]
@@ -68,6 +68,12 @@ pub(crate) static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(maps::C
 pub(crate) static REASONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::REASONS.entries, 0);
 #[map]
 pub(crate) static CONNECTIONS: PerCpuArray<u64> = PerCpuArray::with_max_entries(maps::CONNECTIONS.entries, 0);
+#[map]
+pub(crate) static SOCKET_CONNECTIONS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(maps::SOCKET_CONNECTIONS.entries, 0);
+#[map]
+pub(crate) static REFUSALS: PerCpuHashMap<RefusalKey, u64> =
+    PerCpuHashMap::with_max_entries(maps::REFUSALS.entries, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static TRACE: Array<TraceSettings> = Array::with_max_entries(maps::TRACE.entries, 0);
 #[map]

@@ -1,6 +1,7 @@
 //! Stages in functions that the verifier looks at once, with any arguments: BPF's global functions.
 
 use crate::tables::{config, tables_are_maps};
+use crate::trace;
 use ferrogate_common::{Flow, Reason, Tuple};
 
 /// The tables and the clock alone.
@@ -21,6 +22,20 @@ pub extern "C" fn allocate_port(request: *const Tuple, flow: *mut Flow) -> i32 {
     };
     let mut maps = Maps { zero: config().zero };
     ferrogate_datapath::allocate(&mut maps, request, flow) as i32
+}
+
+/// [`ferrogate_datapath::refuse`], and tells those who trace. `what`: edge and reason, in 8 bits each.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn refuse_packet(request: *const Tuple, ifindex: u32, what: u32) -> i32 {
+    // SAFETY: the verifier sees to it that it is null or as large as its type.
+    let Some(request) = (unsafe { request.as_ref() }) else {
+        return 0;
+    };
+    let mut maps = Maps { zero: config().zero };
+    ferrogate_datapath::refuse(&mut maps, request, (what >> 8) as u8, what as u8);
+    trace::tell(request, core::ptr::null(), ifindex, what);
+    0
 }
 
 /// The outcome of [`allocate_port`].

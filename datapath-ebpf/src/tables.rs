@@ -1,8 +1,8 @@
 //! The pipeline's tables are the maps.
 
 use crate::maps::{
-    ACTIVE, ADDRESSES, AFFINITY, BACKENDS, CONFIG, CONNECTIONS, CURSORS, FLOWS, FRAGMENTS, FRONTENDS, HALF_OPEN,
-    INTERFACES, NETWORKS, NODE_ADDRESSES, REASONS, SERVICE_CIDRS, SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
+    ACTIVE, ADDRESSES, AFFINITY, BACKENDS, CONFIG, CURSORS, FLOWS, FRAGMENTS, FRONTENDS, HALF_OPEN, INTERFACES,
+    NETWORKS, NODE_ADDRESSES, SERVICE_CIDRS, SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
 };
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
@@ -261,22 +261,6 @@ pub(crate) fn put_affinity(key: &AffinityKey, affinity: &Affinity) {
     let _ = AFFINITY.insert(key, affinity, BPF_ANY.into());
 }
 
-#[inline(always)]
-pub(crate) fn count(index: u32) {
-    if let Some(counter) = REASONS.get_ptr_mut(index) {
-        // SAFETY: this CPU's own element.
-        unsafe { *counter += 1 };
-    }
-}
-
-#[inline(always)]
-pub(crate) fn count_connection(service: u32) {
-    if let Some(counter) = CONNECTIONS.get_ptr_mut(service) {
-        // SAFETY: this CPU's own element.
-        unsafe { *counter += 1 };
-    }
-}
-
 /// Makes a hook's context the pipeline's `Tables` and `Clock`.
 macro_rules! tables_are_maps {
     ($context:ty $(, $($generics:tt)+)?) => {
@@ -428,15 +412,24 @@ macro_rules! tables_are_maps {
             }
             #[inline(always)]
             fn count(&mut self, reason: ferrogate_common::Reason) {
-                $crate::tables::count(ferrogate_datapath::Opaque::opaque(self, reason as u32));
+                $crate::counters::count(ferrogate_datapath::Opaque::opaque(self, reason as u32));
             }
             #[inline(always)]
             fn count_connection(&mut self, service: u32) {
-                $crate::tables::count_connection(service);
+                $crate::counters::count_connection(&$crate::maps::CONNECTIONS, service);
+            }
+            #[inline(always)]
+            fn count_socket_connection(&mut self, service: u32) {
+                $crate::counters::count_connection(&$crate::maps::SOCKET_CONNECTIONS, service);
+            }
+            #[inline(always)]
+            fn count_refusal(&mut self, key: &ferrogate_common::RefusalKey) {
+                $crate::counters::count_refusal(key);
             }
             #[inline(always)]
             fn tell(&mut self, event: &ferrogate_datapath::Event<'_>) {
-                $crate::trace::tell(event);
+                let what = $crate::trace::pack(event.edge, event.reason as u8);
+                $crate::trace::tell(event.tuple, event.flow, event.ifindex, what);
             }
         }
 
@@ -448,6 +441,10 @@ macro_rules! tables_are_maps {
                 flow: &mut ferrogate_common::Flow,
             ) -> ferrogate_common::Reason {
                 $crate::stages::allocated($crate::stages::allocate_port(request, flow))
+            }
+            #[inline(always)]
+            fn refuse(&mut self, request: &ferrogate_common::Tuple, ifindex: u32, edge: u8, reason: u8) {
+                $crate::stages::refuse_packet(request, ifindex, $crate::trace::pack(edge, reason));
             }
         }
 

@@ -6,7 +6,6 @@ use crate::maps::{BACKENDS, TRACE, TRACE_EVENTS, TRACE_LOST};
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_pid_tgid};
 use ferrogate_common::{Address, Flow, TraceEvent, Tuple, trace_edge};
-use ferrogate_datapath::Event;
 
 /// Whether anybody may want to know: all that is paid while nobody does.
 #[inline(always)]
@@ -14,15 +13,18 @@ pub(crate) fn is_on() -> bool {
     TRACE.get(0).is_some_and(|settings| settings.until != 0)
 }
 
-/// Tells of an event, if anybody wants to know.
+/// Edge and reason as one argument.
 #[inline(always)]
-pub(crate) fn tell(event: &Event<'_>) {
-    if !is_on() {
-        return;
+pub(crate) fn pack(edge: u8, reason: u8) -> u32 {
+    u32::from(edge) << 8 | u32::from(reason)
+}
+
+/// Tells of a packet, if anybody wants to know. `flow` is null for what gets no further, `what` from [`pack`].
+#[inline(always)]
+pub(crate) fn tell(tuple: *const Tuple, flow: *const Flow, ifindex: u32, what: u32) {
+    if is_on() {
+        trace_packet(tuple, flow, ifindex, what);
     }
-    let what = u32::from(event.edge) << 8 | event.reason as u32;
-    let flow = event.flow.map_or(core::ptr::null(), core::ptr::from_ref);
-    trace_packet(event.tuple, flow, event.ifindex, what);
 }
 
 /// Whether this reason is wanted, and now.

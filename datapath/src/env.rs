@@ -1,10 +1,10 @@
 //! What the pipeline needs from its surroundings: the kernel's maps and helpers, or a host's stand-ins.
 
-use crate::snat;
+use crate::{select, snat};
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Interface, Reason, Service, SnatFlow, TICK_SHIFT, Tuple, UdpSocket,
+    Interface, Reason, RefusalKey, Service, SnatFlow, TICK_SHIFT, Tuple, UdpSocket,
 };
 
 /// A packet, from its link-layer header on. Offsets count from there.
@@ -64,7 +64,7 @@ pub trait Packet {
     }
 }
 
-/// A connection that begins, or a packet that gets no further.
+/// A connection that begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'a> {
     /// One of [`ferrogate_common::trace_edge`].
@@ -72,8 +72,8 @@ pub struct Event<'a> {
     pub ifindex: u32,
     /// As the packet came.
     pub tuple: &'a Tuple,
-    /// What its packets are translated by; none where it got no further.
-    pub flow: Option<&'a Flow>,
+    /// What its packets are translated by.
+    pub flow: &'a Flow,
     pub reason: Reason,
 }
 
@@ -164,10 +164,14 @@ pub trait Tables {
 
     /// Counts a packet or call by its outcome.
     fn count(&mut self, reason: Reason);
-    /// Counts a new connection of a service.
+    /// Counts a new connection of a service through a packet edge.
     fn count_connection(&mut self, service: u32);
+    /// The same through the socket edge.
+    fn count_socket_connection(&mut self, service: u32);
+    /// Counts what a service refused. What does not fit is not counted.
+    fn count_refusal(&mut self, key: &RefusalKey);
 
-    /// Tells those who trace. Only of what begins, or gets no further: a known flow's packets are not asked.
+    /// Tells those who trace of what begins. A known flow's packets are not asked, and of what gets no further [`Stages::refuse`] tells.
     #[inline(always)]
     fn tell(&mut self, _event: &Event<'_>) {}
 }
@@ -266,6 +270,11 @@ pub trait Stages: Tables + Clock + Opaque + Sized {
     /// [`snat::allocate`].
     fn allocate(&mut self, request: &Tuple, flow: &mut Flow) -> Reason {
         snat::allocate(self, request, flow)
+    }
+
+    /// [`select::refuse`]; and tells those who trace.
+    fn refuse(&mut self, request: &Tuple, _ifindex: u32, edge: u8, reason: u8) {
+        select::refuse(self, request, edge, reason);
     }
 }
 

@@ -86,7 +86,7 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     }
     reason = store(env, headers, flow, reason);
     if reason == Reason::NewFlow {
-        tell(env, edge, headers, Some(flow), reason);
+        tell(env, edge, headers, flow);
     }
     let outcome = match reason {
         Reason::NewFlow => Outcome::Found,
@@ -97,9 +97,9 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     (outcome, reason)
 }
 
-/// Tells those who trace of a packet.
+/// Tells those who trace of a connection that begins.
 #[inline(always)]
-pub(crate) fn tell<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: Option<&Flow>, reason: Reason) {
+fn tell<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: &Flow) {
     // With it the verifier of Linux 6.1 walks more than it may.
     if edge == Edge::Xdp {
         return;
@@ -109,7 +109,7 @@ pub(crate) fn tell<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: Opt
         ifindex: env.ifindex(),
         tuple: &headers.tuple,
         flow,
-        reason,
+        reason: Reason::NewFlow,
     };
     env.tell(&event);
 }

@@ -11,10 +11,12 @@ mod packet;
 mod simulator;
 mod socket;
 mod tables;
+mod touched;
 
 pub use build::{Segment, sctp, tcp};
 pub use fib::{HostDevice, HostFib, HostRoute, Target};
 pub use packet::HostPacket;
 pub use simulator::{Outcome, Program, Simulator};
 pub use socket::{HostSocket, SocketSimulator};
-pub use tables::{HostTables, Sizes, Touched};
+pub use tables::{HostTables, Sizes};
+pub use touched::Touched;

@@ -124,11 +124,11 @@ pub(crate) fn request<E: Env, const SECOND: bool>(
     let then = match step {
         Step::Pass => return Ok(Verdict::Pass(reason)),
         Step::Drop => {
-            flow::tell(env, edge, headers, None, reason);
+            refused(env, edge, headers, reason);
             return Ok(Verdict::Drop(reason));
         }
         Step::Refuse(refusal) if SECOND => {
-            flow::tell(env, edge, headers, None, reason);
+            refused(env, edge, headers, reason);
             return Ok(reject::refuse(env, headers, refusal, reason));
         }
         Step::Refuse(_) if edge == Edge::Xdp => return Ok(Verdict::Pass(Reason::LeftToTcx)),
@@ -144,6 +144,13 @@ pub(crate) fn request<E: Env, const SECOND: bool>(
         return Ok(Verdict::Drop(Reason::Malformed));
     }
     Ok(go(env, edge, headers, rewrite, then, reason))
+}
+
+/// What gets no further is counted for its Service, and told to those who trace.
+#[inline(always)]
+fn refused<E: Env>(env: &mut E, edge: Edge, headers: &Headers, reason: Reason) {
+    let ifindex = env.ifindex();
+    env.refuse(&headers.tuple, ifindex, edge.of_trace(), reason as u8);
 }
 
 /// Lets a translated packet go where `then` says: [`BOUNCE`], [`FORWARD`], [`LOOPBACK`], or to the stack.

@@ -4,7 +4,7 @@ use crate::env::{Clock, Random, Tables};
 use crate::hash;
 use ferrogate_common::{
     Address, Affinity, AffinityKey, Algorithm, Backend, BackendSet, Config, Frontend, FrontendKey, FrontendKind, Port,
-    Reason, Service, SlotRange, Tuple, backend_flags, config_flags, service_flags,
+    Reason, RefusalKey, Service, SlotRange, Tuple, backend_flags, config_flags, service_flags,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -37,6 +37,21 @@ pub(crate) fn frontend<T: Tables>(
     }
     key.address = address.unspecified();
     tables.frontend(&key)
+}
+
+/// Counts a packet that gets no further for its Service, which is looked up once more: nothing has to be remembered on the way here, and
+/// there is no hurry.
+#[inline(always)]
+pub fn refuse<T: Tables>(tables: &mut T, request: &Tuple, edge: u8, reason: u8) {
+    let (address, port) = (&request.destination, request.destination_port);
+    if let Some(frontend) = frontend(tables, address, port, request.protocol, false) {
+        tables.count_refusal(&RefusalKey {
+            service: frontend.service,
+            reason,
+            edge,
+            reserved: 0,
+        });
+    }
 }
 
 /// What a destination without a frontend is: [`Reason::NoSuchPort`] on a Service's ClusterIP,

@@ -4,8 +4,8 @@ use crate::env::{Clock, Opaque, Random, Tables};
 use crate::select;
 use bytemuck::Zeroable;
 use ferrogate_common::{
-    Address, AffinityKey, Backend, BackendSet, CGROUP_LEVELS, Frontend, FrontendKind, Port, Protocol, Reason, Service,
-    SocketPair, cgroup_scope, config_flags, service_flags,
+    Address, AffinityKey, Backend, BackendSet, CGROUP_LEVELS, Frontend, FrontendKind, Port, Protocol, Reason,
+    RefusalKey, Service, SocketPair, cgroup_scope, config_flags, service_flags, trace_edge,
 };
 
 /// The address a call is about.
@@ -328,11 +328,19 @@ fn choose<E: SocketEnv>(
     };
     let (id, backend): (u32, Backend) = match select::backend(env, frontend.service, &service, set, &asking) {
         Ok(found) => found,
-        Err(Reason::NoEndpoints) => return Err(SocketVerdict::Refuse(Reason::NoEndpoints)),
+        Err(Reason::NoEndpoints) => {
+            env.count_refusal(&RefusalKey {
+                service: frontend.service,
+                reason: Reason::NoEndpoints as u8,
+                edge: trace_edge::SOCKET,
+                reserved: 0,
+            });
+            return Err(SocketVerdict::Refuse(Reason::NoEndpoints));
+        }
         // The call goes on to the Service's own address, and the packet edges drop it.
         Err(reason) => return Err(SocketVerdict::Proceed(reason)),
     };
-    env.count_connection(frontend.service);
+    env.count_socket_connection(frontend.service);
     Ok(SocketPair {
         frontend: *address,
         backend: backend.address,

@@ -62,12 +62,24 @@ pub struct PortExplanation {
     /// Ways in, in the order that a connection from far away takes them.
     pub ways: Vec<Way>,
     pub endpoints: Vec<EndpointExplanation>,
-    /// New connections since the maps were made.
+    /// New connections since the id was given to it, and those of them that the socket edge translated.
     pub connections: u64,
+    pub socket_connections: u64,
+    /// What got no further, since then.
+    pub refusals: Vec<RefusalCount>,
     /// Flows of packets now; what the socket edge translated has none.
     pub flows: u64,
     /// What is desired and could not be programmed.
     pub refused: Vec<String>,
+}
+
+/// Packets and socket calls to a Service port that got no further.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RefusalCount {
+    pub reason: String,
+    /// `socket`, `pod`, `uplink`, `node` or `xdp`.
+    pub edge: String,
+    pub count: u64,
 }
 
 /// One address of a Service port, and what happens to a client that uses it.
@@ -95,7 +107,7 @@ pub struct Way {
     pub outcome: String,
     /// The reason that the programs count it under.
     pub reason: Option<String>,
-    /// How often they have on this node, for any Service.
+    /// How often they have on this node: for this Service port, or for any Service while it is not programmed.
     pub counted: Option<u64>,
 }
 

@@ -32,6 +32,8 @@ pub struct ServiceCounters {
     pub id: u32,
     /// New connections since the id was given to it.
     pub connections: u64,
+    /// Packets and socket calls that got no further, since then.
+    pub refused: u64,
     /// Endpoints that are programmed, and those of them on this node.
     pub endpoints: usize,
     pub local: usize,

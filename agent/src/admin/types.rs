@@ -120,8 +120,10 @@ pub struct ServiceRow {
     pub frontends: Vec<FrontendRow>,
     /// Endpoints in use, of the Cluster and the Local set together.
     pub endpoints: Vec<EndpointRow>,
-    /// New connections since the maps were made.
+    /// New connections since the id was given to it.
     pub connections: u64,
+    /// Packets and socket calls that got no further, since then.
+    pub refused: u64,
 }
 
 /// Where connections are sent.

@@ -14,8 +14,9 @@ mod tests;
 pub(crate) use client::{Client, find as find_client};
 pub(crate) use unknown::{Wanted, service as find_service};
 
-use crate::admin::{Explained, Explanation, PortExplanation, Unknown};
-use ferrogate_common::{Algorithm, Config, FrontendKey, FrontendKind, service_flags};
+use crate::admin::{Explained, Explanation, PortExplanation, RefusalCount, Unknown};
+use crate::kernel::Counted;
+use ferrogate_common::{Algorithm, Config, FrontendKey, FrontendKind, Reason, service_flags, trace_edge};
 use ferrogate_control::{
     HintsUsed, Index, Planner, PortExplained, PortView, RefusalReason, ServiceExplained, ServiceName,
 };
@@ -37,7 +38,7 @@ pub(crate) struct Facts {
     /// `--cluster-cidr`.
     pub(crate) cluster_networks: Vec<IpNet>,
     /// By index into `SERVICES`.
-    pub(crate) connections: BTreeMap<u32, u64>,
+    pub(crate) counted: BTreeMap<u32, Counted>,
     /// Forward flows by frontend and backend.
     pub(crate) flows: BTreeMap<(FrontendKey, SocketAddr), u64>,
     /// By label.
@@ -146,6 +147,7 @@ fn explain_port(
     let is_external = |kind: &FrontendKind| kind.has_port() && *kind != FrontendKind::ClusterIp;
     let external = desired.frontends.values().any(is_external);
     let flows = flows_of(facts, port);
+    let counted = programmed.and_then(|view| facts.counted.get(&view.id));
     let view = View {
         facts,
         port,
@@ -181,9 +183,17 @@ fn explain_port(
         },
         ways: ways::ways(&view, &refused),
         endpoints: endpoints::endpoints(&view, &flows),
-        connections: programmed
-            .and_then(|view| facts.connections.get(&view.id).copied())
-            .unwrap_or_default(),
+        connections: counted.map_or(0, Counted::connections),
+        socket_connections: counted.map_or(0, |counted| counted.socket),
+        refusals: counted
+            .into_iter()
+            .flat_map(|counted| &counted.refusals)
+            .map(|((reason, edge), count)| RefusalCount {
+                reason: reason.label().to_owned(),
+                edge: trace_edge::name(*edge).to_owned(),
+                count: *count,
+            })
+            .collect(),
         flows: flows.values().sum(),
         refused: refused.iter().map(ToString::to_string).collect(),
     }
@@ -197,6 +207,19 @@ struct View<'a> {
     other_family: usize,
     programmed: Option<&'a PortView<'a>>,
     client: &'a Client,
+}
+
+impl View<'_> {
+    /// How often the programs had this reason: for the port, or for any while it is not programmed.
+    fn counted(&self, reason: Reason) -> u64 {
+        match self.programmed {
+            Some(port) => {
+                let counted = self.facts.counted.get(&port.id);
+                counted.map_or(0, |counted| counted.refused(Some(reason)))
+            }
+            None => self.facts.reasons.get(reason.label()).copied().unwrap_or_default(),
+        }
+    }
 }
 
 /// Flows of the port by backend.

@@ -4,7 +4,7 @@ use super::*;
 use crate::output;
 use crate::scope::PodScope;
 use bytemuck::Zeroable as _;
-use ferrogate_common::{Address, Port, Protocol, config_flags};
+use ferrogate_common::{Address, Port, Protocol, config_flags, trace_edge};
 use ferrogate_control::{Limits, NodeNetwork, Options};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -49,6 +49,17 @@ fn world() -> World {
     let order = planner.ports().find(|port| &*port.name.service.name == "order-service");
     let id = order.expect("it is programmed").id;
     let node_port = FrontendKey::new(Address::UNSPECIFIED_V4, Port::new(31_567), Protocol::Tcp);
+    let counted = Counted {
+        packet: 4,
+        socket: 1200,
+        refusals: [
+            ((Reason::SourceRange, trace_edge::UPLINK), 17),
+            ((Reason::NoEndpoints, trace_edge::POD), 2),
+            ((Reason::NoEndpoints, trace_edge::SOCKET), 1),
+            ((Reason::NoLocalEndpoints, trace_edge::UPLINK), 5),
+        ]
+        .into(),
+    };
     let facts = Facts {
         node: "n1".to_owned(),
         config: Some(Config {
@@ -57,7 +68,7 @@ fn world() -> World {
         }),
         edges: ["socket", "pod", "uplink", "node"].map(str::to_owned).to_vec(),
         node_addresses: vec![ip("172.31.0.11"), ip("10.244.1.1"), ip("fd00:31::b")],
-        connections: [(id, 1204)].into(),
+        counted: [(id, counted)].into(),
         flows: [
             ((node_port, "10.244.1.10:8081".parse().expect("an address")), 2),
             ((node_port, "10.244.1.9:8081".parse().expect("an address")), 1),

@@ -132,7 +132,7 @@ fn way(view: &View<'_>, who: &Who, (key, kind): (&FrontendKey, FrontendKind), re
         },
         works,
         outcome,
-        counted: reason.and_then(|reason: Reason| view.facts.reasons.get(reason.label()).copied()),
+        counted: reason.map(|reason| view.counted(reason)),
         reason: reason.map(|reason| reason.label().to_owned()),
     }
 }

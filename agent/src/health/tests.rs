@@ -11,7 +11,7 @@ impl Observe for Nothing {
         Observation {
             refused: BTreeMap::new(),
             reasons: vec![],
-            connections: vec![],
+            services: vec![],
             maps: vec![],
             no_local: BTreeMap::new(),
             pending_services: 0,

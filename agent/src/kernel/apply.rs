@@ -9,7 +9,7 @@ use ferrogate_common::{
     Backend, Config, Frontend, FrontendKey, NetworkKey, Service, SlotRange, address_roles, config_flags,
 };
 use ferrogate_control::{Limits, Op, Plan, Snapshot};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::offset_of;
 
 impl Tables {
@@ -21,7 +21,8 @@ impl Tables {
                 .services
                 .entries()
                 .min(self.cursors)
-                .min(self.connections.entries()),
+                .min(self.connections.entries())
+                .min(self.socket_connections.entries()),
             slots: self.slots.entries(),
             backends: self.backends.entries().min(self.active.entries()),
             networks: self.networks.entries().saturating_sub(NetworkKey::CLUSTER_ENTRIES),
@@ -38,12 +39,14 @@ impl Tables {
             let alike = match first {
                 Op::PutFrontend { .. } => run_of(ops, |op| matches!(op, Op::PutFrontend { .. })),
                 Op::DeleteFrontend { .. } => run_of(ops, |op| matches!(op, Op::DeleteFrontend { .. })),
+                Op::ResetCounters { .. } => run_of(ops, |op| matches!(op, Op::ResetCounters { .. })),
                 _ => 1,
             };
             let (run, rest) = ops.split_at(alike);
             match first {
                 Op::PutFrontend { .. } => self.put_frontends(run)?,
                 Op::DeleteFrontend { .. } => self.delete_frontends(run)?,
+                Op::ResetCounters { .. } => self.reset_counters(run)?,
                 op => self.apply_one(op)?,
             }
             ops = rest;
@@ -111,6 +114,7 @@ impl Tables {
             Op::Grace => self.grace(),
             Op::PutFrontend { .. } => self.put_frontends(std::slice::from_ref(op)),
             Op::DeleteFrontend { .. } => self.delete_frontends(std::slice::from_ref(op)),
+            Op::ResetCounters { .. } => self.reset_counters(std::slice::from_ref(op)),
         }
     }
 
@@ -137,6 +141,30 @@ impl Tables {
             })
             .collect();
         self.frontends.delete_all(&keys).during(|| writing(maps::FRONTENDS))
+    }
+
+    fn reset_counters(&self, ops: &[Op]) -> Result<()> {
+        let ids: BTreeSet<u32> = ops
+            .iter()
+            .filter_map(|op| match op {
+                Op::ResetCounters { id } => Some(*id),
+                _ => None,
+            })
+            .collect();
+        for id in &ids {
+            self.connections.clear(id).during(|| writing(maps::CONNECTIONS))?;
+            self.socket_connections
+                .clear(id)
+                .during(|| writing(maps::SOCKET_CONNECTIONS))?;
+        }
+        let mut keys = Vec::new();
+        self.refusals
+            .for_each(|key, _| {
+                keys.extend(ids.contains(&key.service).then_some(*key));
+                true
+            })
+            .during(|| reading(maps::REFUSALS))?;
+        self.refusals.delete_all(&keys).during(|| writing(maps::REFUSALS))
     }
 
     /// Sets what the programs are told of the node, but for what has writers of its own: the span of NodePorts (the plans),

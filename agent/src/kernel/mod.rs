@@ -41,7 +41,7 @@ pub use error::{Error, Result};
 pub use inspect::{HookReport, inspect, inspect_sockets, with_program_names};
 pub use interfaces::NetworkTables;
 pub use programs::{PacketLog, ProgramReport, object};
-pub use read::{FlowEntry, FlowRow, FlowTable, boot_nanos, boot_seconds};
+pub use read::{Counted, FlowEntry, FlowRow, FlowTable, boot_nanos, boot_seconds};
 pub use scope::Scopes;
 pub use sizes::{KeptSize, MapMemory};
 pub use state::{DEFAULT_STATE_DIR, StateDir};

@@ -1,6 +1,7 @@
 //! The counters and the flow tables, for people and metrics.
 
 use super::error::{During as _, Result};
+use super::sys::Map;
 use super::tables::{Tables, reading};
 use ferrogate_common::maps;
 use ferrogate_common::{Address, Direction, Flow, Interface, Reason, SnatFlow, Tuple, flow_flags};
@@ -85,6 +86,33 @@ impl FlowRow {
     }
 }
 
+/// What the programs have counted of one Service port, since its index was given to it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Counted {
+    /// New connections through the packet edges, and through the socket edge.
+    pub packet: u64,
+    pub socket: u64,
+    /// Packets and calls that got no further, by reason and [`ferrogate_common::trace_edge`].
+    pub refusals: BTreeMap<(Reason, u8), u64>,
+}
+
+impl Counted {
+    /// New connections.
+    pub fn connections(&self) -> u64 {
+        self.packet + self.socket
+    }
+
+    /// Everything that was refused, or what was for one reason.
+    pub fn refused(&self, why: Option<Reason>) -> u64 {
+        let of = |(reason, _): &(Reason, u8)| why.is_none_or(|why| why == *reason);
+        self.refusals
+            .iter()
+            .filter(|(key, _)| of(key))
+            .map(|(_, count)| count)
+            .sum()
+    }
+}
+
 /// The clock that flows are stamped by: seconds since boot, without time suspended (CLOCK_MONOTONIC).
 pub fn boot_seconds() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
@@ -121,19 +149,33 @@ impl Tables {
         Ok(sum(&counts.unwrap_or_default()))
     }
 
-    /// New connections by index into `SERVICES`, summed over the CPUs; services without any are left out.
-    pub fn connections(&self) -> Result<BTreeMap<u32, u64>> {
-        let mut sums = BTreeMap::new();
-        self.connections
-            .for_each(|service, values| {
+    /// What was counted by index into `SERVICES`, summed over the CPUs; services without anything are left out.
+    pub fn counted(&self) -> Result<BTreeMap<u32, Counted>> {
+        let mut services: BTreeMap<u32, Counted> = BTreeMap::new();
+        let mut count = |map: &Map<u32, u64>, spec, field: fn(&mut Counted) -> &mut u64| {
+            map.for_each(|service, values| {
                 let total = sum(values);
                 if total != 0 {
-                    sums.insert(*service, total);
+                    *field(services.entry(*service).or_default()) = total;
                 }
                 true
             })
-            .during(|| reading(maps::CONNECTIONS))?;
-        Ok(sums)
+            .during(|| reading(spec))
+        };
+        count(&self.connections, maps::CONNECTIONS, |counted| &mut counted.packet)?;
+        count(&self.socket_connections, maps::SOCKET_CONNECTIONS, |counted| {
+            &mut counted.socket
+        })?;
+        self.refusals
+            .for_each(|key, values| {
+                if let Some(reason) = Reason::ALL.iter().find(|reason| **reason as u8 == key.reason) {
+                    let refusals = &mut services.entry(key.service).or_default().refusals;
+                    refusals.insert((*reason, key.edge), sum(values));
+                }
+                true
+            })
+            .during(|| reading(maps::REFUSALS))?;
+        Ok(services)
     }
 
     /// Up to `limit` flows: the established ones first. They are read while packets change them.

@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use ferrogate_common::maps::{self, MapSpec};
 use ferrogate_common::{
     ABI_VERSION, Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend,
-    FrontendKey, Interface, NetworkKey, NextHop, NodeAddress, Service, ServiceCidrs, SnatFlow, SocketPair,
+    FrontendKey, Interface, NetworkKey, NextHop, NodeAddress, RefusalKey, Service, ServiceCidrs, SnatFlow, SocketPair,
     SocketPairKey, SocketState, TraceSettings, Tuple, UdpSocket,
 };
 use std::io;
@@ -44,6 +44,8 @@ pub struct Tables {
     pub(super) cgroups: Map<u64, u32>,
     pub(super) reasons: Map<u32, u64>,
     pub(super) connections: Map<u32, u64>,
+    pub(super) socket_connections: Map<u32, u64>,
+    pub(super) refusals: Map<RefusalKey, u64>,
     /// Entries of `CURSORS`.
     pub(super) cursors: u32,
     pub(super) grace: Arc<Grace>,
@@ -90,6 +92,8 @@ impl Tables {
             cgroups: map(state, maps::CGROUPS, 1)?,
             reasons: map(state, maps::REASONS, cpus)?,
             connections: map(state, maps::CONNECTIONS, cpus)?,
+            socket_connections: map(state, maps::SOCKET_CONNECTIONS, cpus)?,
+            refusals: map(state, maps::REFUSALS, cpus)?,
             cursors: cursors.max_entries,
             grace: Arc::new(Grace::new().during(|| "no way to wait for a grace period".to_owned())?),
         })
@@ -246,6 +250,8 @@ pub(super) fn check_pins(state: &StateDir) -> Result<()> {
         checked::<u64, u32>(state, maps::CGROUPS),
         checked::<u32, u64>(state, maps::REASONS),
         checked::<u32, u64>(state, maps::CONNECTIONS),
+        checked::<u32, u64>(state, maps::SOCKET_CONNECTIONS),
+        checked::<RefusalKey, u64>(state, maps::REFUSALS),
         checked::<u32, TraceSettings>(state, maps::TRACE),
         checked::<u32, u64>(state, maps::TRACE_LOST),
     ];

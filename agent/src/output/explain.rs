@@ -2,7 +2,7 @@
 
 mod endpoints;
 
-use crate::admin::{Explanation, PortExplanation, Way};
+use crate::admin::{Explanation, PortExplanation, RefusalCount, Way};
 use std::fmt::Write as _;
 
 /// A terminal's width at three in the morning.
@@ -53,16 +53,19 @@ fn port_page(text: &mut String, port: &PortExplanation, node: &str) {
     let title = format!("{}/{}{called} {}", port.port, port.protocol, port.family);
     let plural = |count: u64| if count == 1 { "" } else { "s" };
     let (connections, flows) = (port.connections, port.flows);
+    let of_sockets = match port.socket_connections {
+        0 => String::new(),
+        some => format!(" ({some} at sockets)"),
+    };
     let counters = format!(
-        "{connections} connection{} so far, {flows} flow{} now",
+        "{connections} connection{} so far{of_sockets}, {flows} flow{} now",
         plural(connections),
         plural(flows)
     );
     let _ = writeln!(
         text,
-        "{title:<WIDTH1$}{counters:>WIDTH2$}\n",
-        WIDTH1 = WIDTH / 2,
-        WIDTH2 = WIDTH / 2
+        "{title}  {counters:>rest$}\n",
+        rest = WIDTH.saturating_sub(title.chars().count() + 2)
     );
     for way in &port.ways {
         verdict(text, way);
@@ -70,6 +73,9 @@ fn port_page(text: &mut String, port: &PortExplanation, node: &str) {
     let said = |refusal: &&String| port.ways.iter().any(|way| way.outcome.contains(refusal.as_str()));
     for refusal in port.refused.iter().filter(|refusal| !said(refusal)) {
         item(text, "  FAILS  ", &format!("not programmed: {refusal}"));
+    }
+    if !port.refusals.is_empty() {
+        item(text, "  refused so far  ", &refusals(&port.refusals));
     }
     if !port.ways.is_empty() {
         text.push('\n');
@@ -80,6 +86,16 @@ fn port_page(text: &mut String, port: &PortExplanation, node: &str) {
         endpoints::table(text, &port.endpoints);
         let _ = writeln!(text, "  * on this node ({node})");
     }
+}
+
+/// `no_endpoints: pod 2, socket 1; source_range: uplink 17`.
+fn refusals(refusals: &[RefusalCount]) -> String {
+    let of_reason = refusals.chunk_by(|one, next| one.reason == next.reason);
+    let all = of_reason.map(|alike| {
+        let edges: Vec<String> = alike.iter().map(|one| format!("{} {}", one.edge, one.count)).collect();
+        format!("{}: {}", alike[0].reason, edges.join(", "))
+    });
+    all.collect::<Vec<_>>().join("; ")
 }
 
 /// `  works  outside -> 203.0.113.80:80: 3 endpoints`.

@@ -130,6 +130,7 @@ fn services_show_their_addresses_and_counts_and_on_request_their_endpoints() {
             },
         ],
         connections: 300,
+        refused: 7,
     };
     let text = services(std::slice::from_ref(&row), false);
     assert_fits(&text);

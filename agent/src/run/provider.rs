@@ -97,7 +97,7 @@ impl Knowledge {
             xdp: model.interfaces.iter().any(|one| has_xdp(&one.hooks)),
             node_addresses: self.tables.node_addresses()?.iter().map(Address::ip).collect(),
             cluster_networks: self.tables.cluster_networks()?,
-            connections: self.tables.connections()?,
+            counted: self.tables.counted()?,
             flows,
             reasons: self
                 .tables
@@ -155,16 +155,14 @@ impl Provider for Knowledge {
     }
 
     fn services(&self, name: Option<&str>) -> Result<Vec<ServiceRow>> {
-        let connections = self.tables.connections()?;
+        let counted = self.tables.counted()?;
         let model = self.shared.lock();
         let wanted = |port: &ferrogate_control::PortView<'_>| {
             let service = &port.name.service;
             name.is_none_or(|name| views::matches_service((&service.namespace, &service.name), name))
         };
         let rows = model.planner.ports().filter(wanted);
-        Ok(rows
-            .map(|port| views::service(&port, connections.get(&port.id).copied().unwrap_or_default()))
-            .collect())
+        Ok(rows.map(|port| views::service(&port, counted.get(&port.id))).collect())
     }
 
     fn explain(&self, service: &str, from: Option<&str>) -> Result<Explained> {
@@ -248,7 +246,7 @@ impl Observe for Knowledge {
     fn observe(&self) -> Observation {
         let maps = self.counted();
         let reasons = self.tables.reasons().unwrap_or_default();
-        let connections = self.tables.connections().unwrap_or_default();
+        let mut counted = self.tables.counted().unwrap_or_default();
         let mut model = self.shared.lock();
         let (pending_services, pending_slices) = model.state.pending().counts();
         let ports = || model.planner.ports();
@@ -272,8 +270,8 @@ impl Observe for Knowledge {
                 .into_iter()
                 .map(|(reason, count)| (reason.label(), count))
                 .collect(),
-            connections: ports()
-                .filter_map(|port| Some((port.name.clone(), *connections.get(&port.id)?)))
+            services: ports()
+                .filter_map(|port| Some((port.name.clone(), counted.remove(&port.id)?)))
                 .collect(),
             maps,
             refused,

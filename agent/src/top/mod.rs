@@ -20,6 +20,8 @@ pub enum Sort {
     Rate,
     /// New connections so far
     Total,
+    /// Packets and calls a second that got no further
+    Refused,
     /// Endpoints, the fewest first
     Endpoints,
     /// Namespace, name and port
@@ -32,6 +34,7 @@ impl Sort {
         match self {
             Self::Rate => "connections/s",
             Self::Total => "connections",
+            Self::Refused => "refused/s",
             Self::Endpoints => "endpoints",
             Self::Name => "name",
         }
@@ -73,6 +76,9 @@ pub struct ServiceRate {
     /// New connections a second, and so far.
     pub rate: f64,
     pub connections: u64,
+    /// Packets and calls that got no further: a second, and so far.
+    pub refused_rate: f64,
+    pub refused: u64,
     pub endpoints: usize,
     pub local: usize,
 }
@@ -116,18 +122,21 @@ impl Rates {
         let seconds = (after.at_nanos.saturating_sub(before.at_nanos) as f64 / 1e9).max(1e-3);
         let rate = |before: u64, after: u64| grown(before, after) as f64 / seconds;
         // An id can have become another Service's.
-        let known: HashMap<(u32, &str), u64> = before
+        let known: HashMap<(u32, &str), (u64, u64)> = before
             .services
             .iter()
-            .map(|row| ((row.id, row.service.as_str()), row.connections))
+            .map(|row| ((row.id, row.service.as_str()), (row.connections, row.refused)))
             .collect();
         let services: Vec<ServiceRate> = after
             .services
             .into_iter()
             .map(|row| {
                 let before = known.get(&(row.id, row.service.as_str())).copied();
+                let (connections, refused) = before.unwrap_or_default();
                 ServiceRate {
-                    rate: rate(before.unwrap_or_default(), row.connections),
+                    rate: rate(connections, row.connections),
+                    refused_rate: rate(refused, row.refused),
+                    refused: row.refused,
                     service: row.service,
                     protocol: row.protocol,
                     family: row.family,
@@ -179,6 +188,10 @@ impl Rates {
         let order = |a: &ServiceRate, b: &ServiceRate| match by {
             Sort::Rate => b.rate.total_cmp(&a.rate).then(b.connections.cmp(&a.connections)),
             Sort::Total => b.connections.cmp(&a.connections),
+            Sort::Refused => b
+                .refused_rate
+                .total_cmp(&a.refused_rate)
+                .then(b.refused.cmp(&a.refused)),
             Sort::Endpoints => a.endpoints.cmp(&b.endpoints),
             Sort::Name => Ordering::Equal,
         };

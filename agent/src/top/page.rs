@@ -141,7 +141,7 @@ fn listed(title: &str, items: &[String], width: usize) -> String {
 
 /// Columns of the service's name.
 const fn name_width(width: usize) -> usize {
-    let rest = width.saturating_sub(2 + 6 + 7 + 8 + 12 + 12);
+    let rest = width.saturating_sub(2 + 6 + 7 + 8 + 11 + 10 + 12);
     if rest < 16 { 16 } else { rest }
 }
 
@@ -149,12 +149,13 @@ fn heading(width: usize) -> String {
     row(
         "  ",
         "SERVICE",
-        ["PROTO", "FAMILY", "CONN/S", "CONNS", "READY(HERE)"],
+        ["PROTO", "FAMILY", "CONN/S", "CONNS", "REFUSED/S", "READY(HERE)"],
         width,
     )
 }
 
-fn row(mark: &str, name: &str, [protocol, family, rate, total, endpoints]: [&str; 5], width: usize) -> String {
+fn row(mark: &str, name: &str, cells: [&str; 6], width: usize) -> String {
+    let [protocol, family, rate, total, refused, endpoints] = cells;
     let (columns, length) = (name_width(width), name.chars().count());
     // The end tells Services of one namespace apart.
     let name = if length > columns {
@@ -163,7 +164,7 @@ fn row(mark: &str, name: &str, [protocol, family, rate, total, endpoints]: [&str
     } else {
         name.to_owned()
     };
-    format!("{mark}{name:<columns$} {protocol:<5} {family:<6}{rate:>8} {total:>11} {endpoints:>11}")
+    format!("{mark}{name:<columns$} {protocol:<5} {family:<6}{rate:>8} {total:>10} {refused:>9} {endpoints:>11}")
 }
 
 fn table(rates: &Rates, look: &Look) -> Vec<String> {
@@ -199,6 +200,7 @@ fn service(mark: &str, one: &ServiceRate, width: usize) -> String {
         one.family.as_str(),
         &number(one.rate),
         &total,
+        &number(one.refused_rate),
         &endpoints,
     ];
     row(mark, &one.service, cells, width)

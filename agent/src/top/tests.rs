@@ -2,13 +2,14 @@ use super::page::{HEAD, Look, number, page};
 use super::*;
 use crate::admin::{ReasonCount, ServiceCounters};
 
-fn service(name: &str, id: u32, connections: u64, endpoints: usize) -> ServiceCounters {
+fn service(name: &str, id: u32, (connections, refused): (u64, u64), endpoints: usize) -> ServiceCounters {
     ServiceCounters {
         service: name.to_owned(),
         protocol: "TCP".to_owned(),
         family: "IPv4".to_owned(),
         id,
         connections,
+        refused,
         endpoints,
         local: 1,
     }
@@ -45,7 +46,10 @@ fn moment(seconds: u64, services: Vec<ServiceCounters>, reasons: Vec<ReasonCount
 fn rates() -> Rates {
     let before = moment(
         10,
-        vec![service("shop/web:80", 1, 100, 3), service("shop/api:80", 2, 50, 2)],
+        vec![
+            service("shop/web:80", 1, (100, 0), 3),
+            service("shop/api:80", 2, (50, 9), 2),
+        ],
         vec![
             reason("new_flow", 150),
             reason("no_endpoints", 7),
@@ -55,10 +59,10 @@ fn rates() -> Rates {
     let after = moment(
         14,
         vec![
-            service("shop/web:80", 1, 120, 3),
-            service("shop/api:80", 2, 90, 2),
+            service("shop/web:80", 1, (120, 6), 3),
+            service("shop/api:80", 2, (90, 9), 2),
             // Its id was another's, whose counter it does not go on with.
-            service("shop/new:80", 3, 4, 0),
+            service("shop/new:80", 3, (4, 1), 0),
         ],
         vec![
             reason("new_flow", 214),
@@ -84,11 +88,17 @@ fn rates_are_differences_of_two_moments_and_a_counter_that_was_begun_anew_counts
     );
     assert_eq!((rates.connections, rates.translated, rates.passed), (16.0, 16.0, 2.0));
     assert_eq!(rates.refused, 1.5);
+    let refused: Vec<_> = rates
+        .services
+        .iter()
+        .map(|row| (row.refused_rate, row.refused))
+        .collect();
+    assert_eq!(refused, [(1.5, 6), (0.0, 9), (0.25, 1)]);
     let drops: Vec<_> = rates.drops.iter().map(|one| (one.reason.as_str(), one.rate)).collect();
     assert_eq!(drops, [("source_range", 1.0), ("no_endpoints", 0.5)]);
     let fallen = Rates::between(
-        &moment(1, vec![service("a/b:1", 1, 70, 1)], vec![]),
-        moment(2, vec![service("a/b:1", 1, 3, 1)], vec![]),
+        &moment(1, vec![service("a/b:1", 1, (70, 7), 1)], vec![]),
+        moment(2, vec![service("a/b:1", 1, (3, 0), 1)], vec![]),
     );
     assert_eq!(fallen.services[0].rate, 3.0);
 }
@@ -99,6 +109,7 @@ fn services_are_sorted_by_what_was_asked_for_and_the_other_way_round() {
     for (sort, expected) in [
         (Sort::Rate, ["api", "web", "new"]),
         (Sort::Total, ["web", "api", "new"]),
+        (Sort::Refused, ["web", "new", "api"]),
         (Sort::Endpoints, ["new", "api", "web"]),
         (Sort::Name, ["api", "new", "web"]),
     ] {
@@ -158,7 +169,7 @@ fn a_page_fits_its_terminal_and_says_everything_without_colours() {
             "{lines:#?}"
         );
         assert!(
-            lines[HEAD - 1].ends_with("CONNS READY(HERE)"),
+            lines[HEAD - 1].ends_with("CONNS REFUSED/S READY(HERE)"),
             "nothing is cut off: {lines:#?}"
         );
         assert!(lines[HEAD].ends_with("2 (1)"), "{lines:#?}");

@@ -132,13 +132,7 @@ impl Reader {
         let (process, of_caller) = caller.unzip();
         Some(Line {
             time: Timestamp::from_nanosecond(time).ok()?,
-            edge: match event.edge {
-                trace_edge::POD => "pod",
-                trace_edge::UPLINK => "uplink",
-                trace_edge::NODE => "node",
-                trace_edge::XDP => "xdp",
-                _ => "socket",
-            },
+            edge: trace_edge::name(event.edge),
             interface: if of_call { None } else { interface(event.ifindex) },
             protocol: protocol.map_or_else(|| tuple.protocol.to_string(), |protocol| protocol.name().to_owned()),
             client: if of_call {

@@ -24,6 +24,7 @@ fn port(service: &str, id: u32, connections: u64) -> ServiceCounters {
         family: "IPv4".to_owned(),
         id,
         connections,
+        refused: 0,
         endpoints: 2,
         local: 1,
     }

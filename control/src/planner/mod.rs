@@ -2,8 +2,8 @@
 //!
 //! A plan is made in rounds. The writes of one round, of all services together, are in this order:
 //!
-//! 1. new backends, then their generations; slots; new source ranges; flags; flips; the NodePort span, widened; new
-//!    frontends
+//! 1. new backends, then their generations; slots; new source ranges; counters of new services; flags; flips; the NodePort
+//!    span, widened; new frontends
 //! 2. frontends that go; flips away of services that go; source ranges and backends that go
 //!
 //! What was freed can be used again after a grace period. A plan does not wait for one at its end: the agent does, while it goes on

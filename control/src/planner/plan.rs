@@ -32,6 +32,10 @@ pub enum Op {
         base: u32,
         ids: Vec<u32>,
     },
+    /// What was counted of the id's last service is none of the new one's.
+    ResetCounters {
+        id: u32,
+    },
     /// Bits of [`ferrogate_common::service_flags`].
     WriteServiceFlags {
         id: u32,

@@ -18,6 +18,7 @@ pub(super) struct Round {
     publications: Vec<Op>,
     slots: Vec<Op>,
     networks: Vec<Op>,
+    counters: Vec<Op>,
     flags: Vec<Op>,
     flips: Vec<Op>,
     puts: Vec<Op>,
@@ -88,6 +89,7 @@ impl Round {
         ops.extend(self.publications);
         ops.extend(self.slots);
         ops.extend(self.networks);
+        ops.extend(self.counters);
         ops.extend(self.flags);
         ops.extend(self.flips);
         ops.extend(node_ports.map(|(min, max)| Op::SetNodePorts { min, max }));
@@ -162,6 +164,7 @@ impl Planner {
         self.frontends(desired, &mut port, puts, round);
         self.share(desired, &mut port);
         if !known {
+            round.counters.push(Op::ResetCounters { id: port.id });
             self.owners.insert(port.id, desired.name.clone());
         }
         self.ports.insert(desired.name.clone(), port);

@@ -165,12 +165,16 @@ impl MemoryTables {
                 }
             }
             Op::WriteSlots { base, ids } => self.write_slots(*base, ids)?,
-            Op::WriteServiceFlags { id, .. } if self.held().iter().any(|held| held.services.contains(id)) => {
+            Op::ResetCounters { id } | Op::WriteServiceFlags { id, .. }
+                if self.held().iter().any(|held| held.services.contains(id)) =>
+            {
                 return Err(Violation::NoGrace {
                     table: "SERVICES",
                     index: *id,
                 });
             }
+            // Counters are the programs'.
+            Op::ResetCounters { .. } => {}
             Op::WriteServiceFlags { id, flags } => self.service_mut(*id)?.flags = *flags,
             Op::Flip { id, range } => {
                 let old = std::mem::replace(&mut self.service_mut(*id)?.range, range.pack());

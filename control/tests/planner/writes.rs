@@ -36,6 +36,7 @@ fn a_new_port_is_written_from_its_backends_outwards() {
             base: 0,
             ids: vec![1, 2],
         },
+        Op::ResetCounters { id: 0 },
         Op::WriteServiceFlags { id: 0, flags: 0 },
         Op::Flip { id: 0, range },
         Op::PutFrontend {

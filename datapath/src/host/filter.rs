@@ -1,7 +1,7 @@
 //! The filter in front of the look-ups.
 
 use super::HostTables;
-use super::tables::Touched;
+use super::Touched;
 use ferrogate_common::{Address, FilterPlace, Tuple, address_roles};
 use std::vec::Vec;
 

@@ -1,11 +1,12 @@
 //! The maps.
 
+use super::Touched;
 use crate::env::{FlowTable, Insert, Tables};
 use bytemuck::Zeroable;
 use ferrogate_common::{
     Address, Affinity, AffinityKey, Backend, Config, Direction, FilterPlace, Flow, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, Interface, Network, NetworkKey, Reason, Service, ServiceCidrs, SnatFlow, SocketPair,
-    SocketPairKey, Tuple, address_roles, config_flags, flow_flags,
+    Frontend, FrontendKey, Interface, Network, NetworkKey, Reason, RefusalKey, Service, ServiceCidrs, SnatFlow,
+    SocketPair, SocketPairKey, Tuple, address_roles, config_flags, flow_flags,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::vec;
@@ -28,29 +29,6 @@ impl Default for Sizes {
             slots: 1024,
             backends: 1024,
             sources: 16,
-        }
-    }
-}
-
-/// An entry that the pipeline wrote, or removed.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Touched {
-    Established(Tuple),
-    HalfOpen(Tuple),
-    Snat(Tuple),
-    Fragment(FragmentKey),
-    Cursor(u32),
-    Connections(u32),
-    Active(u32),
-    Addresses(u32),
-}
-
-impl Touched {
-    /// An entry of one of the two flow tables.
-    pub const fn flow(table: FlowTable, key: Tuple) -> Self {
-        match table {
-            FlowTable::Established => Self::Established(key),
-            FlowTable::HalfOpen => Self::HalfOpen(key),
         }
     }
 }
@@ -84,8 +62,11 @@ pub struct HostTables {
     pub socket_pairs: HashMap<SocketPairKey, SocketPair>,
     /// Sum over all CPUs, by number of [`Reason`].
     pub reasons: Vec<u64>,
-    /// Sum over all CPUs, by service.
+    /// Sum over all CPUs, by service: of packet edges, and of the socket edge.
     pub connections: Vec<u64>,
+    pub socket_connections: Vec<u64>,
+    /// The same by what was refused.
+    pub refusals: BTreeMap<RefusalKey, u64>,
     /// Makes every insertion into an LRU map fail, as a full or busy one does.
     pub full: bool,
     /// What was written since this was last emptied.
@@ -124,6 +105,8 @@ impl HostTables {
             socket_pairs: HashMap::new(),
             reasons: vec![0; ferrogate_common::maps::REASONS.entries as usize],
             connections: vec![0; sizes.services],
+            socket_connections: vec![0; sizes.services],
+            refusals: BTreeMap::new(),
             full: false,
             touched: BTreeSet::new(),
         }
@@ -351,6 +334,17 @@ impl Tables for HostTables {
         self.reasons[reason as usize] += 1;
     }
 
+    fn count_socket_connection(&mut self, service: u32) {
+        if let Some(counter) = self.socket_connections.get_mut(service as usize) {
+            *counter += 1;
+        }
+    }
+
+    fn count_refusal(&mut self, key: &RefusalKey) {
+        *self.refusals.entry(*key).or_default() += 1;
+        self.touched.insert(Touched::Refusal(*key));
+    }
+
     fn count_connection(&mut self, service: u32) {
         if let Some(counter) = self.connections.get_mut(service as usize) {
             *counter += 1;
@@ -455,6 +449,12 @@ macro_rules! delegate_tables {
             }
             fn count_connection(&mut self, service: u32) {
                 self.tables.count_connection(service);
+            }
+            fn count_socket_connection(&mut self, service: u32) {
+                self.tables.count_socket_connection(service);
+            }
+            fn count_refusal(&mut self, key: &ferrogate_common::RefusalKey) {
+                self.tables.count_refusal(key);
             }
         }
 

@@ -5,7 +5,7 @@ use crate::support::{
     send,
 };
 use crate::wire::What;
-use ferrogate_common::{FrontendKind, Network, Protocol, Reason, UdpSocket, config_flags};
+use ferrogate_common::{FrontendKind, Network, Protocol, Reason, RefusalKey, UdpSocket, config_flags, trace_edge};
 use ferrogate_datapath::host::{HostPacket, HostSocket, Program, Segment, Simulator, SocketSimulator, tcp};
 use ferrogate_datapath::{Tables as _, Verdict};
 use std::net::SocketAddr;
@@ -402,5 +402,54 @@ fn nothing_matches_before_there_is_a_service() {
                 assert_eq!(sent.bytes, was);
             }
         }
+    }
+}
+
+/// Once, though two programs may see the packet, and under the Service port that it was for.
+#[test]
+fn what_is_refused_is_counted_for_its_service() {
+    let edges = [
+        trace_edge::POD,
+        trace_edge::UPLINK,
+        trace_edge::UPLINK,
+        trace_edge::NODE,
+        trace_edge::NODE,
+    ];
+    for v4 in FAMILIES {
+        for ((program, ifindex, client, frontend, port), edge) in CLIENTS.into_iter().zip(edges) {
+            let node = &mut without_endpoints(Protocol::Udp, v4);
+            let key = |reason: Reason, edge| RefusalKey {
+                service: 1,
+                reason: reason as u8,
+                edge,
+                reserved: 0,
+            };
+            for at_port in [port, port, port + 1] {
+                let packet = segment(Protocol::Udp, at(client, v4, 40_000), at(frontend, v4, at_port), 0);
+                send(node, program, ifindex, &packet);
+            }
+            assert_eq!(
+                node.tables.refusals,
+                [(key(Reason::NoEndpoints, edge), 2)].into(),
+                "{program:?}"
+            );
+            // XDP leaves what is to be answered to the program behind it, and drops the rest itself.
+            let node = &mut without_endpoints(Protocol::Udp, v4);
+            for (to, at_port) in [(Who::Node, 30_080), (Who::Vip, 80)] {
+                let packet = segment(Protocol::Udp, at(Who::Outside, v4, 40_000), at(to, v4, at_port), 0);
+                send(node, Program::UplinkXdp, UPLINK, &packet);
+            }
+            let dropped = key(Reason::ExternalClusterIp, trace_edge::XDP);
+            assert_eq!(node.tables.refusals, [(dropped, 1)].into());
+        }
+        let node = &mut without_endpoints(Protocol::Tcp, v4);
+        let mut socket = HostSocket::new(7, Protocol::Tcp, POD_NETNS);
+        SocketSimulator::new(&mut node.tables, &mut socket).connect(at(Who::Vip, v4, 80));
+        let of_sockets = node
+            .tables
+            .refusals
+            .iter()
+            .map(|(key, count)| (key.service, key.edge, *count));
+        assert_eq!(of_sockets.collect::<Vec<_>>(), [(1, trace_edge::SOCKET, 1)]);
     }
 }

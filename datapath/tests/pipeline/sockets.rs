@@ -55,7 +55,10 @@ fn connections_take_the_backends_in_turn_and_peers_have_the_service_s_name() {
                 *counts.entry(peer).or_default() += 1;
             }
             assert_eq!(counts.into_values().collect::<Vec<_>>(), [100, 100, 100]);
-            assert_eq!(node.tables.connections[0], 300);
+            assert_eq!(
+                (node.tables.socket_connections[0], node.tables.connections[0]),
+                (300, 0)
+            );
         }
     }
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues};
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
     Address, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Interface, NetworkKey, NextHop,
-    NodeAddress, Service, ServiceCidrs, SnatFlow, Tuple,
+    NodeAddress, RefusalKey, Service, ServiceCidrs, SnatFlow, Tuple,
 };
 use ferrogate_datapath::FlowTable;
 use ferrogate_datapath::host::{HostTables, Touched};
@@ -201,6 +201,7 @@ pub struct KernelTables {
     fragments: Table<FragmentKey, FragmentPorts>,
     reasons: Counters,
     connections: Counters,
+    refusals: PerCpuHashMap<MapData, Raw<RefusalKey>, u64>,
 }
 
 impl KernelTables {
@@ -231,6 +232,7 @@ impl KernelTables {
             fragments: Table::take(ebpf, "FRAGMENTS")?,
             reasons: Counters::take(ebpf, "REASONS")?,
             connections: Counters::take(ebpf, "CONNECTIONS")?,
+            refusals: PerCpuHashMap::try_from(take(ebpf, "REFUSALS")?)?,
         })
     }
 
@@ -263,7 +265,9 @@ impl KernelTables {
         self.fragments
             .replace(tables.fragments.iter().map(|(key, value)| (key, *value)))?;
         self.reasons.clear()?;
-        self.connections.clear()
+        self.connections.clear()?;
+        let counted: Vec<_> = self.refusals.keys().collect::<Result<_, _>>()?;
+        counted.iter().try_for_each(|key| Ok(self.refusals.remove(key)?))
     }
 
     /// Has the programs forget the ways that packets went.
@@ -350,6 +354,15 @@ impl KernelTables {
         self.reasons.get(reason)
     }
 
+    /// The same by service.
+    fn refused(&self, key: &RefusalKey) -> Result<u64> {
+        match self.refusals.get(&Raw(*key), 0) {
+            Ok(values) => Ok(values.iter().sum()),
+            Err(MapError::KeyNotFound) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// One entry that the pipeline may write, as text: what a comparison shows when it fails.
     pub fn entry(&self, touched: &Touched) -> Result<String> {
         Ok(match touched {
@@ -361,6 +374,7 @@ impl KernelTables {
             Touched::Active(backend) => format!("{}", self.active.get(*backend)?),
             Touched::Addresses(index) => format!("{:x}", self.addresses.get(*index)?),
             Touched::Connections(service) => format!("{}", self.connections.get(*service)?),
+            Touched::Refusal(key) => format!("{}", self.refused(key)?),
         })
     }
 
@@ -374,6 +388,7 @@ impl KernelTables {
             Touched::Cursor(service) => self.cursors.get(*service)? == tables.cursors[*service as usize],
             Touched::Active(backend) => self.active.get(*backend)? == tables.active[*backend as usize],
             Touched::Addresses(index) => Some(self.addresses.get(*index)?) == tables.addresses.get(index).copied(),
+            Touched::Refusal(key) => Some(&self.refused(key)?) == tables.refusals.get(key),
             Touched::Connections(service) => self.connections.get(*service)? == tables.connections[*service as usize],
         })
     }
@@ -393,6 +408,11 @@ impl KernelTables {
             cursors: self.cursors.dump()?,
             reasons: self.reasons.dump()?,
             connections: self.connections.dump()?,
+            refusals: self
+                .refusals
+                .iter()
+                .map(|entry| entry.map(|(key, values)| (key.0, values.iter().sum())))
+                .collect::<Result<_, _>>()?,
             ..like.clone()
         })
     }

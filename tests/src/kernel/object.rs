@@ -87,6 +87,7 @@ impl Object {
                 (maps::SERVICES, sizes.services as u32),
                 (maps::CURSORS, sizes.services as u32),
                 (maps::CONNECTIONS, sizes.services as u32),
+                (maps::SOCKET_CONNECTIONS, sizes.services as u32),
                 (maps::SLOTS, sizes.slots as u32),
                 (maps::BACKENDS, sizes.backends as u32),
                 (maps::ACTIVE, sizes.backends as u32),

@@ -3,11 +3,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use ferrogate_tests::rig::{Place, Rig};
+use ferrogate_tests::rig::{NAMESPACE, Place, Rig};
 use ferrogate_tests::wire::{ProbeRequest, Protocol};
 use serde_json::{Value, json};
 
-use crate::common::{Is, apply, boot, eventually, ferrogate, ferrogate_json};
+use crate::common::{Is, apply, apply_void, boot, eventually, ferrogate, ferrogate_json, serves};
 
 /// More than any set of endpoints here: round robin reaches each.
 const CONNECTIONS: u32 = 12;
@@ -179,6 +179,26 @@ fn live_counters_and_flows_are_those_of_the_service() -> Result<()> {
     let dropped = dropped.iter().find(|way| way["reason"] == "external_cluster_ip");
     let counted = dropped.and_then(|way| way["counted"].as_u64());
     assert!(counted >= Some(u64::from(CONNECTIONS)), "{dropped:?}");
+    let page = ferrogate_json(&rig, 1, &["explain", "shop"])?;
+    let refusals = page["ports"][0]["refusals"].as_array().context("refusals")?;
+    let of_way = refusals.iter().find(|one| one["reason"] == "external_cluster_ip");
+    let of_way = of_way.context("the refusal")?;
+    assert_eq!(of_way["edge"], "uplink");
+    assert!(of_way["count"].as_u64() >= counted, "{refusals:?}");
+
+    // Another Service gets its place in the tables, and nothing of what was counted there.
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": NAMESPACE, "name": "shop"}});
+    rig.delete(&service)?;
+    serves(&rig, 0)?;
+    apply_void(&rig)?;
+    serves(&rig, 1)?;
+    let rows = ferrogate_json(&rig, 1, &["services"])?;
+    assert_eq!(rows[0]["id"], page["ports"][0]["id"], "{rows}");
+    assert_eq!(
+        (&rows[0]["connections"], &rows[0]["refused"]),
+        (&json!(0), &json!(0)),
+        "{rows}"
+    );
     Ok(())
 }
 

@@ -74,9 +74,11 @@ fn top_shows_on_a_terminal_of_80x24_what_clients_do_and_gives_the_terminal_back(
     assert_eq!(total(&screen, "default/void:81"), Some(0), "{screen}");
     assert_eq!(
         line(&screen, "default/shop:80").map(|words| words[5..].join(" ")),
-        Some("2 (1)".to_owned()),
+        Some("0 2 (1)".to_owned()),
         "{screen}"
     );
+    let refused = line(&screen, "default/void:81").and_then(|words| words.get(5)?.parse::<f64>().ok());
+    assert!(refused > Some(0.0), "{screen}");
 
     // A rate, while somebody connects, and none when nobody does.
     eventually("a rate", || {
@@ -115,7 +117,11 @@ fn keys(terminal: &mut Terminal, rig: &Rig) -> Result<()> {
     terminal.shows("the other way round", |screen| {
         screen.contains("by name, reversed") && place(screen, "default/shop:80") > place(screen, "default/void:81")
     })?;
-    terminal.press("rt")?;
+    terminal.press("rd")?;
+    terminal.shows("what refuses first", |screen| {
+        screen.contains("by refused/s") && place(screen, "default/shop:80") > place(screen, "default/void:81")
+    })?;
+    terminal.press("t")?;
     terminal.shows("the cursor on the busiest", |screen| {
         screen.contains("> default/shop:80")
     })?;

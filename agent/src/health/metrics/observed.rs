@@ -3,6 +3,8 @@
 use super::spec::{Kind, Spec};
 use super::{by_family, process, spec};
 use crate::admin::MapStatus;
+use crate::kernel::Counted;
+use ferrogate_common::{Reason, trace_edge};
 use ferrogate_control::{Family, PortName};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
@@ -24,15 +26,15 @@ pub(crate) enum SourceLabel {
     Away,
 }
 
-/// New connections to a Service port.
-pub(crate) type ServiceConnections = (PortName, u64);
+/// What was counted of a Service port.
+pub(crate) type ServiceCounted = (PortName, Counted);
 
 /// The agent and its maps at one moment. What could not be read is left out.
 #[derive(Clone, Debug)]
 pub(crate) struct Observation {
     /// By label of the reason.
     pub(crate) reasons: Vec<(&'static str, u64)>,
-    pub(crate) connections: Vec<ServiceConnections>,
+    pub(crate) services: Vec<ServiceCounted>,
     pub(crate) maps: Vec<MapStatus>,
     /// What Service ports are not given, by the map that has no room.
     pub(crate) refused: BTreeMap<&'static str, u64>,
@@ -64,7 +66,7 @@ impl Observer {
 
 impl Collector for Observer {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut found = self.observe.observe();
+        let found = self.observe.observe();
         let mut out = Out(&mut encoder);
         out.single(&spec::SERVICE_PENDING, found.pending_services as f64)?;
         out.single(&spec::ENDPOINT_PENDING, found.pending_slices as f64)?;
@@ -81,7 +83,8 @@ impl Collector for Observer {
             .iter()
             .map(|(reason, count)| ([("reason", *reason)], *count));
         out.counter(&spec::PACKETS, packets)?;
-        self.connections(&mut found.connections, &mut out)?;
+        self.connections(&found.services, &mut out)?;
+        self.refusals(&found.services, &mut out)?;
         maps(&found.maps, &mut out)?;
         let refused = found
             .refused
@@ -109,22 +112,50 @@ impl Collector for Observer {
 }
 
 impl Observer {
-    fn connections(&self, found: &mut [ServiceConnections], out: &mut Out<'_, '_>) -> fmt::Result {
-        found.sort_by(|(one, a), (other, b)| b.cmp(a).then_with(|| one.cmp(other)));
-        let rows = found.iter().take(self.services).map(|(port, count)| {
-            let labels = [
-                ("namespace", port.service.namespace.to_string()),
-                ("service", port.service.name.to_string()),
-                ("port", port.port.to_string()),
-                ("protocol", port.protocol.name().to_owned()),
-                ("ip_family", port.family.to_string()),
-            ];
-            (labels, *count)
+    fn connections(&self, services: &[ServiceCounted], out: &mut Out<'_, '_>) -> fmt::Result {
+        let (shown, omitted) = self.most(services, Counted::connections);
+        let rows = shown.iter().flat_map(|(port, counted)| {
+            let edges = [("packet", counted.packet), ("socket", counted.socket)];
+            let counted = edges.into_iter().filter(|(_, count)| *count > 0);
+            counted.map(|(edge, count)| ((port_labels(port), [("edge", edge)]), count))
         });
         out.counter(&spec::CONNECTIONS, rows)?;
-        let omitted = found.len().saturating_sub(self.services);
         out.single(&spec::CONNECTIONS_OMITTED, omitted as f64)
     }
+
+    fn refusals(&self, services: &[ServiceCounted], out: &mut Out<'_, '_>) -> fmt::Result {
+        let (shown, omitted) = self.most(services, |counted| counted.refused(None));
+        let rows = shown.iter().flat_map(|(port, counted)| {
+            let labels = |reason: Reason, edge| [("reason", reason.label()), ("edge", trace_edge::name(edge))];
+            let refusals = counted.refusals.iter();
+            refusals.map(move |((reason, edge), count)| ((port_labels(port), labels(*reason, *edge)), *count))
+        });
+        out.counter(&spec::REFUSALS, rows)?;
+        out.single(&spec::REFUSALS_OMITTED, omitted as f64)
+    }
+
+    /// Those with the most, as many as may be listed, and how many more have any.
+    fn most<'a>(
+        &self,
+        services: &'a [ServiceCounted],
+        of: impl Fn(&Counted) -> u64,
+    ) -> (Vec<&'a ServiceCounted>, usize) {
+        let mut some: Vec<&ServiceCounted> = services.iter().filter(|(_, counted)| of(counted) > 0).collect();
+        some.sort_by(|(one, a), (other, b)| of(b).cmp(&of(a)).then_with(|| one.cmp(other)));
+        let omitted = some.len().saturating_sub(self.services);
+        some.truncate(self.services);
+        (some, omitted)
+    }
+}
+
+fn port_labels(port: &PortName) -> [(&'static str, String); 5] {
+    [
+        ("namespace", port.service.namespace.to_string()),
+        ("service", port.service.name.to_string()),
+        ("port", port.port.to_string()),
+        ("protocol", port.protocol.name().to_owned()),
+        ("ip_family", port.family.to_string()),
+    ]
 }
 
 fn maps(maps: &[MapStatus], out: &mut Out<'_, '_>) -> fmt::Result {

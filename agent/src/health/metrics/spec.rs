@@ -96,10 +96,14 @@ metrics! {
         "Time to the head of the API server's answer; a watch goes on after it."
     PACKETS: Counter "ferrogate_packets_total" ["reason"]
         "Packets and socket calls that the programs saw, by what became of them: see Reasons."
-    CONNECTIONS: Counter "ferrogate_connections_total" ["namespace", "service", "port", "protocol", "ip_family"]
-        "New connections to a Service port; the busiest ports, up to `--metrics-services`."
+    CONNECTIONS: Counter "ferrogate_connections_total" ["namespace", "service", "port", "protocol", "ip_family", "edge"]
+        "New connections to a Service port, by whether packets (`packet`) or socket calls (`socket`) are translated; the busiest ports, up to `--metrics-services`."
     CONNECTIONS_OMITTED: Gauge "ferrogate_connections_omitted_services" []
         "Service ports with connections that `--metrics-services` leaves out."
+    REFUSALS: Counter "ferrogate_refusals_total" ["namespace", "service", "port", "protocol", "ip_family", "reason", "edge"]
+        "Packets and socket calls to a Service port that got no further, by reason and edge; the ports that refuse most, up to `--metrics-services`."
+    REFUSALS_OMITTED: Gauge "ferrogate_refusals_omitted_services" []
+        "Service ports that refused something and that `--metrics-services` leaves out."
     FLOWS: Gauge "ferrogate_flows" ["table"] "Entries of the flow tables, two a connection; counted every 10 s at most."
     MAP_ENTRIES: Gauge "ferrogate_map_entries" ["map"] "Entries in use of a map; counted every 10 s at most, and less often where counting takes long."
     MAP_MAX: Gauge "ferrogate_map_max_entries" ["map"] "Entries that a map has room for."

@@ -1,6 +1,7 @@
 use super::*;
 use crate::admin::MapStatus;
-use ferrogate_common::Protocol;
+use crate::kernel::Counted;
+use ferrogate_common::{Protocol, Reason, trace_edge};
 use ferrogate_control::{PortName, ServiceName};
 use std::collections::BTreeSet;
 
@@ -24,12 +25,27 @@ impl Observe for Fixed {
             used: Some(25),
             limit: 100,
         };
+        let counted = |packet, socket, refused: &[(Reason, u8, u64)]| Counted {
+            packet,
+            socket,
+            refusals: refused
+                .iter()
+                .map(|(reason, edge, count)| ((*reason, *edge), *count))
+                .collect(),
+        };
+        let refused = [
+            (Reason::NoEndpoints, trace_edge::POD, 3),
+            (Reason::NoEndpoints, trace_edge::SOCKET, 2),
+        ];
         Observation {
             reasons: vec![("new_flow", 7)],
-            connections: vec![
-                (port("web", Family::V4), 5),
-                (port("web", Family::V6), 9),
-                (port("api", Family::V4), 5),
+            services: vec![
+                (port("web", Family::V4), counted(5, 0, &[])),
+                (port("web", Family::V6), counted(1, 8, &refused)),
+                (
+                    port("api", Family::V4),
+                    counted(0, 5, &[(Reason::SourceRange, trace_edge::XDP, 4)]),
+                ),
             ],
             maps: vec![map("FLOWS"), map("FRONTENDS")],
             refused: [("SLOTS", 2)].into(),
@@ -172,12 +188,30 @@ fn the_busiest_services_are_listed_and_the_others_counted() {
     assert_eq!(
         rows,
         [
-            "ferrogate_connections_total{namespace=\"shop\",service=\"web\",port=\"80\",protocol=\"TCP\",ip_family=\"IPv6\"} 9",
-            "ferrogate_connections_total{namespace=\"shop\",service=\"api\",port=\"80\",protocol=\"TCP\",ip_family=\"IPv4\"} 5",
+            "ferrogate_connections_total{namespace=\"shop\",service=\"web\",port=\"80\",protocol=\"TCP\",ip_family=\"IPv6\",edge=\"packet\"} 1",
+            "ferrogate_connections_total{namespace=\"shop\",service=\"web\",port=\"80\",protocol=\"TCP\",ip_family=\"IPv6\",edge=\"socket\"} 8",
+            "ferrogate_connections_total{namespace=\"shop\",service=\"api\",port=\"80\",protocol=\"TCP\",ip_family=\"IPv4\",edge=\"socket\"} 5",
         ]
     );
     assert!(
         line(&text, "ferrogate_connections_omitted_services").ends_with(" 1.0"),
+        "{text}"
+    );
+}
+
+#[test]
+fn refusals_are_told_by_service_reason_and_edge() {
+    let text = scrape(&busy(), Format::Prometheus);
+    for expected in [
+        "service=\"web\",port=\"80\",protocol=\"TCP\",ip_family=\"IPv6\",reason=\"no_endpoints\",edge=\"pod\"} 3",
+        "service=\"web\",port=\"80\",protocol=\"TCP\",ip_family=\"IPv6\",reason=\"no_endpoints\",edge=\"socket\"} 2",
+        "service=\"api\",port=\"80\",protocol=\"TCP\",ip_family=\"IPv4\",reason=\"source_range\",edge=\"xdp\"} 4",
+    ] {
+        let expected = format!("ferrogate_refusals_total{{namespace=\"shop\",{expected}");
+        assert!(text.lines().any(|line| line == expected), "{expected} in\n{text}");
+    }
+    assert!(
+        line(&text, "ferrogate_refusals_omitted_services").ends_with(" 0.0"),
         "{text}"
     );
 }

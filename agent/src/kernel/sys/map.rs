@@ -157,6 +157,14 @@ impl<K: Pod, V: Pod> Map<K, V> {
         }
     }
 
+    /// Sets all copies of an element to zero.
+    pub(crate) fn clear(&self, key: &K) -> io::Result<()> {
+        let values = vec![V::zeroed(); self.copies];
+        let mut attr = self.element(key, values.as_ptr().addr() as u64, 0);
+        // SAFETY: as in `get`; the kernel only reads both.
+        unsafe { bpf(Command::MapUpdateElem, &mut attr) }.map(drop)
+    }
+
     /// Writes many elements; in batches where the kernel has them. Elements before one that fails are written.
     pub(crate) fn put_all(&self, keys: &[K], values: &[V]) -> io::Result<()> {
         self.single()?;

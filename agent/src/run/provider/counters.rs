@@ -3,7 +3,7 @@
 use super::Knowledge;
 use crate::admin::{BackendFlows, Counters, FlowsPage, NamedFrontend, Names, ServiceCounters};
 use crate::explain::{self, Client};
-use crate::kernel::boot_nanos;
+use crate::kernel::{Counted, boot_nanos};
 use crate::views::{self, Filter};
 use anyhow::{Result, bail};
 use ferrogate_common::FrontendKey;
@@ -15,7 +15,7 @@ impl Knowledge {
         let maps = self.counted();
         let backends = backends_of.map_or(Ok(vec![]), |id| self.backends(id))?;
         let at_nanos = boot_nanos();
-        let connections = self.tables.connections()?;
+        let counted = self.tables.counted()?;
         let reasons = views::reasons(self.tables.reasons()?);
         let model = self.shared.lock();
         let row = |port: PortView<'_>| ServiceCounters {
@@ -23,7 +23,8 @@ impl Knowledge {
             protocol: port.name.protocol.name().to_owned(),
             family: port.name.family.to_string(),
             id: port.id,
-            connections: connections.get(&port.id).copied().unwrap_or_default(),
+            connections: counted.get(&port.id).map_or(0, Counted::connections),
+            refused: counted.get(&port.id).map_or(0, |counted| counted.refused(None)),
             endpoints: port.backends.len(),
             local: port.backends.keys().filter(|one| one.local).count(),
         };

@@ -130,7 +130,8 @@ function showService(view) {
   const form = shape(view, width);
   if (form !== drawn.shape) drawn = { shape: form, figures: draw($('way'), view, width) };
   drawn.figures(view);
-  const notes = [...view.notes, ...port.refused];
+  const refusals = port.refusals.map((one) => `${one.reason} ${whole(one.count)} (${one.edge})`).join(', ');
+  const notes = [...view.notes, ...port.refused, ...(refusals ? [`Refused so far: ${refusals}`] : [])];
   list($('notes'), notes, (note) => note, (note) => el('li', {}, note), () => {});
   showEndpoints(view);
   showFlows(view);
