@@ -29,6 +29,7 @@ mod refusal;
 mod service;
 mod socket;
 mod trace;
+mod traffic;
 
 pub use address::{Address, Port, Protocol};
 pub use affinity::{Affinity, AffinityKey};
@@ -49,6 +50,7 @@ pub use refusal::RefusalKey;
 pub use service::{Algorithm, BackendSet, Service, SlotRange, service_flags};
 pub use socket::{SocketPair, SocketPairKey, SocketState, UdpSocket, cgroup_scope};
 pub use trace::{TraceEvent, TraceSettings, trace_edge};
+pub use traffic::Traffic;
 
 /// Version of everything in this crate that both sides must agree on.
 pub const ABI_VERSION: u32 = 2;

@@ -103,6 +103,7 @@ maps! {
     CONNECTIONS = 65_536, Size::Like("SERVICES"), "per-CPU counters of new connections through packet edges, one a service";
     SOCKET_CONNECTIONS = 65_536, Size::Like("SERVICES"), "the same of the socket edge";
     REFUSALS = 16_384, Size::Chosen, "per-CPU counters of what services refused, by reason and edge; takes memory only for what was";
+    TRAFFIC = 65_536, Size::Like("SERVICES"), "with --service-traffic, per-CPU counters of packets and bytes, one a service; takes memory only for those with traffic";
     TRACE = 1, Size::Fixed, "what `ferrogate trace` wants to be told, and until when";
     TRACE_EVENTS = 1 << 20, Size::Chosen, "ring buffer for it; its size is in bytes";
     TRACE_LOST = 1, Size::Fixed, "per-CPU counter of what did not fit there";

@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHas
 use ferrogate_common::{
     Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
     Interface, NextHop, NodeAddress, RefusalKey, Service, ServiceCidrs, SnatFlow, SocketPair, SocketPairKey,
-    SocketState, TraceSettings, Tuple, UdpSocket, maps,
+    SocketState, TraceSettings, Traffic, Tuple, UdpSocket, maps,
 };
 
 #[map]
@@ -74,6 +74,9 @@ pub(crate) static SOCKET_CONNECTIONS: PerCpuArray<u64> =
 #[map]
 pub(crate) static REFUSALS: PerCpuHashMap<RefusalKey, u64> =
     PerCpuHashMap::with_max_entries(maps::REFUSALS.entries, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static TRAFFIC: PerCpuHashMap<u32, Traffic> =
+    PerCpuHashMap::with_max_entries(maps::TRAFFIC.entries, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static TRACE: Array<TraceSettings> = Array::with_max_entries(maps::TRACE.entries, 0);
 #[map]

@@ -423,6 +423,20 @@ macro_rules! tables_are_maps {
                 $crate::counters::count_connection(&$crate::maps::SOCKET_CONNECTIONS, service);
             }
             #[inline(always)]
+            fn counts_traffic(&self) -> bool {
+                $crate::counters::counts_traffic()
+            }
+            #[inline(always)]
+            fn count_traffic(
+                &mut self,
+                service: u32,
+                direction: ferrogate_common::Direction,
+                packets: u32,
+                bytes: u32,
+            ) {
+                $crate::counters::count_traffic(service, direction, packets, bytes);
+            }
+            #[inline(always)]
             fn count_refusal(&mut self, key: &ferrogate_common::RefusalKey) {
                 $crate::counters::count_refusal(key);
             }
@@ -443,8 +457,20 @@ macro_rules! tables_are_maps {
                 $crate::stages::allocated($crate::stages::allocate_port(request, flow))
             }
             #[inline(always)]
+            fn carry(
+                &mut self,
+                address: &ferrogate_common::Address,
+                port: ferrogate_common::Port,
+                (protocol, direction): (u8, u8),
+                packets: u32,
+                bytes: u32,
+            ) {
+                let what = u32::from(port.be()) << 16 | u32::from(protocol) << 8 | u32::from(direction);
+                $crate::stages::carry_packet(address, what, packets, bytes);
+            }
+            #[inline(always)]
             fn refuse(&mut self, request: &ferrogate_common::Tuple, ifindex: u32, edge: u8, reason: u8) {
-                $crate::stages::refuse_packet(request, ifindex, $crate::trace::pack(edge, reason));
+                $crate::stages::refuse(request, ifindex, edge, reason);
             }
         }
 

@@ -174,6 +174,13 @@ impl<const LINK: usize> Packet for Skb<LINK> {
     }
 
     #[inline(always)]
+    fn segments(&self) -> u32 {
+        // SAFETY: a live context.
+        let segments = unsafe { (*self.skb).gso_segs };
+        segments.max(1)
+    }
+
+    #[inline(always)]
     fn ifindex(&self) -> u32 {
         // Volatile: merged with a load from elsewhere it would be one through a pointer that may be the context's or not.
         // SAFETY: a live context.

@@ -3,8 +3,8 @@
 use crate::{select, snat};
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey,
-    Interface, Reason, RefusalKey, Service, SnatFlow, TICK_SHIFT, Tuple, UdpSocket,
+    Address, Affinity, AffinityKey, Backend, Config, Direction, Flow, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Interface, Port, Reason, RefusalKey, Service, SnatFlow, TICK_SHIFT, Tuple, UdpSocket,
 };
 
 /// A packet, from its link-layer header on. Offsets count from there.
@@ -55,6 +55,12 @@ pub trait Packet {
 
     /// The backend that its sender's socket was connected to, if that is a UDP socket that the socket edge had translated.
     fn sender(&self) -> Option<UdpSocket>;
+
+    /// How many packets it is on the wire: more than one before a device splits it, or after it has merged them.
+    #[inline(always)]
+    fn segments(&self) -> u32 {
+        1
+    }
 
     /// Whether the programs behind this one can be told that there is nothing left to do. Of the hooks only XDP has any that would
     /// otherwise translate the packet once more, and not every driver lets it.
@@ -171,6 +177,11 @@ pub trait Tables {
     /// Counts what a service refused. What does not fit is not counted.
     fn count_refusal(&mut self, key: &RefusalKey);
 
+    /// Whether packets and bytes are counted by service.
+    fn counts_traffic(&self) -> bool;
+    /// Counts them. What does not fit is not counted.
+    fn count_traffic(&mut self, service: u32, direction: Direction, packets: u32, bytes: u32);
+
     /// Tells those who trace of what begins. A known flow's packets are not asked, and of what gets no further [`Stages::refuse`] tells.
     #[inline(always)]
     fn tell(&mut self, _event: &Event<'_>) {}
@@ -270,6 +281,11 @@ pub trait Stages: Tables + Clock + Opaque + Sized {
     /// [`snat::allocate`].
     fn allocate(&mut self, request: &Tuple, flow: &mut Flow) -> Reason {
         snat::allocate(self, request, flow)
+    }
+
+    /// [`select::carry`]. The frontend's protocol and the direction as they are in a [`Tuple`].
+    fn carry(&mut self, address: &Address, port: Port, (protocol, direction): (u8, u8), packets: u32, bytes: u32) {
+        select::carry(self, address, port, (protocol, direction), packets, bytes);
     }
 
     /// [`select::refuse`]; and tells those who trace.

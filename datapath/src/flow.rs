@@ -100,10 +100,6 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
 /// Tells those who trace of a connection that begins.
 #[inline(always)]
 fn tell<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: &Flow) {
-    // With it the verifier of Linux 6.1 walks more than it may.
-    if edge == Edge::Xdp {
-        return;
-    }
     let event = Event {
         edge: edge.of_trace(),
         ifindex: env.ifindex(),

@@ -4,6 +4,7 @@
 //! these. [`Simulator::run`] does for a packet what one of the loaded programs does; [`SocketSimulator`] is a socket's call.
 
 mod build;
+mod delegate;
 mod display;
 mod fib;
 mod filter;

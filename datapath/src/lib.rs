@@ -39,6 +39,6 @@ pub use env::{
 pub use headers::{EthernetHeader, Ipv4Header, Ipv6Header};
 pub use pipeline::{Edge, Left, Verdict, enter, leave};
 pub use second::{enter_second, leave_second};
-pub use select::refuse;
+pub use select::{carry, refuse};
 pub use snat::allocate;
 pub use socket::{SocketCall, SocketEnv, SocketMemory, SocketVerdict, connect, restore_peer, sendmsg};

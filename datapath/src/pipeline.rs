@@ -143,7 +143,25 @@ pub(crate) fn request<E: Env, const SECOND: bool>(
     if translate::apply::<E, SECOND>(env, headers, rewrite).is_none() {
         return Ok(Verdict::Drop(Reason::Malformed));
     }
+    if env.counts_traffic() {
+        let is_reply = reason as u8 == Reason::Reply as u8;
+        carry(env, headers, rewrite, is_reply);
+    }
     Ok(go(env, edge, headers, rewrite, then, reason))
+}
+
+/// Counts a packet for its Service, whose frontend is where a request goes, and what a reply is made to come from.
+#[inline(always)]
+fn carry<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite, is_reply: bool) {
+    let bytes = (env.len() - env.link_header()) as u32;
+    let (packets, tuple) = (env.segments(), &headers.tuple);
+    if is_reply {
+        let kind = (tuple.protocol, Direction::Reply as u8);
+        env.carry(&rewrite.source, rewrite.source_port, kind, packets, bytes);
+    } else {
+        let kind = (tuple.protocol, Direction::Forward as u8);
+        env.carry(&tuple.destination, tuple.destination_port, kind, packets, bytes);
+    }
 }
 
 /// What gets no further is counted for its Service, and told to those who trace.
@@ -299,6 +317,9 @@ pub(crate) fn reply<E: Env, const SECOND: bool>(
             0
         };
         let then = env.opaque(then);
+        if env.counts_traffic() {
+            carry(env, headers, rewrite, true);
+        }
         return Ok(match translate::apply::<E, SECOND>(env, headers, rewrite) {
             Some(()) if then == FORWARD => Verdict::Forward(Reason::Reply),
             Some(()) if then == BOUNCE => bounce(env, Reason::Reply),

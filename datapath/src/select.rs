@@ -3,8 +3,8 @@
 use crate::env::{Clock, Random, Tables};
 use crate::hash;
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Algorithm, Backend, BackendSet, Config, Frontend, FrontendKey, FrontendKind, Port,
-    Reason, RefusalKey, Service, SlotRange, Tuple, backend_flags, config_flags, service_flags,
+    Address, Affinity, AffinityKey, Algorithm, Backend, BackendSet, Config, Direction, Frontend, FrontendKey,
+    FrontendKind, Port, Reason, RefusalKey, Service, SlotRange, Tuple, backend_flags, config_flags, service_flags,
 };
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -51,6 +51,26 @@ pub fn refuse<T: Tables>(tables: &mut T, request: &Tuple, edge: u8, reason: u8) 
             edge,
             reserved: 0,
         });
+    }
+}
+
+/// Counts a translated packet for the Service that this frontend is of.
+#[inline(always)]
+pub fn carry<T: Tables>(
+    tables: &mut T,
+    address: &Address,
+    port: Port,
+    (protocol, direction): (u8, u8),
+    packets: u32,
+    bytes: u32,
+) {
+    if let Some(frontend) = frontend(tables, address, port, protocol, false) {
+        let direction = if direction == Direction::Reply as u8 {
+            Direction::Reply
+        } else {
+            Direction::Forward
+        };
+        tables.count_traffic(frontend.service, direction, packets, bytes);
     }
 }
 

@@ -37,7 +37,7 @@ impl Stage {
     fn enter() -> Result<Self> {
         let network = Network::enter()?;
         let _passing = pass_frames(&[Place::Uplink.device().to_owned()])?;
-        let mut object = Object::load(SIZES)?;
+        let mut object = Object::load(SIZES, false)?;
         let kernel = KernelTables::take(&mut object.ebpf)?;
         Ok(Self {
             network,

@@ -67,6 +67,8 @@ pub struct PortExplanation {
     pub socket_connections: u64,
     /// What got no further, since then.
     pub refusals: Vec<RefusalCount>,
+    /// What packet edges have carried, since then; absent without `--service-traffic`.
+    pub traffic: Option<TrafficCount>,
     /// Flows of packets now; what the socket edge translated has none.
     pub flows: u64,
     /// What is desired and could not be programmed.
@@ -80,6 +82,15 @@ pub struct RefusalCount {
     /// `socket`, `pod`, `uplink`, `node` or `xdp`.
     pub edge: String,
     pub count: u64,
+}
+
+/// Requests and replies of a Service port.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TrafficCount {
+    pub request_packets: u64,
+    pub request_bytes: u64,
+    pub reply_packets: u64,
+    pub reply_bytes: u64,
 }
 
 /// One address of a Service port, and what happens to a client that uses it.

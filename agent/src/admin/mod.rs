@@ -19,7 +19,9 @@ mod types;
 
 pub use client::ask;
 pub use doctor::{Checkup, Diff, Difference, Finding, Severity};
-pub use explain::{EndpointExplanation, Explained, Explanation, PortExplanation, RefusalCount, Unknown, Way};
+pub use explain::{
+    EndpointExplanation, Explained, Explanation, PortExplanation, RefusalCount, TrafficCount, Unknown, Way,
+};
 pub use server::{Provider, Server};
 pub use top::{BackendFlows, Counters, NamedFrontend, Names, ServiceCounters};
 pub use types::{

@@ -306,6 +306,21 @@ pub struct AgentArgs {
     )]
     pub metrics_services: parse::Limit,
 
+    /// Count packets and bytes by Service port, requests and replies, at the packet edges; some 50 ns a packet
+    #[arg(
+        long,
+        env = "FERROGATE_SERVICE_TRAFFIC",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        hide_possible_values = true,
+        value_name = "true|false",
+        help_heading = "Health and metrics"
+    )]
+    pub service_traffic: bool,
+
     #[command(flatten)]
     pub page: PageOptions,
 

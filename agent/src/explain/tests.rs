@@ -4,7 +4,7 @@ use super::*;
 use crate::output;
 use crate::scope::PodScope;
 use bytemuck::Zeroable as _;
-use ferrogate_common::{Address, Port, Protocol, config_flags, trace_edge};
+use ferrogate_common::{Address, Port, Protocol, Traffic, config_flags, trace_edge};
 use ferrogate_control::{Limits, NodeNetwork, Options};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -52,6 +52,10 @@ fn world() -> World {
     let counted = Counted {
         packet: 4,
         socket: 1200,
+        traffic: Traffic {
+            packets: [40, 28],
+            bytes: [3200, 41_000],
+        },
         refusals: [
             ((Reason::SourceRange, trace_edge::UPLINK), 17),
             ((Reason::NoEndpoints, trace_edge::POD), 2),

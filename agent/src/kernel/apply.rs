@@ -157,6 +157,10 @@ impl Tables {
                 .clear(id)
                 .during(|| writing(maps::SOCKET_CONNECTIONS))?;
         }
+        let ids_of_traffic: Vec<u32> = ids.iter().copied().collect();
+        self.traffic
+            .delete_all(&ids_of_traffic)
+            .during(|| writing(maps::TRAFFIC))?;
         let mut keys = Vec::new();
         self.refusals
             .for_each(|key, _| {

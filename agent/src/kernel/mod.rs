@@ -77,6 +77,8 @@ pub struct DatapathOptions {
     pub edges: EdgeOptions,
     /// Loads the programs with their log statements; see [`Datapath::packet_log`].
     pub log_packets: bool,
+    /// Counts packets and bytes by Service port.
+    pub service_traffic: bool,
     /// An eBPF object to load instead of the embedded one.
     pub object: Option<PathBuf>,
 }
@@ -89,6 +91,7 @@ impl Default for DatapathOptions {
             map_entries: BTreeMap::new(),
             edges: EdgeOptions::default(),
             log_packets: false,
+            service_traffic: false,
             object: None,
         }
     }

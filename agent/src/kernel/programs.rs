@@ -8,8 +8,8 @@ use aya::maps::ProgramArray;
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
-use ferrogate_common::TcxHook;
 use ferrogate_common::maps::{self, Size};
+use ferrogate_common::{TcxHook, Traffic};
 use log::Log;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -78,6 +78,8 @@ impl Programs {
         // The highest level that is logged, in read-only data: at 0 the verifier removes the logging code altogether.
         let level: u8 = if options.log_packets { u8::MAX } else { 0 };
         loader.override_global(aya_log::LEVEL, &level, false);
+        let wanted = u32::from(options.service_traffic);
+        loader.override_global(Traffic::WANTED, &wanted, options.service_traffic);
         if let Ok(jiffies) = &jiffies {
             clock::tell(jiffies, &mut loader);
         }

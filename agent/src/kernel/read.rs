@@ -4,7 +4,7 @@ use super::error::{During as _, Result};
 use super::sys::Map;
 use super::tables::{Tables, reading};
 use ferrogate_common::maps;
-use ferrogate_common::{Address, Direction, Flow, Interface, Reason, SnatFlow, Tuple, flow_flags};
+use ferrogate_common::{Address, Direction, Flow, Interface, Reason, SnatFlow, Traffic, Tuple, flow_flags};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Which table a flow was found in.
@@ -94,6 +94,8 @@ pub struct Counted {
     pub socket: u64,
     /// Packets and calls that got no further, by reason and [`ferrogate_common::trace_edge`].
     pub refusals: BTreeMap<(Reason, u8), u64>,
+    /// What the packet edges have translated; nothing without `--service-traffic`.
+    pub traffic: Traffic,
 }
 
 impl Counted {
@@ -175,6 +177,15 @@ impl Tables {
                 true
             })
             .during(|| reading(maps::REFUSALS))?;
+        self.traffic
+            .for_each(|service, values| {
+                let traffic = &mut services.entry(*service).or_default().traffic;
+                for of_cpu in values {
+                    traffic.merge(of_cpu);
+                }
+                true
+            })
+            .during(|| reading(maps::TRAFFIC))?;
         Ok(services)
     }
 

@@ -8,7 +8,7 @@ use ferrogate_common::maps::{self, MapSpec};
 use ferrogate_common::{
     ABI_VERSION, Address, Affinity, AffinityKey, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend,
     FrontendKey, Interface, NetworkKey, NextHop, NodeAddress, RefusalKey, Service, ServiceCidrs, SnatFlow, SocketPair,
-    SocketPairKey, SocketState, TraceSettings, Tuple, UdpSocket,
+    SocketPairKey, SocketState, TraceSettings, Traffic, Tuple, UdpSocket,
 };
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -46,6 +46,7 @@ pub struct Tables {
     pub(super) connections: Map<u32, u64>,
     pub(super) socket_connections: Map<u32, u64>,
     pub(super) refusals: Map<RefusalKey, u64>,
+    pub(super) traffic: Map<u32, Traffic>,
     /// Entries of `CURSORS`.
     pub(super) cursors: u32,
     pub(super) grace: Arc<Grace>,
@@ -94,6 +95,7 @@ impl Tables {
             connections: map(state, maps::CONNECTIONS, cpus)?,
             socket_connections: map(state, maps::SOCKET_CONNECTIONS, cpus)?,
             refusals: map(state, maps::REFUSALS, cpus)?,
+            traffic: map(state, maps::TRAFFIC, cpus)?,
             cursors: cursors.max_entries,
             grace: Arc::new(Grace::new().during(|| "no way to wait for a grace period".to_owned())?),
         })
@@ -252,6 +254,7 @@ pub(super) fn check_pins(state: &StateDir) -> Result<()> {
         checked::<u32, u64>(state, maps::CONNECTIONS),
         checked::<u32, u64>(state, maps::SOCKET_CONNECTIONS),
         checked::<RefusalKey, u64>(state, maps::REFUSALS),
+        checked::<u32, Traffic>(state, maps::TRAFFIC),
         checked::<u32, TraceSettings>(state, maps::TRACE),
         checked::<u32, u64>(state, maps::TRACE_LOST),
     ];

@@ -65,7 +65,6 @@ impl Tables {
             counted(&self.socket_pairs, maps::SOCKET_PAIRS)?,
             counted(&self.udp_sockets, maps::UDP_SOCKETS)?,
             counted(&self.cgroups, maps::CGROUPS)?,
-            counted(&self.refusals, maps::REFUSALS)?,
         ])
     }
 }

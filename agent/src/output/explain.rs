@@ -74,6 +74,13 @@ fn port_page(text: &mut String, port: &PortExplanation, node: &str) {
     for refusal in port.refused.iter().filter(|refusal| !said(refusal)) {
         item(text, "  FAILS  ", &format!("not programmed: {refusal}"));
     }
+    if let Some(carried) = &port.traffic {
+        let both = format!(
+            "requests: {} packets, {} bytes; replies: {} packets, {} bytes",
+            carried.request_packets, carried.request_bytes, carried.reply_packets, carried.reply_bytes
+        );
+        item(text, "  carried so far  ", &both);
+    }
     if !port.refusals.is_empty() {
         item(text, "  refused so far  ", &refusals(&port.refusals));
     }

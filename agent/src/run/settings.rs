@@ -26,6 +26,7 @@ pub(super) fn datapath(args: &AgentArgs) -> DatapathOptions {
             },
         },
         log_packets: args.log_packets,
+        service_traffic: args.service_traffic,
         object: args.object.clone(),
     }
 }

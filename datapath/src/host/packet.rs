@@ -22,7 +22,7 @@ pub struct HostPacket {
     pub unmarkable: bool,
     /// The device completes the transport checksum (CHECKSUM_PARTIAL): the field holds the pseudo header's sum so far.
     pub partial: bool,
-    /// To be cut into segments before it leaves.
+    /// To be cut into two segments before it leaves.
     pub segmented: bool,
     /// Of the socket that sent it: what `UDP_SOCKETS` has.
     pub sender: Option<UdpSocket>,
@@ -66,6 +66,10 @@ impl Packet for HostPacket {
         let bytes = self.bytes.get_mut(at..at.checked_add(size_of::<T>())?)?;
         bytes.copy_from_slice(bytemuck::bytes_of(&value));
         Some(())
+    }
+
+    fn segments(&self) -> u32 {
+        1 + u32::from(self.segmented)
     }
 
     fn len(&self) -> usize {

@@ -1,6 +1,6 @@
 //! A node's datapath: tables, routes and clock, and programs to run packets through.
 
-use super::tables::delegate_tables;
+use super::delegate::delegate_tables;
 use super::{HostFib, HostPacket, HostTables};
 use crate::env::{ChecksumChange, Clock, Fib, FlowTable, Insert, Packet, Route, Routed, Tables, Transport};
 use crate::{Edge, Verdict, enter, enter_second, leave, leave_second};
@@ -199,6 +199,10 @@ impl Packet for Surroundings<'_> {
 
     fn link_header(&self) -> usize {
         self.packet.link_header()
+    }
+
+    fn segments(&self) -> u32 {
+        self.packet.segments()
     }
 
     fn ifindex(&self) -> u32 {

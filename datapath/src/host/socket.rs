@@ -1,7 +1,7 @@
 //! Sockets and their calls.
 
 use super::HostTables;
-use super::tables::delegate_tables;
+use super::delegate::delegate_tables;
 use crate::env::{Clock, FlowTable, Insert};
 use crate::socket::{SocketCall, SocketMemory, SocketVerdict};
 use crate::{connect, restore_peer, sendmsg};

@@ -13,6 +13,7 @@ pub enum Touched {
     Cursor(u32),
     Connections(u32),
     Refusal(RefusalKey),
+    Traffic(u32),
     Active(u32),
     Addresses(u32),
 }

@@ -10,7 +10,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashM
 use bytemuck::{Pod, Zeroable};
 use ferrogate_common::{
     Address, Backend, Config, Flow, FragmentKey, FragmentPorts, Frontend, FrontendKey, Interface, NetworkKey, NextHop,
-    NodeAddress, RefusalKey, Service, ServiceCidrs, SnatFlow, Tuple,
+    NodeAddress, RefusalKey, Service, ServiceCidrs, SnatFlow, Traffic, Tuple,
 };
 use ferrogate_datapath::FlowTable;
 use ferrogate_datapath::host::{HostTables, Touched};
@@ -159,6 +159,13 @@ impl Counters {
     }
 }
 
+/// What all CPUs have counted.
+fn sum(values: &PerCpuValues<Raw<Traffic>>) -> Traffic {
+    let mut all = Traffic::default();
+    values.iter().for_each(|of_cpu| all.merge(&of_cpu.0));
+    all
+}
+
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
     ebpf.take_map(name).with_context(|| format!("no map {name}"))
 }
@@ -202,6 +209,7 @@ pub struct KernelTables {
     reasons: Counters,
     connections: Counters,
     refusals: PerCpuHashMap<MapData, Raw<RefusalKey>, u64>,
+    traffic: PerCpuHashMap<MapData, u32, Raw<Traffic>>,
 }
 
 impl KernelTables {
@@ -233,6 +241,7 @@ impl KernelTables {
             reasons: Counters::take(ebpf, "REASONS")?,
             connections: Counters::take(ebpf, "CONNECTIONS")?,
             refusals: PerCpuHashMap::try_from(take(ebpf, "REFUSALS")?)?,
+            traffic: PerCpuHashMap::try_from(take(ebpf, "TRAFFIC")?)?,
         })
     }
 
@@ -267,7 +276,9 @@ impl KernelTables {
         self.reasons.clear()?;
         self.connections.clear()?;
         let counted: Vec<_> = self.refusals.keys().collect::<Result<_, _>>()?;
-        counted.iter().try_for_each(|key| Ok(self.refusals.remove(key)?))
+        counted.iter().try_for_each(|key| self.refusals.remove(key))?;
+        let counted: Vec<u32> = self.traffic.keys().collect::<Result<_, _>>()?;
+        counted.iter().try_for_each(|key| Ok(self.traffic.remove(key)?))
     }
 
     /// Has the programs forget the ways that packets went.
@@ -363,6 +374,14 @@ impl KernelTables {
         }
     }
 
+    fn carried(&self, service: u32) -> Result<Traffic> {
+        match self.traffic.get(&service, 0) {
+            Ok(values) => Ok(sum(&values)),
+            Err(MapError::KeyNotFound) => Ok(Traffic::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// One entry that the pipeline may write, as text: what a comparison shows when it fails.
     pub fn entry(&self, touched: &Touched) -> Result<String> {
         Ok(match touched {
@@ -375,6 +394,7 @@ impl KernelTables {
             Touched::Addresses(index) => format!("{:x}", self.addresses.get(*index)?),
             Touched::Connections(service) => format!("{}", self.connections.get(*service)?),
             Touched::Refusal(key) => format!("{}", self.refused(key)?),
+            Touched::Traffic(service) => format!("{:?}", self.carried(*service)?),
         })
     }
 
@@ -388,6 +408,7 @@ impl KernelTables {
             Touched::Cursor(service) => self.cursors.get(*service)? == tables.cursors[*service as usize],
             Touched::Active(backend) => self.active.get(*backend)? == tables.active[*backend as usize],
             Touched::Addresses(index) => Some(self.addresses.get(*index)?) == tables.addresses.get(index).copied(),
+            Touched::Traffic(service) => Some(&self.carried(*service)?) == tables.traffic.get(service),
             Touched::Refusal(key) => Some(&self.refused(key)?) == tables.refusals.get(key),
             Touched::Connections(service) => self.connections.get(*service)? == tables.connections[*service as usize],
         })
@@ -412,6 +433,11 @@ impl KernelTables {
                 .refusals
                 .iter()
                 .map(|entry| entry.map(|(key, values)| (key.0, values.iter().sum())))
+                .collect::<Result<_, _>>()?,
+            traffic: self
+                .traffic
+                .iter()
+                .map(|entry| entry.map(|(service, values)| (service, sum(&values))))
                 .collect::<Result<_, _>>()?,
             ..like.clone()
         })

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{Map, ProgramArray};
 use aya::programs::{Program as AyaProgram, TestRun, TestRunOptions, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use ferrogate_common::{DONE_MARK, TICK_SHIFT, TcxHook, maps};
+use ferrogate_common::{DONE_MARK, TICK_SHIFT, TcxHook, Traffic, maps};
 use ferrogate_datapath::host::{HostPacket, Program, Sizes};
 
 use super::clock::{self, coarse_nanos};
@@ -80,9 +80,10 @@ impl Object {
         )
     }
 
-    /// Loads every program; its maps are nobody else's, and as large as `sizes` says.
-    pub fn load(sizes: Sizes) -> Result<Self> {
+    /// Loads every program; its maps are nobody else's, and as large as `sizes` says. `counts_traffic`: as with `--service-traffic`.
+    pub fn load(sizes: Sizes, counts_traffic: bool) -> Result<Self> {
         Self::load_with(|loader| {
+            loader.override_global(Traffic::WANTED, if counts_traffic { &1_u32 } else { &0 }, true);
             for (spec, entries) in [
                 (maps::SERVICES, sizes.services as u32),
                 (maps::CURSORS, sizes.services as u32),

@@ -46,13 +46,14 @@ pub struct World {
     _passing: Ebpf,
     kernel: KernelTables,
     simulator: Simulator,
+    counts_traffic: bool,
     pub tally: Tally,
 }
 
 impl World {
-    /// Loads the programs; this thread must be in the network's namespace.
-    pub fn new(network: &Network) -> Result<Self> {
-        let mut object = Object::load(SIZES)?;
+    /// Loads the programs, so that they count packets and bytes by service or not; this thread must be in the network's namespace.
+    pub fn new(network: &Network, counts_traffic: bool) -> Result<Self> {
+        let mut object = Object::load(SIZES, counts_traffic)?;
         let passing = pass_frames(&[Place::Uplink, Place::Narrow].map(|place| place.device().to_owned()))?;
         let kernel = KernelTables::take(&mut object.ebpf)?;
         let simulator = Simulator {
@@ -65,6 +66,7 @@ impl World {
             _passing: passing,
             kernel,
             simulator,
+            counts_traffic,
             tally: Tally::default(),
         })
     }
@@ -77,7 +79,10 @@ impl World {
     /// Begins anew with other tables on both sides.
     pub fn reset(&mut self, tables: HostTables) -> Result<()> {
         self.kernel.write(&tables)?;
-        self.simulator.tables = tables;
+        self.simulator.tables = HostTables {
+            counts_traffic: self.counts_traffic,
+            ..tables
+        };
         Ok(())
     }
 

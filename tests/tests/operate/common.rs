@@ -24,10 +24,14 @@ pub(crate) fn eventually(what: &str, question: impl FnMut() -> Result<bool>) -> 
 
 /// Two nodes; pods `a1` and `a2` on the first, `b1` on the second, and a client pod `client` on the first.
 pub(crate) fn boot(more: &[&str]) -> Result<Rig> {
-    let options = FerrogateOptions {
+    boot_with(FerrogateOptions {
         more: more.iter().map(ToString::to_string).collect(),
         ..FerrogateOptions::default()
-    };
+    })
+}
+
+/// The same with agents of other options.
+pub(crate) fn boot_with(options: FerrogateOptions) -> Result<Rig> {
     let mut rig = Rig::boot(Options {
         source: Source::Manifests,
         proxy: Proxy::Ferrogate(options),

@@ -229,3 +229,35 @@ fn what_cannot_be_explained_is_said_with_what_there_is() -> Result<()> {
     assert!(graph.stdout.starts_with(b"digraph"), "{graph:?}");
     Ok(())
 }
+
+/// As many packets as TCP needs at least, and as many bytes as were asked for and answered.
+#[test]
+fn packets_and_bytes_are_counted_by_service_where_that_is_asked_for() -> Result<()> {
+    let rig = boot(&["--service-traffic"])?;
+    let pods = [("a1", Is::Ready), ("b1", Is::Ready)];
+    apply(&rig, &json!({}), &pods)?;
+    settled(&rig, "Cluster", &pods)?;
+    agrees(&rig, "outside", &rig.outside)?;
+    let page = ferrogate_json(&rig, 1, &["explain", "shop"])?;
+    let (port, carried) = (&page["ports"][0], &page["ports"][0]["traffic"]);
+    let count = |field: &str| carried[field].as_u64().unwrap_or_default();
+    let connections = port["connections"].as_u64().context("connections")?;
+    for direction in ["request", "reply"] {
+        let (packets, bytes) = (
+            count(&format!("{direction}_packets")),
+            count(&format!("{direction}_bytes")),
+        );
+        // SYN or its answer, data, FIN; with 20 bytes each of IP and TCP. None is counted at two edges.
+        assert!((3 * connections..=8 * connections).contains(&packets), "{page:#}");
+        assert!(bytes >= 40 * packets, "{page:#}");
+    }
+    let metrics = String::from_utf8(ferrogate(&rig, 1, &["metrics"])?.stdout)?;
+    let reply = metrics.lines().find(|line| {
+        line.starts_with("ferrogate_service_bytes_total{")
+            && line.contains("service=\"shop\"")
+            && line.contains("\"reply\"")
+    });
+    let reply = reply.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    assert!(reply >= Some(count("reply_bytes")), "{metrics}");
+    Ok(())
+}

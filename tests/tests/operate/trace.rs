@@ -7,12 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, Map, MapData};
 use ferrogate_tests::rig::addresses::{NODE_BASE, lan};
-use ferrogate_tests::rig::{Family, Place, Process, Rig};
+use ferrogate_tests::rig::{Family, FerrogateOptions, Place, Process, Rig};
 use ferrogate_tests::wire::{ProbeReport, ProbeRequest, Protocol};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::common::{Is, NODE_PORT, apply, apply_void, boot, cluster_ip, ferrogate, ferrogate_command, serves};
+use crate::common::{
+    Is, NODE_PORT, apply, apply_void, boot, boot_with, cluster_ip, ferrogate, ferrogate_command, serves,
+};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -144,6 +146,34 @@ fn trace_shows_each_connection_once_with_its_addresses_before_and_after_and_each
     let dropped = of("external_cluster_ip");
     assert!(!dropped.is_empty(), "a ClusterIP is not for clients outside");
     assert_eq!(events.len(), 6 + 6 + 3 + dropped.len(), "and nothing else");
+    Ok(())
+}
+
+#[test]
+fn what_xdp_begins_and_drops_is_told_once_too() -> Result<()> {
+    let rig = boot_with(FerrogateOptions {
+        xdp: true,
+        ..FerrogateOptions::default()
+    })?;
+    apply(&rig, &json!({}), &[("a1", Is::Ready), ("b1", Is::Ready)])?;
+    serves(&rig, 1)?;
+    let trace = start(&rig, &[])?;
+    ensure!(ask(&rig.outside, node_port(), 6)?.complete(), "no answer");
+    ask(&rig.outside, shop(), 1)?;
+    let events = stop(trace)?;
+    let of = |reason: &str| -> Vec<&Value> { events.iter().filter(|event| text(event, "reason") == reason).collect() };
+    let (begun, dropped) = (of("new_flow"), of("external_cluster_ip"));
+    assert_eq!(begun.len(), 6, "{events:#?}");
+    assert!(
+        !dropped.is_empty() && begun.len() + dropped.len() == events.len(),
+        "{events:#?}"
+    );
+    // Those of the other node's pod at least, which XDP sends on itself.
+    assert!(
+        begun.iter().filter(|event| text(event, "edge") == "xdp").count() >= 3,
+        "{begun:#?}"
+    );
+    assert!(dropped.iter().all(|event| text(event, "edge") == "xdp"), "{dropped:#?}");
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use super::spec::{Kind, Spec};
 use super::{by_family, process, spec};
 use crate::admin::MapStatus;
 use crate::kernel::Counted;
-use ferrogate_common::{Reason, trace_edge};
+use ferrogate_common::{Reason, Traffic, trace_edge};
 use ferrogate_control::{Family, PortName};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
@@ -85,6 +85,7 @@ impl Collector for Observer {
         out.counter(&spec::PACKETS, packets)?;
         self.connections(&found.services, &mut out)?;
         self.refusals(&found.services, &mut out)?;
+        self.traffic(&found.services, &mut out)?;
         maps(&found.maps, &mut out)?;
         let refused = found
             .refused
@@ -132,6 +133,24 @@ impl Observer {
         });
         out.counter(&spec::REFUSALS, rows)?;
         out.single(&spec::REFUSALS_OMITTED, omitted as f64)
+    }
+
+    fn traffic(&self, services: &[ServiceCounted], out: &mut Out<'_, '_>) -> fmt::Result {
+        let (shown, _) = self.most(services, |counted| counted.traffic.bytes.iter().sum());
+        for (spec, of) in [
+            (
+                &spec::SERVICE_PACKETS,
+                (|traffic| traffic.packets) as fn(&Traffic) -> [u64; 2],
+            ),
+            (&spec::SERVICE_BYTES, |traffic| traffic.bytes),
+        ] {
+            let rows = shown.iter().flat_map(|(port, counted)| {
+                let both = ["request", "reply"].into_iter().zip(of(&counted.traffic));
+                both.map(|(direction, count)| ((port_labels(port), [("direction", direction)]), count))
+            });
+            out.counter(spec, rows)?;
+        }
+        Ok(())
     }
 
     /// Those with the most, as many as may be listed, and how many more have any.

@@ -104,6 +104,10 @@ metrics! {
         "Packets and socket calls to a Service port that got no further, by reason and edge; the ports that refuse most, up to `--metrics-services`."
     REFUSALS_OMITTED: Gauge "ferrogate_refusals_omitted_services" []
         "Service ports that refused something and that `--metrics-services` leaves out."
+    SERVICE_PACKETS: Counter "ferrogate_service_packets_total" ["namespace", "service", "port", "protocol", "ip_family", "direction"]
+        "With `--service-traffic`: packets of a Service port that packet edges translated, `request` or `reply`; the ports with most bytes, up to `--metrics-services`."
+    SERVICE_BYTES: Counter "ferrogate_service_bytes_total" ["namespace", "service", "port", "protocol", "ip_family", "direction"]
+        "The same in bytes of IP packets."
     FLOWS: Gauge "ferrogate_flows" ["table"] "Entries of the flow tables, two a connection; counted every 10 s at most."
     MAP_ENTRIES: Gauge "ferrogate_map_entries" ["map"] "Entries in use of a map; counted every 10 s at most, and less often where counting takes long."
     MAP_MAX: Gauge "ferrogate_map_max_entries" ["map"] "Entries that a map has room for."

@@ -1,7 +1,7 @@
 use super::*;
 use crate::admin::MapStatus;
 use crate::kernel::Counted;
-use ferrogate_common::{Protocol, Reason, trace_edge};
+use ferrogate_common::{Protocol, Reason, Traffic, trace_edge};
 use ferrogate_control::{PortName, ServiceName};
 use std::collections::BTreeSet;
 
@@ -28,6 +28,10 @@ impl Observe for Fixed {
         let counted = |packet, socket, refused: &[(Reason, u8, u64)]| Counted {
             packet,
             socket,
+            traffic: Traffic {
+                packets: [packet, 0],
+                bytes: [100 * packet, 0],
+            },
             refusals: refused
                 .iter()
                 .map(|(reason, edge, count)| ((*reason, *edge), *count))
@@ -197,6 +201,19 @@ fn the_busiest_services_are_listed_and_the_others_counted() {
         line(&text, "ferrogate_connections_omitted_services").ends_with(" 1.0"),
         "{text}"
     );
+}
+
+#[test]
+fn traffic_is_told_by_direction() {
+    let text = scrape(&busy(), Format::Prometheus);
+    let of = "{namespace=\"shop\",service=\"web\",port=\"80\",protocol=\"TCP\",ip_family=\"IPv4\"";
+    for expected in [
+        format!("ferrogate_service_packets_total{of},direction=\"request\"}} 5"),
+        format!("ferrogate_service_bytes_total{of},direction=\"request\"}} 500"),
+        format!("ferrogate_service_bytes_total{of},direction=\"reply\"}} 0"),
+    ] {
+        assert!(text.lines().any(|line| line == expected), "{expected} in\n{text}");
+    }
 }
 
 #[test]
