@@ -1,10 +1,13 @@
 //! The programs of the system that the playground and the tests start.
 
+use std::path::Path;
+
 use super::apt::Package;
 use crate::cmd;
 
 /// A program, the Debian package that has it, and what it is for.
 struct Program {
+    /// To be looked for where programs are; a file, by its path.
     name: &'static str,
     package: &'static str,
     why: &'static str,
@@ -23,6 +26,18 @@ const PROGRAMS: &[Program] = &[
         name: "nft",
         package: "nftables",
         why: "kube-proxy's rules, host firewalls",
+        tests_only: true,
+    },
+    Program {
+        name: "iptables",
+        package: "iptables",
+        why: "kube-proxy's rules in its older mode",
+        tests_only: true,
+    },
+    Program {
+        name: "/etc/protocols",
+        package: "netbase",
+        why: "names of protocols: without them kube-proxy takes its own rules for others' when it starts again",
         tests_only: true,
     },
     Program {
@@ -61,10 +76,17 @@ const PROGRAMS: &[Program] = &[
 pub(super) fn missing_packages(tests: bool) -> Vec<Package> {
     let wanted = PROGRAMS.iter().filter(|program| tests || !program.tests_only);
     wanted
-        .filter(|program| cmd::which(program.name).is_none())
+        .filter(|program| !is_here(program.name))
         .map(|program| Package {
             name: program.package.to_owned(),
             why: program.why,
         })
         .collect()
+}
+
+fn is_here(name: &str) -> bool {
+    match name.starts_with('/') {
+        true => Path::new(name).exists(),
+        false => cmd::which(name).is_some(),
+    }
 }
