@@ -204,7 +204,31 @@ fn known(settings: &Settings, network: &Network) -> Result<Vec<Measured>> {
     ] {
         measured.extend(over_one_look_up(settings, stage, &sort)?);
     }
+    let counting = Stage::counting(network, load(Behind::Pod))?;
+    measured.push(counted(settings, (&here, &near.requests), &counting)?);
     Ok(measured)
+}
+
+/// What `--service-traffic` adds to a packet of a known flow.
+fn counted(settings: &Settings, (plain, packets): (&Stage, &[Vec<u8>]), counting: &Stage) -> Result<Measured> {
+    let program = Program::UplinkIngress;
+    let others = counting.converse(program, Program::UplinkEgress)?.requests;
+    let frames = [packets, &others].map(|packets| Frames::new(packets, None));
+    let [frames, other_frames] = frames;
+    let path = |stage, frames, packet| Path {
+        stage,
+        program,
+        frames,
+        packet,
+        reason: Reason::Translated,
+    };
+    let (frames, other_frames) = (frames?, other_frames?);
+    let without = path(plain, &frames, &packets[0]);
+    let with = path(counting, &other_frames, &others[0]).ours()?;
+    let arms = [("with", &with), ("without", &without.ours()?)];
+    let samples = compare(settings.rounds(), &without, &arms)?;
+    let case = format!("established, {}, --service-traffic over without", program.name());
+    samples.measured(ROW_1, &case, ("with", "without"), Goal::AtMost(1.5), "ns")
 }
 
 fn over_one_look_up(settings: &Settings, stage: &Stage, sort: &Sort<'_>) -> Result<Vec<Measured>> {

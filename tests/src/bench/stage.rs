@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result, ensure};
 use ferrogate_common::{
     Address, Backend, Direction, Flow, Frontend, FrontendKey, FrontendKind, Port, Protocol, Reason, Service, SlotRange,
-    Tuple, backend_flags, config_flags, flow_flags, maps,
+    Traffic, Tuple, backend_flags, config_flags, flow_flags, maps,
 };
 use ferrogate_datapath::FlowTable;
 use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Sizes, tcp};
@@ -145,7 +145,17 @@ fn add_service(tables: &mut HostTables, service: u32, load: Load) {
 impl Stage {
     /// Loads the programs into tables of their own; this thread must be in the network's namespace.
     pub(super) fn new(network: &Network, load: Load) -> Result<Self> {
+        Self::with(network, load, false)
+    }
+
+    /// The same, as with `--service-traffic`.
+    pub(super) fn counting(network: &Network, load: Load) -> Result<Self> {
+        Self::with(network, load, true)
+    }
+
+    fn with(network: &Network, load: Load, counts_traffic: bool) -> Result<Self> {
         let mut object = Object::load_with(|loader| {
+            loader.override_global(Traffic::WANTED, if counts_traffic { &1_u32 } else { &0 }, true);
             for (name, entries) in entries(load) {
                 loader.map_max_entries(name, entries);
             }
