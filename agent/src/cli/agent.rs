@@ -306,7 +306,7 @@ pub struct AgentArgs {
     )]
     pub metrics_services: parse::Limit,
 
-    /// Count packets and bytes by Service port, requests and replies, at the packet edges; some 50 ns a packet
+    /// Count packets and bytes by Service port, requests and replies, at the packet edges; some 80 ns a packet
     #[arg(
         long,
         env = "FERROGATE_SERVICE_TRAFFIC",
