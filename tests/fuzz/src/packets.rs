@@ -321,13 +321,26 @@ fn no_two_flows_are_one(tables: &HostTables) {
     let forward = |(key, _): &(&Tuple, &Flow)| key.direction == Direction::Forward as u8;
     for (key, flow) in tables.flows.iter().chain(&tables.half_open).filter(forward) {
         let seen = as_backends_see(tables, key, flow);
-        if has_lost_its_port(tables, key, flow, seen.0) {
+        if has_lost_its_port(tables, key, flow, seen.0) || has_given_way(tables, key, flow) {
             continue;
         }
         if let Some(other) = owners.insert(seen, *key) {
             assert_eq!(other, *key, "both are {seen:?}\n{tables}");
         }
     }
+}
+
+/// Whether a flow that has ended has left its replies' entry to a later one: nothing more of it comes back.
+fn has_given_way(tables: &HostTables, key: &Tuple, flow: &Flow) -> bool {
+    let reply = Tuple::new(
+        (flow.address, flow.port),
+        (key.source, key.source_port),
+        key.protocol,
+        Direction::Reply,
+    );
+    let held = tables.flows.get(&reply).or_else(|| tables.half_open.get(&reply));
+    flow.flags & flow_flags::ENDED == flow_flags::ENDED
+        && held.is_some_and(|held| held.address != key.destination || held.port.be() != key.destination_port.be())
 }
 
 /// Whether another flow has a flow's port of the SNAT range by now: where none is free, one that only a first packet holds is given
