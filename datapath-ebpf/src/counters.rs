@@ -1,22 +1,14 @@
 //! Counters: each CPU adds to its own.
 
-use crate::maps::{REASONS, REFUSALS, TRAFFIC};
+use crate::maps::{REFUSALS, TRAFFIC};
 use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::maps::PerCpuArray;
 use bytemuck::Zeroable;
 use ferrogate_common::{Direction, RefusalKey, Traffic};
 
 #[inline(always)]
-pub(crate) fn count(index: u32) {
-    if let Some(counter) = REASONS.get_ptr_mut(index) {
-        // SAFETY: this CPU's own element.
-        unsafe { *counter += 1 };
-    }
-}
-
-#[inline(always)]
-pub(crate) fn count_connection(counters: &PerCpuArray<u64>, service: u32) {
-    if let Some(counter) = counters.get_ptr_mut(service) {
+pub(crate) fn count(counters: &PerCpuArray<u64>, index: u32) {
+    if let Some(counter) = counters.get_ptr_mut(index) {
         // SAFETY: this CPU's own element.
         unsafe { *counter += 1 };
     }

@@ -412,15 +412,16 @@ macro_rules! tables_are_maps {
             }
             #[inline(always)]
             fn count(&mut self, reason: ferrogate_common::Reason) {
-                $crate::counters::count(ferrogate_datapath::Opaque::opaque(self, reason as u32));
+                let reason = ferrogate_datapath::Opaque::opaque(self, reason as u32);
+                $crate::counters::count(&$crate::maps::REASONS, reason);
             }
             #[inline(always)]
             fn count_connection(&mut self, service: u32) {
-                $crate::counters::count_connection(&$crate::maps::CONNECTIONS, service);
+                $crate::counters::count(&$crate::maps::CONNECTIONS, service);
             }
             #[inline(always)]
             fn count_socket_connection(&mut self, service: u32) {
-                $crate::counters::count_connection(&$crate::maps::SOCKET_CONNECTIONS, service);
+                $crate::counters::count(&$crate::maps::SOCKET_CONNECTIONS, service);
             }
             #[inline(always)]
             fn counts_traffic(&self) -> bool {

@@ -1,7 +1,6 @@
 //! What the verifier makes of every program, held against a budget. Needs root.
 use anyhow::{Context, Result, ensure};
-use ferrogate_common::Traffic;
-use ferrogate_tests::kernel::Object;
+use ferrogate_tests::kernel::{Object, count_traffic};
 
 /// The most a program may cost.
 struct Budget {
@@ -54,7 +53,7 @@ const BUDGETS: [Budget; 21] = [
 fn load(counts_traffic: bool) -> Result<Object> {
     // Default sizes but for the LRU maps, whose memory is taken at once.
     Object::load_with(|loader| {
-        loader.override_global(Traffic::WANTED, if counts_traffic { &1_u32 } else { &0 }, true);
+        count_traffic(loader, counts_traffic);
         for map in [
             "FLOWS",
             "HALF_OPEN",

@@ -213,8 +213,7 @@ fn known(settings: &Settings, network: &Network) -> Result<Vec<Measured>> {
 fn counted(settings: &Settings, (plain, packets): (&Stage, &[Vec<u8>]), counting: &Stage) -> Result<Measured> {
     let program = Program::UplinkIngress;
     let others = counting.converse(program, Program::UplinkEgress)?.requests;
-    let frames = [packets, &others].map(|packets| Frames::new(packets, None));
-    let [frames, other_frames] = frames;
+    let (frames, other_frames) = (Frames::new(packets, None)?, Frames::new(&others, None)?);
     let path = |stage, frames, packet| Path {
         stage,
         program,
@@ -222,7 +221,6 @@ fn counted(settings: &Settings, (plain, packets): (&Stage, &[Vec<u8>]), counting
         packet,
         reason: Reason::Translated,
     };
-    let (frames, other_frames) = (frames?, other_frames?);
     let without = path(plain, &frames, &packets[0]);
     let with = path(counting, &other_frames, &others[0]).ours()?;
     let arms = [("with", &with), ("without", &without.ours()?)];

@@ -5,12 +5,12 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result, ensure};
 use ferrogate_common::{
     Address, Backend, Direction, Flow, Frontend, FrontendKey, FrontendKind, Port, Protocol, Reason, Service, SlotRange,
-    Traffic, Tuple, backend_flags, config_flags, flow_flags, maps,
+    Tuple, backend_flags, config_flags, flow_flags, maps,
 };
 use ferrogate_datapath::FlowTable;
 use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Sizes, tcp};
 
-use crate::kernel::{KernelTables, Network, Object, Place, clock_ticks};
+use crate::kernel::{KernelTables, Network, Object, Place, clock_ticks, count_traffic};
 
 /// Flows that take turns in the measurements.
 pub(super) const FLOWS: u32 = 4096;
@@ -155,7 +155,7 @@ impl Stage {
 
     fn with(network: &Network, load: Load, counts_traffic: bool) -> Result<Self> {
         let mut object = Object::load_with(|loader| {
-            loader.override_global(Traffic::WANTED, if counts_traffic { &1_u32 } else { &0 }, true);
+            count_traffic(loader, counts_traffic);
             for (name, entries) in entries(load) {
                 loader.map_max_entries(name, entries);
             }

@@ -83,7 +83,7 @@ impl Object {
     /// Loads every program; its maps are nobody else's, and as large as `sizes` says. `counts_traffic`: as with `--service-traffic`.
     pub fn load(sizes: Sizes, counts_traffic: bool) -> Result<Self> {
         Self::load_with(|loader| {
-            loader.override_global(Traffic::WANTED, if counts_traffic { &1_u32 } else { &0 }, true);
+            count_traffic(loader, counts_traffic);
             for (spec, entries) in [
                 (maps::SERVICES, sizes.services as u32),
                 (maps::CURSORS, sizes.services as u32),
@@ -189,6 +189,11 @@ fn enter_second(ebpf: &mut Ebpf) -> Result<()> {
         ProgramArray::try_from(map)?.set(hook as u32, &fd, 0)?;
     }
     Ok(())
+}
+
+/// Has the programs count packets and bytes by service, as `--service-traffic` does, or not.
+pub fn count_traffic(loader: &mut EbpfLoader<'_>, wanted: bool) {
+    loader.override_global(Traffic::WANTED, if wanted { &1_u32 } else { &0 }, true);
 }
 
 /// A `struct __sk_buff` (linux/bpf.h) that says what a test run lets one say.
