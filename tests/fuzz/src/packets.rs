@@ -3,7 +3,7 @@
 
 use arbitrary::{Result, Unstructured};
 use etherparse::PacketBuilder;
-use ferrogate_common::{Direction, Flow, Protocol, Reason, Tuple, config_flags, flow_flags};
+use ferrogate_common::{Direction, Flow, Protocol, Reason, SnatFlow, Tuple, config_flags, flow_flags};
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Simulator};
 use std::collections::{BTreeMap, VecDeque};
@@ -343,8 +343,8 @@ fn has_given_way(tables: &HostTables, key: &Tuple, flow: &Flow) -> bool {
         && held.is_some_and(|held| held.address != key.destination || held.port.be() != key.destination_port.be())
 }
 
-/// Whether another flow has a flow's port of the SNAT range by now: where none is free, one that only a first packet holds is given
-/// away, and its flow begins anew.
+/// Whether another flow has a flow's port of the SNAT range by now, be it one of the same client through another frontend: where none is
+/// free, one that only a first packet holds is given away, and its flow begins anew.
 fn has_lost_its_port(tables: &HostTables, key: &Tuple, flow: &Flow, source: SocketAddr) -> bool {
     let reply = Tuple::new(
         (flow.address, flow.port),
@@ -353,6 +353,10 @@ fn has_lost_its_port(tables: &HostTables, key: &Tuple, flow: &Flow, source: Sock
         Direction::Reply,
     );
     let holder = tables.snat_flows.get(&reply);
-    flow.flags & flow_flags::SNAT != 0
-        && holder.is_some_and(|held| held.client != key.source || held.client_port.get() != key.source_port.get())
+    let own = |held: &SnatFlow| {
+        held.client == key.source
+            && held.frontend == key.destination
+            && [held.client_port, held.frontend_port] == [key.source_port, key.destination_port]
+    };
+    flow.flags & flow_flags::SNAT != 0 && holder.is_some_and(|held| !own(held))
 }
