@@ -16,11 +16,12 @@ use self::model::Shared;
 use self::only::Only;
 use self::provider::Knowledge;
 use crate::admin::{Provider, Server};
-use crate::cli::AgentArgs;
+use crate::cli::{AgentArgs, DsrMode};
 use crate::health::{Health, Requests};
 use crate::kernel::Scopes;
 use crate::net::Watcher;
 use crate::scope::Follower;
+use crate::source::cluster::Interest;
 use crate::source::{self, Receiver, cluster, manifests};
 use crate::stuck::HelperSource;
 use crate::ui;
@@ -56,6 +57,7 @@ pub async fn run(args: &AgentArgs, helper: Option<HelperSource>) -> Result<()> {
     make_run_dir(&args.run_dir)?;
     let server = Server::bind(&args.admin_socket())?;
     // What options can be wrong about comes first: then nothing is attached.
+    settings::config(args, false)?;
     let sockets = Sockets::find(args)?;
     let (sender, events) = source::queue();
     let requests = Requests::default();
@@ -64,7 +66,12 @@ pub async fn run(args: &AgentArgs, helper: Option<HelperSource>) -> Result<()> {
         Some(dir) => (manifests::start(dir, sender)?, None),
         None => {
             let endpoint = settings::endpoint(args, requests);
-            let (origin, reporter) = cluster::start(&endpoint, &node, sockets.follow_pods(), sender).await?;
+            let interest = Interest {
+                node_name: &node,
+                all_nodes: args.dsr != DsrMode::Off,
+                pods: sockets.follow_pods(),
+            };
+            let (origin, reporter) = cluster::start(&endpoint, interest, sender).await?;
             (origin, Some(reporter))
         }
     };

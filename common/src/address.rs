@@ -194,6 +194,10 @@ pub enum Protocol {
 impl Protocol {
     pub const ICMP: u8 = 1;
     pub const ICMPV6: u8 = 58;
+    /// IPv4 in another packet.
+    pub const IPIP: u8 = 4;
+    /// IPv6 in another packet.
+    pub const IPV6: u8 = 41;
 
     /// The protocol of this number, if a Service can use it.
     #[inline(always)]

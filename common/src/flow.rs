@@ -142,6 +142,9 @@ pub mod flow_flags {
     /// Of a TCP flow whose opening nobody has answered: its endpoint sends what belongs to a connection that is open already, so its client is
     /// connected straight to that endpoint from the same port. The next SYN gets another port.
     pub const TAKEN: u16 = 1 << 10;
+    /// Direct server return, of a transit flow: its packets go to the backend's node as they came, wrapped up, and that node's answers
+    /// do not come by here. [`super::Flow::address`] is the node's, the port 0, and there is no reply's entry.
+    pub const DSR: u16 = 1 << 11;
     /// What packets add to a flow after it was made.
     pub const MARKS: u16 = CLOSING | REPLIED | CONFIRMED | ENDED | TAKEN;
 }

@@ -85,6 +85,7 @@ maps! {
     NODE_ADDRESSES = 1_024, Size::Chosen, "addresses on which NodePorts answer";
     SERVICE_CIDRS = 1, Size::Fixed, "the networks that ClusterIPs are taken from";
     NETWORKS = 65_536, cluster(65_536), "sets of networks: a service's loadBalancerSourceRanges, the cluster's pod networks (LPM trie)";
+    NODES = 65_536, Size::Chosen, "with --dsr, address of an endpoint or a node -> its node's address; takes memory only for those";
     SOURCES = 1_024, Size::Chosen, "node addresses that SNAT uses, by index; 0 is unused";
     INTERFACES = 8_192, Size::Chosen, "ifindex -> role, layer-3 device, source addresses";
     ROUTES = 1, Size::Fixed, "generation of the node's routes, neighbours and devices: what NEXT_HOPS has of an earlier one is out of date; 0: nothing is remembered; the highest bit: no way depends on the source";

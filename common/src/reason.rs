@@ -62,6 +62,7 @@ reasons! {
     LostFragment = 25, "lost_fragment", true, "A fragment to a Service's own address that came before its first one, which alone has the ports, or of SCTP: dropped.";
     BackendGone = 26, "backend_gone", true, "A datagram of a pod's connected socket whose backend has ended: refused (ICMP port unreachable).";
     Martian = 27, "martian", true, "Forged: from or to a loopback address, or from outside and from a ClusterIP: dropped.";
+    NotHere = 28, "not_here", true, "Handed over by another node (DSR), and to no Service that this node knows of: dropped, the sender tries again.";
     LeftToKernel = 29, "left_to_kernel", false, "Without a flow, while a node is taken over from another proxy, or handed to one: passed on unchanged.";
     SourceRange = 30, "source_range", true, "A load balancer's address used from outside its loadBalancerSourceRanges: dropped.";
     UnknownClusterIp = 31, "unknown_cluster_ip", true, "An address inside a ServiceCIDR that no Service has: dropped.";

@@ -9,6 +9,7 @@ use crate::frontends::{NodeNetwork, frontends, source_ranges};
 use crate::health::HealthCheck;
 use crate::ingest::{self, Names, PortModel, ServiceModel, SliceModel, SourceRanges, Unprogrammed};
 use crate::names::{Family, PortName, ServiceName};
+use crate::nodes::{NodeChanges, Nodes};
 use crate::notice::{Notice, NoticeKind};
 use crate::select::Candidates;
 use crate::slots::{MAGLEV_TABLE_SIZE, slots};
@@ -35,6 +36,8 @@ pub struct Options {
     pub proxy_name: Option<String>,
     /// Slots of a Maglev table, a prime.
     pub maglev_table_size: u16,
+    /// Other nodes may hand packets over, or have them handed over: all Nodes count, and every service needs its Local set.
+    pub dsr: bool,
 }
 
 impl Default for Options {
@@ -44,6 +47,7 @@ impl Default for Options {
             external_ips: Vec::new(),
             proxy_name: None,
             maglev_table_size: MAGLEV_TABLE_SIZE,
+            dsr: false,
         }
     }
 }
@@ -64,6 +68,7 @@ pub struct Index {
     owners: HashMap<ServiceName, ServiceName>,
     dirty: BTreeSet<ServiceName>,
     full: bool,
+    nodes: Nodes,
 }
 
 /// A model and the notices it came with.
@@ -120,6 +125,7 @@ impl Index {
             owners: HashMap::new(),
             dirty: BTreeSet::new(),
             full: false,
+            nodes: Nodes::default(),
         }
     }
 
@@ -164,6 +170,9 @@ impl Index {
         let old = slices.get(&slice_name.name);
         let news = news(&service, &notices, old.map(|old| old.notices.as_slice()));
         let changed = old.is_none_or(|old| old.model != model);
+        if changed && self.options.dsr {
+            self.nodes.follow(&model.endpoints);
+        }
         slices.insert(slice_name.name.clone(), Noted { model, notices });
         self.owners.insert(slice_name, service.clone());
         if changed {
@@ -177,8 +186,14 @@ impl Index {
         self.remove_slice(&ServiceName::new(namespace, name));
     }
 
-    /// A Node as it is now; other nodes than ours are ignored.
+    /// A Node as it is now. Of other nodes than ours only the addresses count.
     pub fn apply_node(&mut self, object: &Node) {
+        if self.options.dsr
+            && let Some(name) = &object.metadata.name
+        {
+            let number = self.names.number(name);
+            self.nodes.apply(number, object);
+        }
         if object.metadata.name.as_ref() != Some(&self.options.node_name) {
             return;
         }
@@ -192,6 +207,23 @@ impl Index {
         let with_hints = self.slices.iter().filter(|(_, slices)| slices.iter().any(hinted));
         let names: Vec<_> = with_hints.map(|(name, _)| name.clone()).collect();
         names.into_iter().for_each(|name| self.mark(name));
+    }
+
+    /// The Node is gone.
+    pub fn delete_node(&mut self, name: &str) {
+        if let Some(number) = self.names.find(name) {
+            self.nodes.remove(number);
+        }
+    }
+
+    /// What changed since the last call of the nodes that endpoints' and nodes' own addresses belong to; `None`: nothing.
+    pub fn take_nodes(&mut self) -> Option<NodeChanges> {
+        if !self.options.dsr || !self.nodes.is_dirty() {
+            return None;
+        }
+        let own = self.names.find(&self.options.node_name);
+        let slices = self.slices.values().flat_map(Slices::iter);
+        Some(self.nodes.take(own, slices.map(|slice| &*slice.model.endpoints)))
     }
 
     /// The node's own addresses as they are now. Returns what is new for the operator.
@@ -256,13 +288,19 @@ impl Index {
             .cloned()
             .collect();
         gone.iter().for_each(|name| self.remove_slice(name));
-        self.full = true;
+        self.mark_all();
         news
     }
 
     /// Makes the next [`Index::compile`] name every service: for the reconciliation at a period.
     pub fn mark_all(&mut self) {
         self.full = true;
+        self.mark_nodes();
+    }
+
+    /// Makes the next [`Index::take_nodes`] name them all.
+    pub fn mark_nodes(&mut self) {
+        self.nodes.mark_all();
     }
 
     /// Whether [`Index::compile`] has anything to say.
@@ -364,7 +402,8 @@ impl Index {
     fn port(&self, name: &ServiceName, model: &ServiceModel, port: &PortModel, family: Family) -> DesiredPort {
         let candidates = self.candidates(name, model, port, family);
         let slots = |endpoints| slots(model.selection.algorithm, self.options.maglev_table_size, endpoints);
-        let any_local = model.flags & (service_flags::INTERNAL_LOCAL | service_flags::EXTERNAL_LOCAL) != 0;
+        let any_local =
+            self.options.dsr || model.flags & (service_flags::INTERNAL_LOCAL | service_flags::EXTERNAL_LOCAL) != 0;
         let (guard, source_ranges) = source_ranges(model, family, &self.node);
         DesiredPort {
             name: PortName {

@@ -1,10 +1,11 @@
 //! What makes a service dirty, and what the index says about the objects it is shown.
 
-use ferrogate_common::service_flags;
-use ferrogate_control::{Changes, Endpoint, Index, NodeNetwork, NoticeKind, Options, ServiceName};
+use ferrogate_common::{Address, Dsr, service_flags};
+use ferrogate_control::{Changes, Endpoint, Index, NodeChanges, NodeNetwork, NoticeKind, Options, ServiceName};
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 
 fn yaml<T: DeserializeOwned>(text: &str) -> T {
     serde_yaml_ng::from_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
@@ -298,4 +299,122 @@ fn a_node_in_the_source_ranges_lets_itself_and_the_address_in() {
     assert_eq!(guard(&index.compile()), (allowed, both.to_owned()));
     index.set_node_network(node_network("198.51.100.1", &["198.51.100.1"]));
     assert_eq!(guard(&index.compile()), (guarded, "192.0.2.0/24".to_owned()));
+}
+
+fn node_at(name: &str, addresses: &[(&str, &str)]) -> Node {
+    let address = |(kind, address): &(&str, &str)| format!("{{type: {kind}, address: '{address}'}}");
+    let addresses: Vec<String> = addresses.iter().map(address).collect();
+    yaml(&format!(
+        "{{metadata: {{name: {name}}}, status: {{addresses: [{}]}}}}",
+        addresses.join(", ")
+    ))
+}
+
+/// What is written, with text for addresses; HERE is told from them by its own name.
+fn written(changes: Option<NodeChanges>) -> BTreeMap<String, String> {
+    let value = |node: Address| {
+        if node == Dsr::HERE {
+            "here".to_owned()
+        } else {
+            node.to_string()
+        }
+    };
+    match changes.expect("changes") {
+        NodeChanges::All(all) => all
+            .into_iter()
+            .map(|(address, node)| (address.to_string(), value(node)))
+            .collect(),
+        NodeChanges::Some(some) => some
+            .into_iter()
+            .map(|(address, node)| (address.to_string(), node.map_or_else(|| "gone".to_owned(), value)))
+            .collect(),
+    }
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let pair = |(a, b): &(&str, &str)| ((*a).to_owned(), (*b).to_owned());
+    pairs.iter().map(pair).collect()
+}
+
+#[test]
+fn addresses_of_endpoints_and_nodes_lead_to_their_nodes() {
+    let mut index = Index::new(Options {
+        node_name: "node-a".to_owned(),
+        dsr: true,
+        ..Options::default()
+    });
+    index.apply_node(&node_at(
+        "node-a",
+        &[("InternalIP", "192.0.2.1"), ("Hostname", "node-a")],
+    ));
+    index.apply_node(&node_at(
+        "node-b",
+        &[
+            ("ExternalIP", "198.51.100.2"),
+            ("InternalIP", "192.0.2.2"),
+            ("InternalIP", "2001:db8::2"),
+        ],
+    ));
+    index.apply_service(&service("a", "10.96.0.1"));
+    let endpoints = "{addresses: [10.1.0.1], nodeName: node-a}, {addresses: [10.2.0.1], nodeName: node-b}, \
+                     {addresses: [10.3.0.1], nodeName: node-c}, {addresses: [192.0.2.2], nodeName: node-c}, \
+                     {addresses: [10.4.0.1]}";
+    index.apply_slice(&slice("a-1", "a", endpoints));
+    let all = pairs(&[
+        ("192.0.2.1", "here"),
+        ("192.0.2.2", "192.0.2.2"),
+        ("198.51.100.2", "198.51.100.2"),
+        ("2001:db8::2", "2001:db8::2"),
+        ("10.2.0.1", "192.0.2.2"),
+    ]);
+    assert_eq!(
+        written(index.take_nodes()),
+        all,
+        "not of ours, not of an unknown node, and a node's own address is its own whatever a slice says"
+    );
+    assert!(index.take_nodes().is_none());
+
+    index.apply_slice(&slice("a-2", "a", "{addresses: [10.2.0.2], nodeName: node-b}"));
+    assert_eq!(written(index.take_nodes()), pairs(&[("10.2.0.2", "192.0.2.2")]));
+    index.apply_slice(&slice("a-2", "a", "{addresses: [10.2.0.2], nodeName: node-c}"));
+    assert_eq!(written(index.take_nodes()), pairs(&[("10.2.0.2", "gone")]));
+
+    // A Node that comes, moves or goes takes all that runs there with it.
+    index.apply_node(&node_at("node-c", &[("InternalIP", "192.0.2.3")]));
+    let with_c = written(index.take_nodes());
+    assert_eq!(with_c["10.3.0.1"], "192.0.2.3");
+    assert_eq!(with_c["10.2.0.2"], "192.0.2.3");
+    index.delete_node("node-c");
+    assert_eq!(written(index.take_nodes()), all);
+
+    // What is gone is forgotten when everything is compared.
+    index.delete_slice("default", "a-1");
+    assert!(index.take_nodes().is_none());
+    index.mark_all();
+    assert!(!written(index.take_nodes()).contains_key("10.2.0.1"));
+}
+
+#[test]
+fn without_dsr_nobody_asks_where_endpoints_are() {
+    let mut index = index();
+    index.apply_node(&node_at("node-b", &[("InternalIP", "192.0.2.2")]));
+    index.apply_slice(&slice("a-1", "a", "{addresses: [10.2.0.1], nodeName: node-b}"));
+    index.mark_all();
+    assert!(index.take_nodes().is_none());
+}
+
+#[test]
+fn with_dsr_every_service_has_its_local_set() {
+    for dsr in [false, true] {
+        let mut index = Index::new(Options {
+            node_name: "node-a".to_owned(),
+            dsr,
+            ..Options::default()
+        });
+        index.apply_service(&service("a", "10.96.0.1"));
+        index.apply_slice(&slice("a-1", "a", "{addresses: [10.1.0.1], nodeName: node-a}"));
+        let changes = index.compile();
+        let port = &changes.services[&ServiceName::new("default", "a")][0];
+        assert_eq!(port.local.len(), usize::from(dsr));
+    }
 }

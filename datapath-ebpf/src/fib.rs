@@ -42,7 +42,13 @@ pub(crate) fn ask(hop: &mut Route, ifindex: u32, transport: Transport) {
         0 => (ifindex, transport.protocol.into()),
         out => (out, OUT | u16::from(transport.protocol)),
     };
-    hop.mtu = transport.length;
+    hop.mtu = transport.length.saturating_add(transport.overhead);
+}
+
+/// What fits is meant without the header that the packet gets.
+#[inline(always)]
+pub(crate) fn leave_room(hop: &mut Route, transport: Transport) {
+    hop.mtu = hop.mtu.saturating_sub(transport.overhead);
 }
 
 /// Answers what was [asked](ask). The body of one global function a type of program: the verifier looks at each once, with any

@@ -12,7 +12,9 @@
 mod clock;
 mod counters;
 mod fib;
+mod filter;
 mod maps;
+mod nodes;
 mod packet;
 mod sock_addr;
 mod stages;

@@ -35,6 +35,8 @@ pub(crate) static SERVICE_CIDRS: Array<ServiceCidrs> = Array::with_max_entries(m
 #[map]
 pub(crate) static NETWORKS: LpmTrie<[u32; 5], u32> = LpmTrie::with_max_entries(maps::NETWORKS.entries, 0);
 #[map]
+pub(crate) static NODES: HashMap<Address, Address> = HashMap::with_max_entries(maps::NODES.entries, BPF_F_NO_PREALLOC);
+#[map]
 pub(crate) static SOURCES: Array<Address> = Array::with_max_entries(maps::SOURCES.entries, 0);
 #[map]
 pub(crate) static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(maps::INTERFACES.entries, 0);

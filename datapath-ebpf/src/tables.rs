@@ -1,17 +1,17 @@
 //! The pipeline's tables are the maps.
 
 use crate::maps::{
-    ACTIVE, ADDRESSES, AFFINITY, BACKENDS, CONFIG, CURSORS, FLOWS, FRAGMENTS, FRONTENDS, HALF_OPEN, INTERFACES,
-    NETWORKS, NODE_ADDRESSES, SERVICE_CIDRS, SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
+    ACTIVE, AFFINITY, BACKENDS, CONFIG, CURSORS, FLOWS, FRAGMENTS, FRONTENDS, HALF_OPEN, INTERFACES, NETWORKS,
+    NODE_ADDRESSES, SERVICE_CIDRS, SERVICES, SLOTS, SNAT_FLOWS, SOURCES,
 };
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use aya_ebpf::maps::lpm_trie::Key;
 use bytemuck::Zeroable;
-use core::intrinsics::{AtomicOrdering, atomic_or, atomic_xadd};
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
 use ferrogate_common::{
-    Address, Affinity, AffinityKey, Backend, Config, Direction, FilterPlace, Flow, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, Interface, NetworkKey, Service, SnatFlow, Tuple, address_roles, config_flags, flow_flags,
+    Address, Affinity, AffinityKey, Backend, Config, Direction, Flow, FragmentKey, FragmentPorts, Frontend,
+    FrontendKey, Interface, NetworkKey, Service, SnatFlow, Tuple, flow_flags,
 };
 use ferrogate_datapath::{FlowTable, Insert};
 
@@ -37,30 +37,6 @@ pub(crate) fn frontend(key: &FrontendKey) -> Option<Frontend> {
 #[inline(always)]
 pub(crate) fn is_node_address(address: &Address) -> bool {
     NODE_ADDRESSES.get_ptr(address).is_some()
-}
-
-#[inline(always)]
-pub(crate) fn roles(address: &Address) -> u32 {
-    if config().flags & config_flags::FILTER == 0 {
-        return address_roles::ALL;
-    }
-    let place = FilterPlace::of(address);
-    let bits = ADDRESSES.get(place.index).copied().unwrap_or(u64::MAX);
-    (bits >> place.shift) as u32 & address_roles::ALL
-}
-
-#[inline(never)]
-pub(crate) fn add_destination(address: &Address) {
-    let place = FilterPlace::of(address);
-    if let Some(bits) = ADDRESSES.get_ptr_mut(place.index) {
-        // SAFETY: the pointer is to a live array element, 8-byte aligned.
-        unsafe {
-            atomic_or::<u64, u64, { AtomicOrdering::SeqCst }>(
-                bits,
-                u64::from(address_roles::DESTINATION) << place.shift,
-            )
-        };
-    }
 }
 
 #[inline(always)]
@@ -280,11 +256,11 @@ macro_rules! tables_are_maps {
             #[inline(always)]
             fn roles(&self, address: &ferrogate_common::Address) -> u32 {
                 // The verifier shall not follow each outcome by itself.
-                ferrogate_datapath::Opaque::opaque(self, $crate::tables::roles(address))
+                ferrogate_datapath::Opaque::opaque(self, $crate::filter::roles(address))
             }
             #[inline(always)]
             fn add_destination(&mut self, address: &ferrogate_common::Address) {
-                $crate::tables::add_destination(address);
+                $crate::filter::add_destination(address);
             }
             #[inline(always)]
             fn is_in_service_cidrs(&self, address: &ferrogate_common::Address) -> bool {
@@ -325,6 +301,14 @@ macro_rules! tables_are_maps {
             #[inline(always)]
             fn source(&self, index: u16) -> Option<ferrogate_common::Address> {
                 $crate::tables::source(index)
+            }
+            #[inline(always)]
+            fn node_of(&self, address: &ferrogate_common::Address) -> Option<ferrogate_common::Address> {
+                $crate::nodes::node_of(address)
+            }
+            #[inline(always)]
+            fn is_dsr(&self) -> bool {
+                $crate::nodes::is_dsr()
             }
             #[inline(always)]
             fn interface(&self, ifindex: u32) -> Option<ferrogate_common::Interface> {

@@ -5,12 +5,13 @@ use crate::maps::{SECOND, UDP_SOCKETS};
 use crate::packet;
 use crate::tables::{config, tables_are_maps};
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_INGRESS, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh,
-    bpf_redir_neigh__bindgen_ty_1,
+    __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_INGRESS,
+    BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_csum_update, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head,
-    bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_csum_update, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
+    bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -19,8 +20,8 @@ use aya_log_ebpf::macro_support::{Level, level_enabled};
 use bytemuck::Pod;
 use ferrogate_common::{Address, LOOPBACK, TcxHook, UdpSocket};
 use ferrogate_datapath::{
-    ChecksumChange, Edge, Fib, Left, Opaque, Packet, Route, Routed, Transport, Verdict, checksum, enter, enter_second,
-    leave, leave_second,
+    ChecksumChange, Edge, Fib, Ipv6Header, Left, Opaque, Packet, Route, Routed, Transport, Verdict, checksum, enter,
+    enter_second, leave, leave_second,
 };
 
 /// Bytes of Ethernet header.
@@ -87,6 +88,13 @@ impl<const LINK: usize> Skb<LINK> {
     #[inline(always)]
     fn data_end(&self) -> usize {
         data_end(self.skb)
+    }
+
+    /// Inserts or removes bytes behind the link-layer header.
+    #[inline(always)]
+    fn adjust_room(&mut self, difference: i32, flags: u32) -> Option<()> {
+        // SAFETY: a live context.
+        (unsafe { bpf_skb_adjust_room(self.skb, difference, BPF_ADJ_ROOM_MAC, flags.into()) } == 0).then_some(())
     }
 
     #[inline(always)]
@@ -169,6 +177,23 @@ impl<const LINK: usize> Packet for Skb<LINK> {
     }
 
     #[inline(always)]
+    fn grow(&mut self, bytes: usize, tcp: bool) -> Option<()> {
+        let family = if bytes == size_of::<Ipv6Header>() {
+            BPF_F_ADJ_ROOM_ENCAP_L3_IPV6
+        } else {
+            BPF_F_ADJ_ROOM_ENCAP_L3_IPV4
+        };
+        // Datagrams stay as long as they are.
+        let fixed = if tcp { 0 } else { BPF_F_ADJ_ROOM_FIXED_GSO };
+        self.adjust_room(bytes as i32, family | fixed)
+    }
+
+    #[inline(always)]
+    fn shrink(&mut self, bytes: usize) -> Option<()> {
+        self.adjust_room(-(bytes as i32), BPF_F_ADJ_ROOM_FIXED_GSO)
+    }
+
+    #[inline(always)]
     fn link_header(&self) -> usize {
         LINK
     }
@@ -211,7 +236,9 @@ impl<const LINK: usize> Fib for Skb<LINK> {
             transport.length = Transport::SHORT;
         }
         fib::ask(&mut self.hop, ifindex, transport);
-        fib::routed(find_way(self.skb, &raw mut self.hop, source, destination))
+        let routed = fib::routed(find_way(self.skb, &raw mut self.hop, source, destination));
+        fib::leave_room(&mut self.hop, transport);
+        routed
     }
 
     #[inline(always)]

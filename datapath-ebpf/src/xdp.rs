@@ -4,7 +4,7 @@ use crate::fib;
 use crate::packet;
 use crate::tables::{self, tables_are_maps};
 use aya_ebpf::bindings::{xdp_action, xdp_md};
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_meta};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head, bpf_xdp_adjust_meta};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use bytemuck::Pod;
@@ -100,6 +100,23 @@ impl Packet for Frame {
         None
     }
 
+    /// The link-layer header goes with the packet's new beginning.
+    #[inline(always)]
+    fn grow(&mut self, bytes: usize, _tcp: bool) -> Option<()> {
+        let header: [u16; ETHERNET / 2] = self.load(0)?;
+        // SAFETY: a live context.
+        if unsafe { bpf_xdp_adjust_head(self.xdp, -(bytes as i32)) } < 0 {
+            return None;
+        }
+        self.store(0, header)
+    }
+
+    /// What is wrapped is left to tcx.
+    #[inline(always)]
+    fn shrink(&mut self, _bytes: usize) -> Option<()> {
+        None
+    }
+
     #[inline(always)]
     fn link_header(&self) -> usize {
         ETHERNET
@@ -133,7 +150,9 @@ impl Fib for Frame {
     #[inline(always)]
     fn route(&mut self, ifindex: u32, source: &Address, destination: &Address, transport: Transport) -> Routed {
         fib::ask(&mut self.hop, ifindex, transport);
-        fib::routed(find_frame_way(self.xdp, &raw mut self.hop, source, destination))
+        let routed = fib::routed(find_frame_way(self.xdp, &raw mut self.hop, source, destination));
+        fib::leave_room(&mut self.hop, transport);
+        routed
     }
 
     #[inline(always)]

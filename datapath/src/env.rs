@@ -44,6 +44,12 @@ pub trait Packet {
     /// Makes the packet `length` bytes long. What is new holds zeros.
     fn resize(&mut self, length: usize) -> Option<()>;
 
+    /// Makes room for `bytes` more between link-layer and IP header. Of TCP, what is yet to be cut into segments may get shorter ones.
+    fn grow(&mut self, bytes: usize, tcp: bool) -> Option<()>;
+
+    /// Removes the first `bytes` behind the link-layer header.
+    fn shrink(&mut self, bytes: usize) -> Option<()>;
+
     /// Bytes of link-layer header in front of the IP header: 14 or 0.
     fn link_header(&self) -> usize;
 
@@ -142,6 +148,10 @@ pub trait Tables {
     /// The generation of a backend alone: read on every packet.
     fn generation(&self, id: u32) -> u32;
     fn source(&self, index: u16) -> Option<Address>;
+    /// The address of the node that an endpoint's or node's address belongs to ([`ferrogate_common::Dsr`]).
+    fn node_of(&self, address: &Address) -> Option<Address>;
+    /// Whether packets can be wrapped and unwrapped.
+    fn is_dsr(&self) -> bool;
     fn interface(&self, ifindex: u32) -> Option<Interface>;
 
     fn flow(&self, table: FlowTable, key: &Tuple) -> Option<Flow>;
@@ -214,7 +224,7 @@ pub struct Route {
     /// Link-layer addresses, all zero where the neighbour isn't resolved yet.
     pub destination_mac: [u16; 3],
     pub source_mac: [u16; 3],
-    /// [`Routed::TooBig`]: bytes of IP packet that fit.
+    /// [`Routed::TooBig`]: bytes of IP packet that fit, [`Transport::overhead`] not among them.
     pub mtu: u16,
     pub reserved: u16,
 }
@@ -260,6 +270,8 @@ pub struct Transport {
     pub protocol: u8,
     /// Length of the IP packet, or [`Transport::SHORT`].
     pub length: u16,
+    /// Bytes of another header that it gets in front ([`ferrogate_common::Dsr::overhead`]), or 0.
+    pub overhead: u16,
     /// ifindex of the only device that the packet may leave by; 0: any.
     pub out: u32,
 }

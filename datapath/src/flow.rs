@@ -3,9 +3,10 @@
 use crate::env::{Env, Event, FlowTable, Routed, Transport};
 use crate::parse::Headers;
 use crate::pipeline::Edge;
-use crate::{select, snat, straight};
+use crate::reply::{reply_entry, reply_key};
+use crate::{dsr, select, snat, straight};
 use ferrogate_common::{
-    Address, BackendSet, Direction, Flow, Frontend, LOOPBACK, NetworkKey, Port, Reason, Tuple, address_roles,
+    Address, BackendSet, Flow, Frontend, LOOPBACK, NetworkKey, Port, Reason, SlotRange, Tuple, address_roles,
     backend_flags, config_flags, flow_flags,
 };
 
@@ -25,7 +26,7 @@ pub(crate) enum Outcome {
 pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, flow: &mut Flow) -> (Outcome, Reason) {
     let tuple = &headers.tuple;
     let roles = env.roles(&tuple.destination);
-    if roles & address_roles::DESTINATION == 0 {
+    if roles & address_roles::DESTINATION == 0 && !headers.is_handed() {
         let concern = straight::concern(env, edge, headers, roles);
         match env.opaque(concern) {
             straight::NO_CONCERN => return (Outcome::Pass, Reason::NotService),
@@ -44,7 +45,9 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
         forget(env, headers, flow);
     }
     let mut reason = Reason::NewFlow;
-    match select::frontend(env, &tuple.destination, tuple.destination_port, tuple.protocol, false) {
+    let handed = headers.is_handed();
+    match select::frontend(env, &tuple.destination, tuple.destination_port, tuple.protocol, handed) {
+        None if handed => return dsr::without_frontend(env, headers),
         None => {
             let opens = headers.opens();
             // Where there are connections, only what opens one: that spares the rest a look-up.
@@ -70,7 +73,7 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
                 if serves(env, flow, headers)
                     && (flow.flags & flow_flags::SNAT == 0 || snat::keeps_port(env, headers, flow))
                 {
-                    if confirmed(headers, flow) {
+                    if confirmed(env, headers, flow) {
                         if flow.flags & flow_flags::SNAT != 0 {
                             keep_snat(env, FlowTable::HalfOpen, headers, flow, flow_flags::CONFIRMED);
                         }
@@ -157,19 +160,23 @@ pub(crate) fn is_idle<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
 fn forget<E: Env>(env: &mut E, headers: &Headers, flow: &Flow) {
     env.remove_flow(FlowTable::Established, &headers.tuple);
     let idle = !headers.has_connections() && env.generation(flow.backend) == flow.generation;
-    if idle && flow.flags & flow_flags::SNAT == 0 {
+    if idle && flow.flags & WITHOUT_PAIR == 0 {
         env.remove_flow(FlowTable::Established, &reply_key(&headers.tuple, flow));
     }
 }
 
-/// Whether a packet of a half-open flow shows that both sides are there.
+/// Flags of flows whose replies are not translated by an entry beside theirs.
+const WITHOUT_PAIR: u16 = flow_flags::SNAT | flow_flags::DSR;
+
+/// Whether a packet of a half-open flow shows that both sides are there. Where no reply comes by here, that its client goes on counts for
+/// one.
 #[inline(always)]
-fn confirmed(headers: &Headers, flow: &Flow) -> bool {
+fn confirmed<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
     if headers.has_connections() {
-        !headers.is_syn()
-    } else {
-        flow.flags & flow_flags::REPLIED != 0
+        return !headers.is_syn();
     }
+    let goes_on = env.is_dsr() && flow.flags & flow_flags::DSR != 0 && flow.seen != env.ticks();
+    flow.flags & flow_flags::REPLIED != 0 || goes_on
 }
 
 /// Whether a flow's entries need a new time stamp (once a tick) or an end mark.
@@ -192,6 +199,9 @@ fn keep<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow) {
 fn keep_pair<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow) {
     let (now, marks) = (env.ticks(), headers.end_mark());
     env.mark_flow(table, &headers.tuple, now, marks);
+    if env.is_dsr() && flow.flags & flow_flags::DSR != 0 {
+        return;
+    }
     let key = reply_key(&headers.tuple, flow);
     if !env.mark_flow(table, &key, now, marks) {
         env.insert_flow(table, &key, &reply_entry(&headers.tuple, flow, now));
@@ -207,9 +217,13 @@ fn keep_snat<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Fl
 
 /// Moves a flow that both sides have confirmed from `HALF_OPEN` to `FLOWS`.
 #[inline(never)]
-fn promote<E: Env>(env: &mut E, headers: &Headers, flow: &Flow) {
+fn promote<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) {
     let now = env.ticks();
-    if flow.flags & flow_flags::SNAT == 0 {
+    if env.is_dsr() && flow.flags & flow_flags::DSR != 0 {
+        flow.seen = now;
+        flow.flags |= flow_flags::REPLIED;
+    }
+    if flow.flags & WITHOUT_PAIR == 0 {
         let key = reply_key(&headers.tuple, flow);
         // What is left of an idle flow may be there.
         if !env.put_flow(FlowTable::Established, &key, &reply_entry(&headers.tuple, flow, now)) {
@@ -233,7 +247,7 @@ fn begin<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend
     if reason == Reason::NewFlow && flow.flags & flow_flags::SNAT != 0 {
         reason = new_source(env, headers, flow);
     }
-    if reason == Reason::NewFlow && flow.flags & flow_flags::SNAT == 0 && !store_reply(env, headers, flow) {
+    if reason == Reason::NewFlow && flow.flags & WITHOUT_PAIR == 0 && !store_reply(env, headers, flow) {
         reason = Reason::FlowTable;
     }
     reason
@@ -315,7 +329,10 @@ fn choose_backend<E: Env>(
     if !headers.opens() {
         return select::unknown(config);
     }
-    let set = service.allowed_set(frontend, admitted.internal != 0);
+    let mut set = service.allowed_set(frontend, admitted.internal != 0);
+    if headers.is_handed() && SlotRange::unpack(service.range).local != 0 {
+        set = BackendSet::Local;
+    }
     admitted.local = env.opaque(u32::from(set == BackendSet::Local));
     let asking = select::Client {
         address: client,
@@ -366,8 +383,13 @@ fn fill<E: Env>(env: &E, edge: Edge, headers: &Headers, client: &Admitted, flow:
         seen: env.ticks(),
         source: 0,
         flags: env.opaque(flags.into()) as u16,
-        uplink: uplink(env, edge),
+        uplink: if headers.is_handed() { 0 } else { uplink(env, edge) },
     };
+    let transit = flow_flags::SNAT | flow_flags::TRANSIT;
+    let elsewhere = backend.flags & backend_flags::LOCAL == 0 && client.internal == 0;
+    if dsr::is_sent(env, edge) && flags == transit && elsewhere {
+        dsr::begin(env, &config, headers, flow);
+    }
     Reason::NewFlow
 }
 
@@ -391,6 +413,7 @@ fn new_source<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> Reason
         let transport = Transport {
             protocol: tuple.protocol,
             length: Transport::SHORT,
+            overhead: 0,
             out: 0,
         };
         match env.route(env.ifindex(), &tuple.destination, &flow.address, transport) {
@@ -452,31 +475,4 @@ fn clashes<E: Env>(env: &mut E, key: &Tuple, entry: &Flow) -> bool {
         },
     };
     other.address != entry.address || other.port != entry.port || other.flags & flow_flags::TAKEN != 0
-}
-
-/// Key of the replies to a flow that keeps its source: as they come from the backend.
-#[inline(always)]
-pub(crate) fn reply_key(request: &Tuple, flow: &Flow) -> Tuple {
-    Tuple::new(
-        (flow.address, flow.port),
-        (request.source, request.source_port),
-        request.protocol,
-        Direction::Reply,
-    )
-}
-
-/// The reply's entry: back to the frontend's address.
-#[inline(always)]
-fn reply_entry(request: &Tuple, flow: &Flow, seen: u32) -> Flow {
-    Flow {
-        address: request.destination,
-        port: request.destination_port,
-        source_port: Port::ZERO,
-        backend: flow.backend,
-        generation: flow.generation,
-        seen,
-        source: 0,
-        flags: flow.flags,
-        uplink: flow.uplink,
-    }
 }

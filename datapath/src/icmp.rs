@@ -12,8 +12,8 @@ use crate::parse::{Headers, kind};
 use crate::pipeline::{BOUNCE, Edge, FORWARD, LOOPBACK, Step, Verdict, bounce, go, way, way_back};
 use crate::second::Quote;
 use crate::translate::{self, Rewrite};
-use crate::{select, snat};
-use ferrogate_common::{Address, Direction, FrontendKind, Protocol, Reason, config_flags, flow_flags};
+use crate::{dsr, select, snat};
+use ferrogate_common::{Address, Direction, Dsr, FrontendKind, Protocol, Reason, config_flags, flow_flags};
 
 /// TTL of answers: what the stack uses.
 const HOP_LIMIT: u8 = 64;
@@ -68,7 +68,7 @@ pub(crate) fn error<E: Env>(
     edge: Edge,
     leaving: bool,
     headers: &mut Headers,
-    quote: &Quote,
+    quote: &mut Quote,
     rewrite: &mut Rewrite,
 ) -> Verdict {
     let mut towards_backend = false;
@@ -103,6 +103,17 @@ pub(crate) fn error<E: Env>(
         _ => return Verdict::Drop(reason),
     };
     let then = env.opaque(then);
+    if dsr::wraps(env, edge, rewrite) {
+        return dsr::hand_over(env, headers, rewrite, reason);
+    }
+    if dsr::is_looked_for(env, edge) && headers.is_handed() {
+        let outer = u32::from(Dsr::overhead(headers.is_v6()));
+        quote.l3 = quote.l3.wrapping_sub(outer) & FARTHEST;
+        quote.l4 = quote.l4.wrapping_sub(outer) & FARTHEST;
+        if dsr::unwrap(env, headers).is_none() {
+            return Verdict::Drop(Reason::Malformed);
+        }
+    }
     let hides_sender = u32::from(flags & u32::from(flow_flags::SNAT) != 0 && towards_backend);
     let hides_sender = env.opaque(hides_sender);
     if translate_quoted(env, headers, quote, rewrite, hides_sender).is_none() {
@@ -123,7 +134,7 @@ fn is_own_request<E: Env>(env: &E, edge: Edge) -> bool {
 /// The flow of an error that enters: a reply that is restored here, or a request. Its flags.
 #[inline(always)]
 fn entering_flow<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut Rewrite) -> Option<u32> {
-    if edge != Edge::Node && snat::in_range(&env.config(), headers.tuple.destination_port) {
+    if edge != Edge::Node && !headers.is_handed() && snat::in_range(&env.config(), headers.tuple.destination_port) {
         headers.tuple.direction = Direction::Reply as u8;
         let flags = snat::restore(env, headers, false, rewrite);
         headers.tuple.direction = Direction::Forward as u8;
@@ -131,7 +142,7 @@ fn entering_flow<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite
             return Some(way_back(flags & !flow_flags::SNAT));
         }
     }
-    let flags = request_flow(env, headers, rewrite);
+    let flags = request_flow(env, edge, headers, rewrite);
     (flags != NONE).then_some(flags)
 }
 
@@ -140,10 +151,10 @@ const NONE: u32 = u32::MAX;
 
 /// The flow of a request; its flags, or [`NONE`].
 #[inline(never)]
-fn request_flow<E: Env>(env: &E, headers: &Headers, rewrite: &mut Rewrite) -> u32 {
+fn request_flow<E: Env>(env: &E, edge: Edge, headers: &Headers, rewrite: &mut Rewrite) -> u32 {
     for table in [FlowTable::Established, FlowTable::HalfOpen] {
         if let Some(flow) = env.flow(table, &headers.tuple) {
-            return if translate::towards_backend(env, headers, &flow, rewrite) {
+            return if translate::towards_backend(env, edge, headers, &flow, rewrite) {
                 flow.flags.into()
             } else {
                 NONE
@@ -194,10 +205,10 @@ fn translate_quoted<P: Packet>(
     );
     let mut change = add(inner, ports);
     if !v6 {
-        update_checksum(packet, headers.l3 + 10, outer, false)?;
+        update_checksum(packet, packet.link_header() + 10, outer, false)?;
         change = add(change, update_checksum(packet, quote_l3 + 10, inner, false)?);
     }
-    store_addresses(packet, headers.l3, v6, &new_sender, &rewrite.destination)?;
+    store_addresses(packet, packet.link_header(), v6, &new_sender, &rewrite.destination)?;
     // What was sent has source and destination the other way round.
     store_addresses(packet, quote_l3, v6, &rewrite.destination, &rewrite.source)?;
     packet.store(quote_l4, [rewrite.destination_port.be(), rewrite.source_port.be()])?;
@@ -223,9 +234,9 @@ fn translate_quoted<P: Packet>(
 #[inline(always)]
 fn load_source<P: Packet>(packet: &P, headers: &Headers) -> Option<Address> {
     Some(if headers.is_v6() {
-        Address::from_words(packet.load(headers.l3 + 8)?)
+        Address::from_words(packet.load(packet.link_header() + 8)?)
     } else {
-        Address::from_v4_word(packet.load(headers.l3 + 12)?)
+        Address::from_v4_word(packet.load(packet.link_header() + 12)?)
     })
 }
 
@@ -287,7 +298,7 @@ pub(crate) fn echo<E: Env>(env: &mut E, edge: Edge, leaving: bool, headers: &Hea
 /// Makes the request its own reply.
 #[inline(never)]
 fn answer_echo<P: Packet>(packet: &mut P, headers: &Headers) -> Option<()> {
-    let (l3, v6) = (headers.l3, headers.is_v6());
+    let (l3, v6) = (packet.link_header(), headers.is_v6());
     let [kind, code]: [u8; 2] = packet.load(headers.l4)?;
     let answer = [if v6 { ECHO_REPLY_V6 } else { ECHO_REPLY }, code];
     packet.store(headers.l4, answer)?;

@@ -11,9 +11,7 @@ use ferrogate_common::{Address, Direction, Port, Protocol, Reason, Tuple, flow_f
 pub(crate) struct Headers {
     /// As found in the packet; direction Forward. Of an ICMP error: that of a packet the other way of the one it quotes.
     pub(crate) tuple: Tuple,
-    /// Offset of the IP header.
-    pub(crate) l3: usize,
-    /// Offset of the transport header.
+    /// Offset of the transport header. That of the IP header is [`Packet::link_header`].
     pub(crate) l4: usize,
     /// Not 0: IPv6.
     pub(crate) v6: u8,
@@ -27,6 +25,8 @@ pub(crate) struct Headers {
     pub(crate) device: u16,
     /// One of [`kind`].
     pub(crate) kind: u8,
+    /// Not 0: another node has handed it over wrapped up (DSR). The first programs leave such packets to the second ones.
+    pub(crate) handed: u8,
 }
 
 /// What a packet is. The first programs know [`kind::PLAIN`] only.
@@ -66,7 +66,6 @@ impl Headers {
             0,
             Direction::Forward,
         ),
-        l3: 0,
         l4: 0,
         v6: 0,
         hop_limit: 0,
@@ -74,11 +73,18 @@ impl Headers {
         length: 0,
         device: 0,
         kind: kind::PLAIN,
+        handed: 0,
     };
 
     #[inline(always)]
     pub(crate) fn is_v6(&self) -> bool {
         self.v6 != 0
+    }
+
+    /// Whether another node has chosen this one for the packet's connection.
+    #[inline(always)]
+    pub(crate) fn is_handed(&self) -> bool {
+        self.handed != 0
     }
 
     #[inline(always)]
@@ -165,7 +171,7 @@ pub(crate) fn parse<E: Env>(env: &E) -> Result<Headers, Unparsed> {
 }
 
 #[inline(always)]
-fn parse_ip<P: Packet>(packet: &P) -> Result<Headers, Unparsed> {
+fn parse_ip<E: Env>(packet: &E) -> Result<Headers, Unparsed> {
     let l3 = packet.link_header();
     match version(packet) {
         Some(4) => parse_v4(packet, l3),
@@ -194,7 +200,7 @@ pub(crate) fn version<P: Packet>(packet: &P) -> Option<u8> {
 }
 
 #[inline(always)]
-fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Unparsed> {
+fn parse_v4<E: Env>(packet: &E, l3: usize) -> Result<Headers, Unparsed> {
     let ip: Ipv4Header = packet.load(l3).ok_or(MALFORMED)?;
     let ihl = (ip.version_ihl & 0x0f) as usize * 4;
     if ip.version_ihl >> 4 != 4 || ihl < 20 {
@@ -210,7 +216,6 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Unparsed> {
     let transport = parse_transport(packet, l4, ip.protocol)?;
     Ok(Headers {
         tuple: transport.tuple(source, destination),
-        l3,
         l4,
         v6: 0,
         hop_limit: ip.ttl,
@@ -218,11 +223,12 @@ fn parse_v4<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Unparsed> {
         length: u16::from_be(ip.total_length),
         device: packet.ifindex() as u16,
         kind: kind::PLAIN,
+        handed: 0,
     })
 }
 
 #[inline(always)]
-fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Unparsed> {
+fn parse_v6<E: Env>(packet: &E, l3: usize) -> Result<Headers, Unparsed> {
     let ip: Ipv6Header = packet.load(l3).ok_or(MALFORMED)?;
     if ip.version_class >> 4 != 6 {
         return Err(MALFORMED);
@@ -237,7 +243,6 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Unparsed> {
     let transport = parse_transport(packet, l4, ip.next_header)?;
     Ok(Headers {
         tuple: transport.tuple(source, destination),
-        l3,
         l4,
         v6: 1,
         hop_limit: ip.hop_limit,
@@ -245,6 +250,7 @@ fn parse_v6<P: Packet>(packet: &P, l3: usize) -> Result<Headers, Unparsed> {
         length: u16::from_be(ip.payload_length).saturating_add(40),
         device: packet.ifindex() as u16,
         kind: kind::PLAIN,
+        handed: 0,
     })
 }
 
@@ -270,13 +276,14 @@ impl Transport {
 }
 
 #[inline(always)]
-fn parse_transport<P: Packet>(packet: &P, l4: usize, protocol: u8) -> Result<Transport, Unparsed> {
+fn parse_transport<E: Env>(packet: &E, l4: usize, protocol: u8) -> Result<Transport, Unparsed> {
     const SCTP: u8 = Protocol::Sctp as u8;
     if protocol != Protocol::Tcp as u8 && protocol != Protocol::Udp as u8 {
         return Err(match protocol {
             SCTP | HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS | Protocol::ICMP | Protocol::ICMPV6 => {
                 Unparsed::Rest
             }
+            Protocol::IPIP | Protocol::IPV6 if packet.is_dsr() => Unparsed::Rest,
             _ => Unparsed::Foreign(Reason::NotIp),
         });
     }

@@ -13,6 +13,7 @@
 //! A hook has two programs. The first one is this, for plain TCP and UDP packets; what it has [`Left`] goes on in `second.rs`,
 //! through the same stages.
 
+use crate::dsr;
 use crate::env::{Env, Packet};
 use crate::flow::{self, Outcome};
 use crate::parse::{Headers, Unparsed, parse};
@@ -121,6 +122,14 @@ pub(crate) fn request<E: Env, const SECOND: bool>(
     rewrite: &mut Rewrite,
 ) -> Result<Verdict, Left> {
     let (step, reason) = decide(env, edge, headers, rewrite);
+    if SECOND
+        && dsr::is_looked_for(env, edge)
+        && headers.is_handed()
+        && !matches!(step, Step::Pass | Step::Drop)
+        && dsr::unwrap(env, headers).is_none()
+    {
+        return Ok(Verdict::Drop(Reason::Malformed));
+    }
     let then = match step {
         Step::Pass => return Ok(Verdict::Pass(reason)),
         Step::Drop => {
@@ -140,12 +149,15 @@ pub(crate) fn request<E: Env, const SECOND: bool>(
         Step::Loopback => LOOPBACK,
     };
     let then = env.opaque(then);
-    if translate::apply::<E, SECOND>(env, headers, rewrite).is_none() {
-        return Ok(Verdict::Drop(Reason::Malformed));
-    }
     if env.counts_traffic() {
         let is_reply = reason as u8 == Reason::Reply as u8;
         carry(env, headers, rewrite, is_reply);
+    }
+    if dsr::wraps(env, edge, rewrite) {
+        return Ok(dsr::hand_over(env, headers, rewrite, reason));
+    }
+    if translate::apply::<E, SECOND>(env, headers, rewrite).is_none() {
+        return Ok(Verdict::Drop(Reason::Malformed));
     }
     Ok(go(env, edge, headers, rewrite, then, reason))
 }
@@ -224,7 +236,7 @@ pub(crate) enum Step {
 fn decide<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut Rewrite) -> (Step, Reason) {
     let mut flags = None;
     let mut reason = Reason::Reply;
-    if edge != Edge::Node && snat::in_range(&env.config(), headers.tuple.destination_port) {
+    if edge != Edge::Node && !headers.is_handed() && snat::in_range(&env.config(), headers.tuple.destination_port) {
         headers.tuple.direction = Direction::Reply as u8;
         flags = snat::restore(env, headers, false, rewrite);
         headers.tuple.direction = Direction::Forward as u8;
@@ -241,7 +253,7 @@ fn decide<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut 
                 Outcome::Drop => return (Step::Drop, reason),
                 Outcome::Refuse => return (Step::Refuse(Refusal::Unreachable), reason),
             }
-            if !translate::towards_backend(env, headers, &flow, rewrite) {
+            if !translate::towards_backend(env, edge, headers, &flow, rewrite) {
                 return (Step::Drop, Reason::NoSource);
             }
             flow.flags.into()

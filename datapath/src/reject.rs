@@ -1,13 +1,13 @@
 //! Refusals: the packet is turned into its own answer (TCP RST, SCTP ABORT, ICMP or ICMPv6 error) and sent back.
 
 use crate::checksum::{add, address, fold};
-use crate::crc32c;
 use crate::env::Env;
 use crate::headers::{
     IcmpHeader, Ipv4Header, Ipv6Header, SctpHeader, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TcpHeader, chunk,
 };
 use crate::parse::{Headers, kind};
 use crate::pipeline::{Verdict, bounce};
+use crate::{crc32c, dsr};
 use ferrogate_common::{Address, Protocol, Reason};
 
 /// What is wrong with a packet.
@@ -42,11 +42,13 @@ pub(crate) fn refuse<E: Env>(env: &mut E, headers: &Headers, refusal: Refusal, r
         return Verdict::Drop(reason);
     }
     let refusal = env.opaque(refusal as u32);
-    if answer(env, headers, refusal) {
-        bounce(env, reason)
-    } else {
-        Verdict::Drop(reason)
+    if !answer(env, headers, refusal) {
+        return Verdict::Drop(reason);
     }
+    if env.is_dsr() && headers.is_handed() {
+        return dsr::answer(env, headers, reason);
+    }
+    bounce(env, reason)
 }
 
 /// Turns the packet into its answer; false where none is due or none could be made.
@@ -100,7 +102,7 @@ fn abort<E: Env>(env: &mut E, headers: &Headers) -> Option<()> {
         Protocol::Sctp as u8,
         length as u16,
     )?;
-    env.store(headers.l3 + headers.plain_ip_length(), answer)
+    env.store(env.link_header() + headers.plain_ip_length(), answer)
 }
 
 /// Makes the packet the reset that answers it.
@@ -108,7 +110,7 @@ fn abort<E: Env>(env: &mut E, headers: &Headers) -> Option<()> {
 fn reset<E: Env>(env: &mut E, headers: &Headers) -> Option<()> {
     let tcp: TcpHeader = env.load(headers.l4)?;
     let header_length = (tcp.data_offset >> 4) as u32 * 4;
-    let ip_length = (headers.l4 - headers.l3) as u32;
+    let ip_length = (headers.l4 - env.link_header()) as u32;
     let occupied = (headers.length as u32).saturating_sub(ip_length + header_length)
         + u32::from(tcp.flags & TCP_SYN != 0)
         + u32::from(tcp.flags & TCP_FIN != 0);
@@ -132,7 +134,7 @@ fn reset<E: Env>(env: &mut E, headers: &Headers) -> Option<()> {
     let tuple = &headers.tuple;
     resize(env, headers, 20)?;
     answer_ip(env, headers, &tuple.destination, Protocol::Tcp as u8, 20)?;
-    let l4 = headers.l3 + headers.plain_ip_length();
+    let l4 = env.link_header() + headers.plain_ip_length();
     env.store(l4, answer)?;
     let pseudo = pseudo_header(&tuple.source, &tuple.destination, Protocol::Tcp as u8, 20);
     let words: [u32; 5] = bytemuck::cast(answer);
@@ -151,7 +153,7 @@ fn icmp_v4<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
     };
     let from = answering_address(env, headers, refusal);
     resize(env, headers, 8 + 20 + QUOTED)?;
-    let l3 = headers.l3;
+    let l3 = env.link_header();
     let transport: [u32; 2] = env.load(headers.l4)?;
     let mut ip: Ipv4Header = env.load(l3)?;
     ip.version_ihl = 0x45;
@@ -183,7 +185,7 @@ fn icmp_v6<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
     resize(env, headers, length)?;
     let transport: [u32; 2] = env.load(headers.l4)?;
     let sum = quote_v6(env, headers)?;
-    env.store(headers.l3 + 88, transport)?;
+    env.store(env.link_header() + 88, transport)?;
     let mut icmp = IcmpHeader {
         kind,
         code,
@@ -194,7 +196,7 @@ fn icmp_v6<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
     let pseudo = pseudo_header(&from, &headers.tuple.source, Protocol::ICMPV6, length as u16);
     let quote = add(sum, sum_words(&transport));
     icmp.checksum = !fold(add(pseudo, add(sum_words(&words), quote)));
-    env.store(headers.l3 + 40, icmp)?;
+    env.store(env.link_header() + 40, icmp)?;
     answer_ip(env, headers, &from, Protocol::ICMPV6, length as u16)
 }
 
@@ -202,7 +204,7 @@ fn icmp_v6<E: Env>(env: &mut E, headers: &Headers, refusal: u32) -> Option<()> {
 /// stack has no room for it all.
 #[inline(always)]
 fn quote_v6<E: Env>(env: &mut E, headers: &Headers) -> Option<u32> {
-    let (from, to) = (headers.l3, headers.l3 + 48);
+    let (from, to) = (env.link_header(), env.link_header() + 48);
     let [first, second]: [u32; 2] = env.load(from)?;
     let [a, b, _, hop_limit] = second.to_ne_bytes();
     let fixed = [first, u32::from_ne_bytes([a, b, headers.tuple.protocol, hop_limit])];
@@ -220,7 +222,7 @@ fn quote_v6<E: Env>(env: &mut E, headers: &Headers) -> Option<u32> {
 #[inline(always)]
 fn resize<E: Env>(env: &mut E, headers: &Headers, payload: usize) -> Option<()> {
     // The kernel cuts nothing off in front of where it knows a checksum to be. What is left behind the answer is padding.
-    let end = (headers.l3 + headers.plain_ip_length() + payload).max(headers.l4 + payload.min(20));
+    let end = (env.link_header() + headers.plain_ip_length() + payload).max(headers.l4 + payload.min(20));
     env.resize((env.opaque(end as u32) & 0x3ff) as usize)
 }
 
@@ -248,7 +250,7 @@ fn answer_ip<E: Env>(env: &mut E, headers: &Headers, from: &Address, protocol: u
     let to = &headers.tuple.source;
     if headers.is_v6() {
         return env.store(
-            headers.l3,
+            env.link_header(),
             Ipv6Header {
                 version_class: 6 << 4,
                 class_flow: [0; 3],
@@ -274,12 +276,12 @@ fn answer_ip<E: Env>(env: &mut E, headers: &Headers, from: &Address, protocol: u
     };
     let words: [u32; 5] = bytemuck::cast(ip);
     ip.checksum = !fold(sum_words(&words));
-    env.store(headers.l3, ip)
+    env.store(env.link_header(), ip)
 }
 
 /// One's complement sum of words.
 #[inline(always)]
-fn sum_words<const N: usize>(words: &[u32; N]) -> u32 {
+pub(crate) fn sum_words<const N: usize>(words: &[u32; N]) -> u32 {
     let mut sum = 0;
     for word in words {
         sum = add(sum, *word);

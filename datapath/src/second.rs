@@ -8,8 +8,8 @@ use crate::headers::{IcmpHeader, TCP_ACK};
 use crate::icmp;
 use crate::parse::{Headers, kind, transport_flags, version};
 use crate::pipeline::{Edge, Left, Verdict, reply, request};
-use crate::select;
 use crate::translate::Rewrite;
+use crate::{dsr, select};
 use ferrogate_common::{Direction, FragmentKey, FragmentPorts, Port, Protocol, Reason, Tuple};
 
 /// A packet that comes from a client's side, and that [`crate::enter`] has left.
@@ -28,9 +28,9 @@ pub fn leave_second<E: Env>(env: &mut E, edge: Edge) -> Verdict {
 fn run<E: Env>(env: &mut E, edge: Edge, leaving: bool) -> Verdict {
     let mut headers = Headers::NONE;
     let mut quote = Quote::NONE;
-    let reason = parse(env, &mut headers, &mut quote);
+    let looks_inside = dsr::is_looked_for(env, edge) && !leaving;
+    let reason = parse(env, looks_inside.into(), &mut headers, &mut quote);
     // What comes back through memory has lost its bounds.
-    headers.l3 = env.link_header();
     headers.l4 = (env.opaque(headers.l4 as u32) & FARTHEST) as usize;
     let mut rewrite = Rewrite::NONE;
     let verdict = if reason != FOLLOWED {
@@ -40,10 +40,12 @@ fn run<E: Env>(env: &mut E, edge: Edge, leaving: bool) -> Verdict {
             Reason::LostFragment => Verdict::Drop(reason),
             _ => Verdict::Pass(reason),
         }
+    } else if headers.kind == kind::ECHO && headers.is_handed() {
+        Verdict::Pass(Reason::NotService)
     } else if headers.kind == kind::ECHO {
         icmp::echo(env, edge, leaving, &headers)
     } else if headers.is_about_another() {
-        icmp::error(env, edge, leaving, &mut headers, &quote, &mut rewrite)
+        icmp::error(env, edge, leaving, &mut headers, &mut quote, &mut rewrite)
     } else {
         let verdict = if leaving {
             reply::<E, true>(env, edge, &mut headers, &mut rewrite)
@@ -69,9 +71,10 @@ impl Quote {
     const NONE: Self = Self { l3: 0, l4: 0 };
 }
 
-/// Fills `headers` in, and `quote` for ICMP errors. [`FOLLOWED`], or why the packet is none of ours.
+/// Fills `headers` in, and `quote` for ICMP errors; with `looks_inside` not 0 those of what another node has wrapped up. [`FOLLOWED`], or
+/// why the packet is none of ours.
 #[inline(never)]
-fn parse<E: Env>(env: &mut E, headers: &mut Headers, quote: &mut Quote) -> Reason {
+fn parse<E: Env>(env: &mut E, looks_inside: u32, headers: &mut Headers, quote: &mut Quote) -> Reason {
     let l3 = env.link_header();
     let v6 = match version(env) {
         Some(4) => 0,
@@ -81,9 +84,17 @@ fn parse<E: Env>(env: &mut E, headers: &mut Headers, quote: &mut Quote) -> Reaso
     };
     let v6 = env.opaque(v6);
     let mut chain = Chain::NONE;
-    let reason = follow(env, l3, v6, &mut chain);
+    let mut reason = follow(env, l3, v6, &mut chain);
     if reason != FOLLOWED {
         return reason;
+    }
+    let mut handed = 0;
+    if env.is_dsr() && looks_inside != 0 && dsr::is_wrapped(env, &chain, l3, v6 != 0) {
+        handed = 1;
+        reason = follow(env, chain.l4, v6, &mut chain);
+        if reason != FOLLOWED {
+            return reason;
+        }
     }
     *headers = Headers {
         tuple: Tuple::new(
@@ -92,7 +103,6 @@ fn parse<E: Env>(env: &mut E, headers: &mut Headers, quote: &mut Quote) -> Reaso
             chain.protocol,
             Direction::Forward,
         ),
-        l3,
         l4: chain.l4,
         v6: v6 as u8,
         hop_limit: chain.hop_limit,
@@ -100,9 +110,10 @@ fn parse<E: Env>(env: &mut E, headers: &mut Headers, quote: &mut Quote) -> Reaso
         length: chain.length,
         device: 0,
         kind: kind::PLAIN,
+        handed: env.opaque(handed) as u8,
     };
     let icmp = if v6 != 0 { Protocol::ICMPV6 } else { Protocol::ICMP };
-    let reason = if chain.is_later_fragment() {
+    reason = if chain.is_later_fragment() {
         later_fragment(env, &chain, headers)
     } else if chain.protocol == icmp && chain.fragment == 0 {
         parse_icmp(env, &mut chain, headers, quote)

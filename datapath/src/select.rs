@@ -9,14 +9,15 @@ use ferrogate_common::{
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
-/// Looks a destination up: a Service's own address first, then NodePorts on any of the node's addresses.
+/// Looks a destination up: a Service's own address first, then NodePorts on any of the node's addresses; with `any_is_node` on whichever
+/// address.
 #[inline(always)]
 pub(crate) fn frontend<T: Tables>(
     tables: &T,
     address: &Address,
     port: Port,
     protocol: u8,
-    loopback_is_node: bool,
+    any_is_node: bool,
 ) -> Option<Frontend> {
     let mut key = FrontendKey {
         address: *address,
@@ -32,7 +33,7 @@ pub(crate) fn frontend<T: Tables>(
     if host_port < config.node_port_min || host_port > config.node_port_max {
         return None;
     }
-    if !loopback_is_node && !tables.is_node_address(address) {
+    if !any_is_node && !tables.is_node_address(address) {
         return None;
     }
     key.address = address.unspecified();
@@ -64,7 +65,8 @@ pub fn carry<T: Tables>(
     packets: u32,
     bytes: u32,
 ) {
-    if let Some(frontend) = frontend(tables, address, port, protocol, false) {
+    // It was translated, so this is a frontend: of another node's, where that has handed the packet over.
+    if let Some(frontend) = frontend(tables, address, port, protocol, true) {
         let direction = if direction == Direction::Reply as u8 {
             Direction::Reply
         } else {

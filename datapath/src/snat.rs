@@ -1,8 +1,8 @@
 //! Source translation: a port of our own range, and the way back.
 
 use crate::env::{Clock, Env, FlowTable, Insert, Opaque, Tables};
-use crate::flow::reply_key;
 use crate::parse::{Headers, has_connections};
+use crate::reply::reply_key;
 use crate::translate::Rewrite;
 use ferrogate_common::{Config, Direction, Flow, Port, Reason, SnatFlow, Tuple, flow_flags};
 

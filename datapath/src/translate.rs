@@ -7,9 +7,10 @@ use crate::parse::{Headers, kind};
 use crate::pipeline::{Edge, Step};
 use crate::reject::Refusal;
 use crate::snat;
-use crate::{flow, straight};
+use crate::{dsr, flow, straight};
 use ferrogate_common::{
-    Address, Direction, Flow, Port, Protocol, Reason, Tuple, address_roles, config_flags, flow_flags, interface_flags,
+    Address, Direction, Dsr, Flow, Port, Protocol, Reason, Tuple, address_roles, config_flags, flow_flags,
+    interface_flags,
 };
 
 /// What a packet's addresses shall be.
@@ -18,7 +19,7 @@ pub(crate) struct Rewrite {
     pub(crate) destination: Address,
     pub(crate) source_port: Port,
     pub(crate) destination_port: Port,
-    /// Of a reply, the device that its client's packets come in by ([`Flow::uplink`]).
+    /// Of a reply, the device that its client's packets come in by ([`Flow::uplink`]); or [`Rewrite::WRAP`].
     pub(crate) uplink: u32,
 }
 
@@ -31,17 +32,29 @@ impl Rewrite {
         destination_port: Port::ZERO,
         uplink: 0,
     };
+
+    /// In place of a device: nothing of the packet changes, but it is wrapped up in a header with these addresses.
+    pub(crate) const WRAP: u32 = u32::MAX;
 }
 
 /// Fills in where a flow sends its requests; false where the node's address that it had is gone.
 #[inline(always)]
-pub(crate) fn towards_backend<E: Env>(env: &E, headers: &Headers, flow: &Flow, rewrite: &mut Rewrite) -> bool {
+pub(crate) fn towards_backend<E: Env>(
+    env: &E,
+    edge: Edge,
+    headers: &Headers,
+    flow: &Flow,
+    rewrite: &mut Rewrite,
+) -> bool {
     rewrite.source = headers.tuple.source;
     rewrite.destination = flow.address;
     rewrite.source_port = headers.tuple.source_port;
     rewrite.destination_port = flow.port;
     rewrite.uplink = 0;
     let flags = env.opaque(flow.flags.into()) as u16;
+    if dsr::is_sent(env, edge) && flags & flow_flags::DSR != 0 {
+        return dsr::towards_node(env, headers, flow, rewrite);
+    }
     if flags & flow_flags::SNAT == 0 {
         return true;
     }
@@ -71,11 +84,13 @@ pub(crate) fn find_way<E: Env>(
     rewrite: &Rewrite,
     reason: Reason,
 ) -> (Step, Reason) {
-    let mut routed = look_up(env, headers, rewrite, 0);
-    if rewrite.uplink != 0 && routed == Routed::To && is_elsewhere(env, env.hop().ifindex, rewrite.uplink) {
-        routed = look_up(env, headers, rewrite, rewrite.uplink);
+    let wraps = dsr::wraps(env, edge, rewrite);
+    let overhead = if wraps { Dsr::overhead(headers.is_v6()) } else { 0 };
+    let mut routed = look_up(env, headers, rewrite, 0, overhead);
+    if rewrite.uplink != 0 && !wraps && routed == Routed::To && is_elsewhere(env, env.hop().ifindex, rewrite.uplink) {
+        routed = look_up(env, headers, rewrite, rewrite.uplink, 0);
         if routed == Routed::Nowhere {
-            routed = look_up(env, headers, rewrite, 0);
+            routed = look_up(env, headers, rewrite, 0, 0);
         }
     }
     match routed {
@@ -113,14 +128,15 @@ pub(crate) fn leaves_by_another<E: Env>(env: &mut E, headers: &Headers, rewrite:
     // where no device is given, and a device is a wish: the best route may be another's.
     [0, rewrite.uplink]
         .into_iter()
-        .any(|out| look_up(env, headers, rewrite, out) == Routed::To && env.hop().ifindex == rewrite.uplink)
+        .any(|out| look_up(env, headers, rewrite, out, 0) == Routed::To && env.hop().ifindex == rewrite.uplink)
 }
 
 #[inline(never)]
-fn look_up<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite, out: u32) -> Routed {
+fn look_up<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite, out: u32, overhead: u16) -> Routed {
     let transport = Transport {
         protocol: headers.tuple.protocol,
         length: headers.length.max(Transport::SHORT),
+        overhead,
         out,
     };
     env.route(env.ifindex(), &rewrite.source, &rewrite.destination, transport)
@@ -185,7 +201,7 @@ fn mark_pair<E: Env>(env: &mut E, headers: &Headers, table: FlowTable, flow: &Fl
 pub(crate) fn apply<P: Packet, const SECOND: bool>(packet: &mut P, headers: &Headers, rewrite: &Rewrite) -> Option<()> {
     let tuple = &headers.tuple;
     // First, while little has to be remembered beside it.
-    let length = headers.length.wrapping_sub((headers.l4 - headers.l3) as u16);
+    let length = headers.length.wrapping_sub((headers.l4 - packet.link_header()) as u16);
     let pseudo = checksum::pseudo_header(&tuple.source, &tuple.destination, tuple.protocol, length);
     let full = packet.holds_checksum(headers.checksum_offset(), pseudo);
     let source = checksum::address_difference(&tuple.source, &rewrite.source, headers.is_v6());
@@ -196,12 +212,15 @@ pub(crate) fn apply<P: Packet, const SECOND: bool>(packet: &mut P, headers: &Hea
         checksum::port_difference(tuple.destination_port, rewrite.destination_port),
     );
     if headers.is_v6() {
-        packet.store(headers.l3 + 8, [rewrite.source.words(), rewrite.destination.words()])?;
-    } else {
-        let old: u16 = packet.load(headers.l3 + 10)?;
-        packet.store(headers.l3 + 10, checksum::update(old, addresses))?;
         packet.store(
-            headers.l3 + 12,
+            packet.link_header() + 8,
+            [rewrite.source.words(), rewrite.destination.words()],
+        )?;
+    } else {
+        let old: u16 = packet.load(packet.link_header() + 10)?;
+        packet.store(packet.link_header() + 10, checksum::update(old, addresses))?;
+        packet.store(
+            packet.link_header() + 12,
             [rewrite.source.v4_word(), rewrite.destination.v4_word()],
         )?;
     }
@@ -235,7 +254,9 @@ fn update_crc32c<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewrite
     let tuple = &headers.tuple;
     let before = [tuple.source_port.be(), tuple.destination_port.be()];
     let after = [rewrite.source_port.be(), rewrite.destination_port.be()];
-    let length = headers.length.saturating_sub((headers.l4 - headers.l3) as u16);
+    let length = headers
+        .length
+        .saturating_sub((headers.l4 - packet.link_header()) as u16);
     packet.store(at, port_change(old, before, after, length))
 }
 
@@ -259,6 +280,7 @@ fn address_on_same_bridge<E: Env>(env: &mut E, tuple: &Tuple, backend: &Address)
     let transport = Transport {
         protocol: tuple.protocol,
         length: Transport::SHORT,
+        overhead: 0,
         out: 0,
     };
     if env.route(port.layer3, &tuple.source, backend, transport) != Routed::To {
@@ -278,13 +300,13 @@ fn address_on_same_bridge<E: Env>(env: &mut E, tuple: &Tuple, backend: &Address)
 #[inline(always)]
 pub(crate) fn decrement_hop_limit<P: Packet>(packet: &mut P, headers: &Headers) -> Option<()> {
     if headers.is_v6() {
-        return packet.store(headers.l3 + 7, headers.hop_limit - 1);
+        return packet.store(packet.link_header() + 7, headers.hop_limit - 1);
     }
     // TTL and protocol are one word of the header checksum.
-    let [ttl, protocol]: [u8; 2] = packet.load(headers.l3 + 8)?;
+    let [ttl, protocol]: [u8; 2] = packet.load(packet.link_header() + 8)?;
     let new = [ttl.wrapping_sub(1), protocol];
     let difference = checksum::word_difference(u16::from_ne_bytes([ttl, protocol]), u16::from_ne_bytes(new));
-    let old: u16 = packet.load(headers.l3 + 10)?;
-    packet.store(headers.l3 + 8, new)?;
-    packet.store(headers.l3 + 10, checksum::update(old, difference))
+    let old: u16 = packet.load(packet.link_header() + 10)?;
+    packet.store(packet.link_header() + 8, new)?;
+    packet.store(packet.link_header() + 10, checksum::update(old, difference))
 }

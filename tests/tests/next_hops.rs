@@ -10,7 +10,7 @@ use ferrogate_common::{
     flow_flags,
 };
 use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Sizes, tcp};
-use ferrogate_tests::kernel::{KernelTables, Network, Object, Place, clock_ticks, pass_frames};
+use ferrogate_tests::kernel::{KernelTables, Network, Object, Place, Variant, clock_ticks, pass_frames};
 
 const SIZES: Sizes = Sizes {
     services: 2,
@@ -37,7 +37,7 @@ impl Stage {
     fn enter() -> Result<Self> {
         let network = Network::enter()?;
         let _passing = pass_frames(&[Place::Uplink.device().to_owned()])?;
-        let mut object = Object::load(SIZES, false)?;
+        let mut object = Object::load(SIZES, Variant::default())?;
         let kernel = KernelTables::take(&mut object.ebpf)?;
         Ok(Self {
             network,

@@ -6,7 +6,7 @@ mod values;
 
 use self::page::PageOptions;
 use self::timeouts::FlowTimeouts;
-pub use self::values::{SnatMode, SocketEdge, Switch, XdpMode};
+pub use self::values::{DsrMode, SnatMode, SocketEdge, Switch, XdpMode};
 use super::parse::{self, PortRange};
 use crate::kernel::MapMemory;
 use crate::logging;
@@ -209,6 +209,16 @@ pub struct AgentArgs {
         help_heading = "Translation"
     )]
     pub snat: SnatMode,
+
+    /// Direct server return, by IP in IP: whether the node of the backend answers outside clients itself
+    #[arg(
+        long,
+        value_name = "MODE",
+        env = "FERROGATE_DSR",
+        default_value = "off",
+        help_heading = "Translation"
+    )]
+    pub dsr: DsrMode,
 
     /// Source ports that SNAT uses; the node's ephemeral ports are kept out of the range
     #[arg(

@@ -248,3 +248,16 @@ fn a_service_that_is_not_there_is_told_with_names_like_it() {
     assert_eq!(port.near, ["shop/cache:6379 (resp)", "shop/cache:9121 (metrics)"]);
     assert!(unknown("edge:30080").why.contains("nodePort of port 8080"));
 }
+
+#[test]
+fn with_dsr_pods_elsewhere_see_their_clients() {
+    let mut world = world();
+    let client = Client::Outside(Some(ip("198.51.100.7")));
+    let masqueraded = world.page("shop/order-service:http", &client);
+    assert!(!masqueraded.contains("--dsr"));
+    if let Some(config) = &mut world.facts.config {
+        config.flags |= config_flags::DSR;
+    }
+    let handed = world.page("shop/order-service:http", &client);
+    assert!(handed.contains("(--dsr)"), "{handed}");
+}

@@ -284,6 +284,7 @@ fn source(view: &View<'_>, who: &Who, internal: bool, set: BackendSet) -> String
         }
         Client::Any | Client::Outside(_) => {
             let always = view.facts.flags() & config_flags::SNAT_ALWAYS != 0;
+            let direct = view.facts.flags() & config_flags::DSR != 0 && !internal;
             let used = view
                 .port
                 .endpoints
@@ -294,6 +295,7 @@ fn source(view: &View<'_>, who: &Who, internal: bool, set: BackendSet) -> String
                 _ if set == BackendSet::Local => own,
                 _ if always && !internal => "this node's address (--snat always)",
                 (_, true) => own,
+                _ if direct => "the client's own address, at pods elsewhere too (--dsr)",
                 (true, false) => "this node's address",
                 (false, false) => "the client's own address at pods of this node, else this node's",
             }

@@ -19,6 +19,7 @@ mod inspect;
 mod interfaces;
 mod loopback;
 mod networks;
+mod nodes;
 mod note;
 mod ports;
 mod programs;
@@ -79,6 +80,8 @@ pub struct DatapathOptions {
     pub log_packets: bool,
     /// Counts packets and bytes by Service port.
     pub service_traffic: bool,
+    /// Lets packets be wrapped and unwrapped for direct server return.
+    pub dsr: bool,
     /// An eBPF object to load instead of the embedded one.
     pub object: Option<PathBuf>,
 }
@@ -92,6 +95,7 @@ impl Default for DatapathOptions {
             edges: EdgeOptions::default(),
             log_packets: false,
             service_traffic: false,
+            dsr: false,
             object: None,
         }
     }

@@ -9,7 +9,7 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use ferrogate_common::maps::{self, Size};
-use ferrogate_common::{TcxHook, Traffic};
+use ferrogate_common::{Dsr, TcxHook, Traffic};
 use log::Log;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -80,6 +80,8 @@ impl Programs {
         loader.override_global(aya_log::LEVEL, &level, false);
         let wanted = u32::from(options.service_traffic);
         loader.override_global(Traffic::WANTED, &wanted, options.service_traffic);
+        let wraps = u32::from(options.dsr);
+        loader.override_global(Dsr::WANTED, &wraps, options.dsr);
         if let Ok(jiffies) = &jiffies {
             clock::tell(jiffies, &mut loader);
         }

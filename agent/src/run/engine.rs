@@ -17,7 +17,7 @@ use self::report::report;
 use super::model::{Applied, Shared};
 use super::{RETRY, settings};
 use crate::admin::{EdgeStatus, InterfaceStatus};
-use crate::cli::{AgentArgs, SocketEdge};
+use crate::cli::{AgentArgs, DsrMode, SocketEdge};
 use crate::health::{Health, Written};
 use crate::kernel::{self, Cgroup, ConntrackFloors, Datapath, Scopes, find_cgroup, trim_heap};
 use crate::net::{Network, Ways};
@@ -122,6 +122,9 @@ impl Engine {
         datapath
             .set_cluster_networks(&args.cluster_cidr)
             .context("cannot write --cluster-cidr")?;
+        if args.dsr == DsrMode::Off {
+            datapath.forget_nodes().context("cannot remove what is left of --dsr")?;
+        }
         let ports = args.snat_ports;
         if let Err(error) = datapath.reserve_ports(ports.base..=ports.end) {
             warn!(
@@ -274,8 +277,14 @@ impl Engine {
     pub(super) fn retry(&mut self) {
         self.health.retry();
         self.look_at_losses();
-        if self.lost {
-            self.shared.lock().state.mark_all();
+        {
+            let mut model = self.shared.lock();
+            if self.lost {
+                model.state.mark_all();
+            }
+            if model.problems.nodes.is_some() {
+                model.state.mark_nodes();
+            }
         }
         if let Some(network) = self.unwritten.take() {
             self.sync_network(&network);
@@ -354,6 +363,7 @@ impl Engine {
             }
         }
         self.write_service_cidrs();
+        self.write_nodes();
     }
 
     fn write_plan(&mut self, begun: Instant, changes: &Changes, plan: &Plan) {

@@ -57,6 +57,8 @@ pub(super) struct Problems {
     pub(super) network: Option<String>,
     /// The first write is held back.
     pub(super) held: Option<String>,
+    /// Endpoints whose nodes are not all written.
+    pub(super) nodes: Option<String>,
     /// Another proxy's rules are in place.
     pub(super) rival: Option<String>,
     /// Packets are dropped for want of room.
@@ -92,11 +94,12 @@ impl Problems {
             writing,
             network,
             held,
+            nodes,
             rival,
             losses,
             sizes,
         } = self;
-        let single = [held, writing, network, rival].into_iter().flatten();
+        let single = [held, writing, network, nodes, rival].into_iter().flatten();
         single.chain(losses).chain(sizes).cloned().collect()
     }
 }

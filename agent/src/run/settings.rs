@@ -1,6 +1,6 @@
 //! Options into what the layers below are told.
 
-use crate::cli::{AgentArgs, SnatMode, SocketEdge, XdpMode};
+use crate::cli::{AgentArgs, DsrMode, SnatMode, SocketEdge, XdpMode};
 use crate::health::{Requests, Settings};
 use crate::kernel::{self, DatapathOptions, EdgeOptions};
 use crate::net::{Glob, NetOptions};
@@ -27,6 +27,7 @@ pub(super) fn datapath(args: &AgentArgs) -> DatapathOptions {
         },
         log_packets: args.log_packets,
         service_traffic: args.service_traffic,
+        dsr: args.dsr != DsrMode::Off,
         object: args.object.clone(),
     }
 }
@@ -37,6 +38,7 @@ pub(super) fn config(args: &AgentArgs, take_over: bool) -> Result<Config> {
     for (set, flag) in [
         (args.external_cluster_ip, config_flags::EXTERNAL_CLUSTER_IP),
         (args.snat == SnatMode::Always, config_flags::SNAT_ALWAYS),
+        (args.dsr == DsrMode::On, config_flags::DSR),
         (!args.node_edge.is_on(), config_flags::NODE_EDGE_OFF),
         (args.pod_edge.is_on(), config_flags::POD_EDGE),
         (args.socket_edge == SocketEdge::Node, config_flags::SOCKETS_OF_NODE),
@@ -44,6 +46,10 @@ pub(super) fn config(args: &AgentArgs, take_over: bool) -> Result<Config> {
     ] {
         flags |= if set { flag } else { 0 };
     }
+    ensure!(
+        args.dsr != DsrMode::On || args.snat != SnatMode::Always,
+        "--dsr on and --snat always contradict each other: what is handed over to another node is not masqueraded"
+    );
     ensure!(
         args.cluster_cidr.len() <= NetworkKey::CLUSTER_ENTRIES as usize,
         "--cluster-cidr takes {} networks at most",
@@ -72,6 +78,7 @@ pub(super) fn control(node: &str, args: &AgentArgs) -> Options {
         external_ips: args.external_ips.clone(),
         proxy_name: args.service_proxy_name.clone(),
         maglev_table_size: args.maglev_table_size,
+        dsr: args.dsr != DsrMode::Off,
     }
 }
 

@@ -7,7 +7,7 @@ pub(crate) use pods::PodFacts;
 use super::pending::Pending;
 use crate::scope::Wanted;
 use crate::source::{Change, Event, Health, ObjectName};
-use ferrogate_control::{Changes, HealthCheck, Index, NodeNetwork, Notice, Options, ServiceName};
+use ferrogate_control::{Changes, HealthCheck, Index, NodeChanges, NodeNetwork, Notice, Options, ServiceName};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use pods::Pods;
@@ -177,6 +177,7 @@ impl State {
                 if gone.iter().any(|gone| gone.name == self.node_name) {
                     self.node_stays = None;
                 }
+                gone.iter().for_each(|gone| self.index.delete_node(&gone.name));
                 object(change).into_iter().for_each(|node| self.take_node(node));
             }
             Event::ServiceCidr(change) => {
@@ -208,10 +209,10 @@ impl State {
 
     /// A Node that is gone changes nothing: endpoints and addresses are as they were.
     fn take_node(&mut self, node: &Node) {
+        self.index.apply_node(node);
         if node.metadata.name.as_ref() != Some(&self.node_name) {
             return;
         }
-        self.index.apply_node(node);
         let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_deref());
         let going = taints
             .unwrap_or_default()
@@ -321,6 +322,16 @@ impl State {
     /// What changed since the last call.
     pub(crate) fn compile(&mut self) -> Changes {
         self.index.compile()
+    }
+
+    /// Asks for a comparison of the nodes that addresses belong to.
+    pub(crate) fn mark_nodes(&mut self) {
+        self.index.mark_nodes();
+    }
+
+    /// What changed of the nodes that addresses belong to.
+    pub(crate) fn take_nodes(&mut self) -> Option<NodeChanges> {
+        self.index.take_nodes()
     }
 
     /// All that the operator should know of the objects as they are.

@@ -42,17 +42,34 @@ const REFUSED: Duration = Duration::from_secs(60);
 /// Objects that no service proxy has a use for (the label is on the Service and on its slices).
 const NOT_HEADLESS: &str = "!service.kubernetes.io/headless";
 
-/// Starts the watches on the current runtime, that of Pods if they are of interest. Returns what to call this source in `status`,
+/// What of a cluster is of interest beside its Services.
+#[derive(Clone, Copy, Debug)]
+pub struct Interest<'a> {
+    /// The Node that we are on.
+    pub node_name: &'a str,
+    /// All other Nodes too.
+    pub all_nodes: bool,
+    /// The Node's Pods.
+    pub pods: bool,
+}
+
+/// Starts the watches on the current runtime. Returns what to call this source in `status`,
 /// and a way to publish Events there.
 ///
 /// Fails when the kubeconfig or the service account cannot be read; a server that does not answer is no failure.
-pub async fn start(endpoint: &Endpoint, node_name: &str, pods: bool, events: Sender) -> Result<(String, Events)> {
+pub async fn start(endpoint: &Endpoint, interest: Interest<'_>, events: Sender) -> Result<(String, Events)> {
+    let Interest {
+        node_name,
+        all_nodes,
+        pods,
+    } = interest;
     let pool = Arc::new(Pool::new(endpoint).await?);
     let monitor = Arc::new(Monitor::new(events.clone(), pool.origin()));
     let proxied = Config::default().timeout(WATCH_SECONDS).labels(NOT_HEADLESS);
-    let own_node = Config::default()
-        .timeout(WATCH_SECONDS)
-        .fields(&format!("metadata.name={node_name}"));
+    let mut nodes = Config::default().timeout(WATCH_SECONDS);
+    if !all_nodes {
+        nodes = nodes.fields(&format!("metadata.name={node_name}"));
+    }
     spawn::<Service>(
         Watch::Services,
         proxied.clone(),
@@ -62,7 +79,7 @@ pub async fn start(endpoint: &Endpoint, node_name: &str, pods: bool, events: Sen
         &events,
     );
     spawn::<EndpointSlice>(Watch::Slices, proxied, Event::Slice, &pool, &monitor, &events);
-    spawn::<Node>(Watch::Node, own_node, Event::Node, &pool, &monitor, &events);
+    spawn::<Node>(Watch::Node, nodes, Event::Node, &pool, &monitor, &events);
     let all = Config::default().timeout(WATCH_SECONDS);
     spawn::<ServiceCIDR>(Watch::ServiceCidrs, all, Event::ServiceCidr, &pool, &monitor, &events);
     if pods {

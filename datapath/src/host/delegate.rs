@@ -49,6 +49,12 @@ macro_rules! delegate_tables {
             fn source(&self, index: u16) -> Option<Address> {
                 self.tables.source(index)
             }
+            fn node_of(&self, address: &Address) -> Option<Address> {
+                self.tables.node_of(address)
+            }
+            fn is_dsr(&self) -> bool {
+                self.tables.is_dsr()
+            }
             fn interface(&self, ifindex: u32) -> Option<Interface> {
                 self.tables.interface(ifindex)
             }

@@ -103,9 +103,9 @@ impl HostFib {
             return Routed::Nowhere;
         };
         let neighbour = self.neighbours.get(&(out, next_hop));
-        if transport.length > device.mtu {
+        if transport.length.saturating_add(transport.overhead) > device.mtu {
             hop.ifindex = ifindex;
-            hop.mtu = device.mtu;
+            hop.mtu = device.mtu.saturating_sub(transport.overhead);
             return Routed::TooBig;
         }
         let mtu = hop.mtu;

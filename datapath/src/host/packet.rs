@@ -105,6 +105,23 @@ impl Packet for HostPacket {
         Some(())
     }
 
+    /// What is to be cut into segments, the kernel resizes only where it knows how: here it is told nothing of that.
+    fn grow(&mut self, bytes: usize, _tcp: bool) -> Option<()> {
+        if self.segmented {
+            return None;
+        }
+        self.bytes.splice(self.link..self.link, std::iter::repeat_n(0, bytes));
+        Some(())
+    }
+
+    fn shrink(&mut self, bytes: usize) -> Option<()> {
+        if self.frame || self.segmented || self.bytes.len() < self.link + bytes {
+            return None;
+        }
+        self.bytes.drain(self.link..self.link + bytes);
+        Some(())
+    }
+
     fn link_header(&self) -> usize {
         self.link
     }

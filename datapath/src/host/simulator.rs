@@ -197,6 +197,14 @@ impl Packet for Surroundings<'_> {
         self.packet.resize(length)
     }
 
+    fn grow(&mut self, bytes: usize, tcp: bool) -> Option<()> {
+        self.packet.grow(bytes, tcp)
+    }
+
+    fn shrink(&mut self, bytes: usize) -> Option<()> {
+        self.packet.shrink(bytes)
+    }
+
     fn link_header(&self) -> usize {
         self.packet.link_header()
     }

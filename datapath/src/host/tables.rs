@@ -53,6 +53,9 @@ pub struct HostTables {
     /// An entry matches an address by its first [`NetworkKey::bits`].
     pub networks: BTreeSet<NetworkKey>,
     pub sources: Vec<Address>,
+    /// Used only where this says so, as the programs' read-only data does.
+    pub is_dsr: bool,
+    pub nodes: BTreeMap<Address, Address>,
     pub interfaces: BTreeMap<u32, Interface>,
     pub flows: BTreeMap<Tuple, Flow>,
     pub half_open: BTreeMap<Tuple, Flow>,
@@ -99,6 +102,8 @@ impl HostTables {
             service_cidrs: ServiceCidrs::zeroed(),
             networks: BTreeSet::new(),
             sources: vec![Address::zeroed(); sizes.sources],
+            is_dsr: false,
+            nodes: BTreeMap::new(),
             interfaces: BTreeMap::new(),
             flows: BTreeMap::new(),
             half_open: BTreeMap::new(),
@@ -233,6 +238,14 @@ impl Tables for HostTables {
             return None;
         }
         self.sources.get(index as usize).copied()
+    }
+
+    fn node_of(&self, address: &Address) -> Option<Address> {
+        self.nodes.get(address).copied()
+    }
+
+    fn is_dsr(&self) -> bool {
+        self.is_dsr
     }
 
     fn interface(&self, ifindex: u32) -> Option<Interface> {

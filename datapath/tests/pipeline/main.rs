@@ -3,6 +3,7 @@
 
 mod affinity;
 mod algorithms;
+mod dsr;
 mod flows;
 mod fragments;
 mod handover;

@@ -18,7 +18,7 @@ enum Quote {
 }
 
 /// "Fragmentation needed" or "packet too big", from `sender` to the sender of what it quotes.
-fn error(sender: IpAddr, quoted: &[u8]) -> Vec<u8> {
+pub(crate) fn error(sender: IpAddr, quoted: &[u8]) -> Vec<u8> {
     let (to, kind) = match sender {
         IpAddr::V4(_) => (IpAddr::from(<[u8; 4]>::try_from(&quoted[12..16]).unwrap()), (3, 4)),
         IpAddr::V6(_) => (IpAddr::from(<[u8; 16]>::try_from(&quoted[8..24]).unwrap()), (2, 0)),

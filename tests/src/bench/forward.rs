@@ -31,6 +31,8 @@ const ROUTING: &str = "plain routing";
 const REFLECTOR: &str = "XDP_TX reflector";
 const XDP: &str = "ours, --xdp native";
 const TCX: &str = "ours";
+const DSR: &str = "ours, --dsr on";
+const DSR_XDP: &str = "ours, --dsr on, --xdp native";
 const NFTABLES: &str = "kube-proxy nftables";
 
 /// Ends of the link: the generator's and the node's.
@@ -41,9 +43,10 @@ const FAR_ADDRESS: &str = "172.30.0.1";
 const NEAR_MAC: [u8; 6] = [2, 0xfe, 0, 0, 1, 2];
 const FAR_MAC: [u8; 6] = [2, 0xfe, 0, 0, 1, 1];
 
-/// Backends elsewhere: on the far side of the generator's link.
+/// Backends elsewhere: on the far side of the generator's link, and so is their node, which there is none of.
 const ELSEWHERE: &str = "10.244.2.0/24";
 const ELSEWHERE_POD: &str = "10.244.2.10";
+const ELSEWHERE_NODE: (&str, &str) = ("elsewhere", "10.244.2.1");
 
 const SINK: &str = "sink";
 const PORT: u16 = 8080;
@@ -82,9 +85,10 @@ pub(super) fn measure(settings: &Settings) -> Result<Vec<Measured>> {
 }
 
 fn boot() -> Result<Vec<Track>> {
-    let ferrogate = |xdp| {
+    let ferrogate = |xdp, dsr| {
         Proxy::Ferrogate(FerrogateOptions {
             xdp,
+            dsr,
             ..FerrogateOptions::default()
         })
     };
@@ -93,8 +97,10 @@ fn boot() -> Result<Vec<Track>> {
         rig: Rig::boot(options(Proxy::None))?,
     }];
     for (name, proxy) in [
-        (XDP, ferrogate(true)),
-        (TCX, ferrogate(false)),
+        (XDP, ferrogate(true, false)),
+        (TCX, ferrogate(false, false)),
+        (DSR_XDP, ferrogate(true, true)),
+        (DSR, ferrogate(false, true)),
         (NFTABLES, Proxy::KubeProxy),
     ] {
         let rig = Rig::boot_beside(options(proxy), &tracks[0].rig).with_context(|| format!("arm {name}"))?;
@@ -149,8 +155,13 @@ impl Track {
             Ok(())
         })?;
         let sink = self.rig.pod(SINK).addresses.get(Family::V4);
+        let (name, address) = ELSEWHERE_NODE;
+        self.rig.apply(&json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+            "status": {"addresses": [{"type": "InternalIP", "address": address}]},
+        }))?;
         for object in [
-            service("elsewhere", NODE_PORTS[0], ELSEWHERE_POD.parse()?, "n2"),
+            service("elsewhere", NODE_PORTS[0], ELSEWHERE_POD.parse()?, name),
             service("here", NODE_PORTS[1], sink, &self.rig.node(1).name),
         ]
         .as_flattened()
@@ -251,17 +262,25 @@ fn elsewhere(settings: &Settings, tracks: &[Track]) -> Result<Vec<Measured>> {
         .collect();
     paths.push((REFLECTOR, &tracks[0], To::Reflector));
     let samples = run(settings, &paths)?;
-    [(XDP, NFTABLES, 5.0), (TCX, NFTABLES, 5.0), (XDP, REFLECTOR, 0.6)]
-        .into_iter()
-        .map(|(ours, over, least)| {
-            let case = format!("64-byte UDP, {ours}, over {over}");
-            samples.measured(ROW_6, &case, (ours, over), Goal::AtLeast(least), "packets/s")
-        })
-        .collect()
+    [
+        (XDP, NFTABLES, 5.0),
+        (TCX, NFTABLES, 5.0),
+        (XDP, REFLECTOR, 0.6),
+        (DSR_XDP, XDP, 1.0),
+        (DSR, TCX, 1.0),
+    ]
+    .into_iter()
+    .map(|(ours, over, least)| {
+        let case = format!("64-byte UDP, {ours}, over {over}");
+        samples.measured(ROW_6, &case, (ours, over), Goal::AtLeast(least), "packets/s")
+    })
+    .collect()
 }
 
 fn here(settings: &Settings, tracks: &[Track]) -> Result<Vec<Measured>> {
-    let mut paths: Vec<_> = tracks[1..].iter().map(|track| (track.name, track, To::Here)).collect();
+    // To a backend here nothing is handed over.
+    let plain = tracks[1..].iter().filter(|track| ![DSR, DSR_XDP].contains(&track.name));
+    let mut paths: Vec<_> = plain.map(|track| (track.name, track, To::Here)).collect();
     paths.push((ROUTING, &tracks[0], To::Pod));
     let samples = run(settings, &paths)?;
     [

@@ -10,7 +10,7 @@ use ferrogate_common::{
 use ferrogate_datapath::FlowTable;
 use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Sizes, tcp};
 
-use crate::kernel::{KernelTables, Network, Object, Place, clock_ticks, count_traffic};
+use crate::kernel::{KernelTables, Network, Object, Place, Variant, clock_ticks};
 
 /// Flows that take turns in the measurements.
 pub(super) const FLOWS: u32 = 4096;
@@ -145,17 +145,21 @@ fn add_service(tables: &mut HostTables, service: u32, load: Load) {
 impl Stage {
     /// Loads the programs into tables of their own; this thread must be in the network's namespace.
     pub(super) fn new(network: &Network, load: Load) -> Result<Self> {
-        Self::with(network, load, false)
+        Self::with(network, load, Variant::default())
     }
 
     /// The same, as with `--service-traffic`.
     pub(super) fn counting(network: &Network, load: Load) -> Result<Self> {
-        Self::with(network, load, true)
+        let variant = Variant {
+            counts_traffic: true,
+            ..Variant::default()
+        };
+        Self::with(network, load, variant)
     }
 
-    fn with(network: &Network, load: Load, counts_traffic: bool) -> Result<Self> {
+    fn with(network: &Network, load: Load, variant: Variant) -> Result<Self> {
         let mut object = Object::load_with(|loader| {
-            count_traffic(loader, counts_traffic);
+            variant.set(loader);
             for (name, entries) in entries(load) {
                 loader.map_max_entries(name, entries);
             }

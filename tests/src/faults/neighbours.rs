@@ -1,5 +1,6 @@
 //! What others put beside our programs, and what they take away below them.
 use std::fs::{self, File};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
@@ -7,7 +8,10 @@ use super::life::{exchange, with_mounts};
 use super::{Aftermath, Fault, Ground, TERMINATION, harmless};
 use crate::kernel::Bystander;
 use crate::pktgen::ifindex;
-use crate::rig::{raise_firewall, take_down_firewall};
+use crate::rig::{Family, raise_firewall, take_down_firewall};
+use crate::walks::cell::Target;
+use crate::walks::fixture;
+use crate::wire::{ProbeRequest, Protocol};
 
 pub(super) const FAULTS: &[Fault] = &[
     harmless("tcx and cgroup programs of others come and go", false, foreign_programs),
@@ -18,6 +22,11 @@ pub(super) const FAULTS: &[Fault] = &[
         "started with other SNAT ports, and again with these",
         false,
         other_ports,
+    ),
+    harmless(
+        "handed over to the backends' nodes (--dsr), and masqueraded again",
+        false,
+        direct,
     ),
 ];
 
@@ -124,6 +133,37 @@ fn other_ports(ground: &mut Ground) -> Result<Aftermath> {
     Ok(Aftermath {
         converged: Some(converged),
         note: "no port in common".to_owned(),
+    })
+}
+
+/// In steps: what a node hands over, the others take already; and it hands nothing over any more before they stop.
+fn direct(ground: &mut Ground) -> Result<Aftermath> {
+    let step = |ground: &mut Ground, mode: &str| exchange(ground, &[format!("--dsr={mode}")]);
+    step(ground, "accept")?;
+    let converged = step(ground, "on")?;
+    for family in Family::BOTH {
+        let to = fixture::address(&ground.rig, "remote", Target::NodePort(1), family);
+        let request = ProbeRequest::new(Protocol::Tcp, to);
+        let seen = || -> Result<bool> {
+            let report = ground.rig.outside.probe(&request)?;
+            let attempt = report.attempts.first().context("no attempt")?;
+            let answer = attempt.answers.first().context("no answer")?;
+            Ok(Some(answer.peer) == attempt.local)
+        };
+        // Nodes are written behind Services.
+        let deadline = Instant::now() + TERMINATION;
+        while !seen()? {
+            ensure!(
+                Instant::now() < deadline,
+                "{family:?}: the backend never sees the client's own address"
+            );
+        }
+    }
+    step(ground, "accept")?;
+    step(ground, "off")?;
+    Ok(Aftermath {
+        converged: Some(converged),
+        note: "the backend saw the client's own address meanwhile".to_owned(),
     })
 }
 

@@ -7,7 +7,7 @@ use ferrogate_common::Protocol;
 use ferrogate_datapath::host::{HostPacket, HostTables, Outcome, Program, Segment, sctp, tcp};
 
 use super::network::{Network, Place};
-use super::packets::{as_sent, damage};
+use super::packets::{as_sent, damage, wrapped};
 use super::pool::Pool;
 use super::rare::rare;
 
@@ -64,6 +64,9 @@ impl Generator {
                 return self.spoilt(program, place, &segment);
             }
         };
+        if program == Program::UplinkIngress && self.rng.u8(..4) == 0 {
+            return self.handed(program, place, segment);
+        }
         if self.rng.u8(..8) == 0 {
             let ip = rare(&mut self.rng, &segment);
             let link = if program.is_layer3() { 0 } else { 14 };
@@ -263,6 +266,37 @@ impl Generator {
             segment.no_checksum = protocol == Protocol::Udp as u8 && self.rng.u8(..20) == 0;
         }
         segment
+    }
+
+    /// A packet that another node has wrapped up, or that looks so.
+    fn handed(&mut self, program: Program, place: Place, mut segment: Segment) -> Case {
+        let v4 = segment.source.is_ipv4();
+        if segment.destination.port() >= 30_000 && self.rng.bool() {
+            // To a NodePort of the node that it came in by.
+            segment.destination.set_ip(Pool::peer(&mut self.rng, v4));
+        }
+        let inner = if self.rng.u8(..8) == 0 {
+            rare(&mut self.rng, &segment)
+        } else {
+            segment.ip()
+        };
+        let (mut from, mut to) = (Pool::peer(&mut self.rng, v4), Pool::here(v4));
+        match self.rng.u8(..16) {
+            0 => from = Pool::client(&mut self.rng, Place::Uplink, v4),
+            1 => to = Pool::node(&mut self.rng, v4),
+            2 => to = Pool::peer(&mut self.rng, v4),
+            _ => {}
+        }
+        let mut bytes = wrapped(from, to, &inner);
+        let mut whole = true;
+        if self.rng.u8(..16) == 0 {
+            damage(&mut self.rng, &mut bytes, 0);
+            whole = false;
+        }
+        bytes = [&segment.ethernet()[..14], &bytes].concat();
+        let mut case = self.met(program, place, bytes);
+        case.segment = whole.then_some(segment);
+        case
     }
 
     /// A packet with something wrong.

@@ -194,6 +194,7 @@ pub struct KernelTables {
     node_addresses: Table<Address, NodeAddress>,
     service_cidrs: List<ServiceCidrs>,
     networks: Trie,
+    nodes: Table<Address, Address>,
     sources: List<Address>,
     interfaces: Table<u32, Interface>,
     routes: List<u32>,
@@ -228,6 +229,7 @@ impl KernelTables {
             node_addresses: Table::take(ebpf, "NODE_ADDRESSES")?,
             service_cidrs: List::take(ebpf, "SERVICE_CIDRS")?,
             networks: Trie::take(ebpf, "NETWORKS")?,
+            nodes: Table::take(ebpf, "NODES")?,
             sources: List::take(ebpf, "SOURCES")?,
             interfaces: Table::take(ebpf, "INTERFACES")?,
             routes: List::take(ebpf, "ROUTES")?,
@@ -257,6 +259,8 @@ impl KernelTables {
             .replace(tables.node_addresses.iter().map(|address| (address, node_address)))?;
         self.service_cidrs.set(0, &tables.service_cidrs)?;
         self.networks.replace(tables.networks.iter())?;
+        self.nodes
+            .replace(tables.nodes.iter().map(|(key, value)| (key, *value)))?;
         self.sources.replace(&tables.sources)?;
         self.interfaces
             .replace(tables.interfaces.iter().map(|(key, value)| (key, *value)))?;

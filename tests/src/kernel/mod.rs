@@ -33,6 +33,6 @@ pub use frames::{Driver, Frames, RandomSource, Then};
 pub use generate::Generator;
 pub use maps::{KernelTables, enter_flows};
 pub use network::{Network, Place};
-pub use object::{Object, Run, clock_ticks, count_traffic, pass_frames};
+pub use object::{Object, Run, Variant, clock_ticks, pass_frames};
 pub use pool::Pool;
-pub use world::{Tally, World};
+pub use world::{Shapes, Tally, World};

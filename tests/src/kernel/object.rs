@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{Map, ProgramArray};
 use aya::programs::{Program as AyaProgram, TestRun, TestRunOptions, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use ferrogate_common::{DONE_MARK, TICK_SHIFT, TcxHook, Traffic, maps};
+use ferrogate_common::{DONE_MARK, Dsr, TICK_SHIFT, TcxHook, Traffic, maps};
 use ferrogate_datapath::host::{HostPacket, Program, Sizes};
 
 use super::clock::{self, coarse_nanos};
@@ -80,10 +80,10 @@ impl Object {
         )
     }
 
-    /// Loads every program; its maps are nobody else's, and as large as `sizes` says. `counts_traffic`: as with `--service-traffic`.
-    pub fn load(sizes: Sizes, counts_traffic: bool) -> Result<Self> {
+    /// Loads every program; its maps are nobody else's, and as large as `sizes` says.
+    pub fn load(sizes: Sizes, variant: Variant) -> Result<Self> {
         Self::load_with(|loader| {
-            count_traffic(loader, counts_traffic);
+            variant.set(loader);
             for (spec, entries) in [
                 (maps::SERVICES, sizes.services as u32),
                 (maps::CURSORS, sizes.services as u32),
@@ -191,9 +191,28 @@ fn enter_second(ebpf: &mut Ebpf) -> Result<()> {
     Ok(())
 }
 
-/// Has the programs count packets and bytes by service, as `--service-traffic` does, or not.
-pub fn count_traffic(loader: &mut EbpfLoader<'_>, wanted: bool) {
-    loader.override_global(Traffic::WANTED, if wanted { &1_u32 } else { &0 }, true);
+/// What the programs are told before they are loaded, and the verifier takes for constants.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Variant {
+    /// They count packets and bytes by service, as with `--service-traffic`.
+    pub counts_traffic: bool,
+    /// They wrap and unwrap packets, as with `--dsr`.
+    pub dsr: bool,
+}
+
+impl Variant {
+    /// As nothing is left out.
+    pub const ALL: Self = Self {
+        counts_traffic: true,
+        dsr: true,
+    };
+
+    /// Has the programs loaded so.
+    pub fn set(self, loader: &mut EbpfLoader<'_>) {
+        let word = |wanted| if wanted { &1_u32 } else { &0 };
+        loader.override_global(Traffic::WANTED, word(self.counts_traffic), true);
+        loader.override_global(Dsr::WANTED, word(self.dsr), true);
+    }
 }
 
 /// A `struct __sk_buff` (linux/bpf.h) that says what a test run lets one say.

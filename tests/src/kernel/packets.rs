@@ -42,6 +42,35 @@ pub(super) fn damage(rng: &mut Rng, bytes: &mut Vec<u8>, l3: usize) {
     }
 }
 
+/// An IP packet in another one (RFC 2003, RFC 2473).
+pub(super) fn wrapped(from: IpAddr, to: IpAddr, inner: &[u8]) -> Vec<u8> {
+    let mut outer = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let length = (20 + inner.len() as u16).to_be_bytes();
+            let mut outer = vec![0x45, 0, length[0], length[1], 0, 0, 0x40, 0, 64, 4, 0, 0];
+            outer.extend(from.octets());
+            outer.extend(to.octets());
+            let words = outer.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+            let sum: u32 = words.sum();
+            let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+            outer[10..12].copy_from_slice(&checksum.to_be_bytes());
+            outer
+        }
+        (from, to) => {
+            let length = (inner.len() as u16).to_be_bytes();
+            let mut outer = vec![0x60, 0, 0, 0, length[0], length[1], 41, 64];
+            for address in [from, to] {
+                if let IpAddr::V6(address) = address {
+                    outer.extend(address.octets());
+                }
+            }
+            outer
+        }
+    };
+    outer.extend(inner);
+    outer
+}
+
 /// The segment with the addresses and ports that `bytes` have, the IP header at `l3`; `None` where it isn't one any more.
 pub(super) fn as_sent(segment: &Segment, bytes: &[u8], l3: usize) -> Option<Segment> {
     let ip = bytes.get(l3..)?;

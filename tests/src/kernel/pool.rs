@@ -67,6 +67,13 @@ const REMOTE: [Pair; 5] = [
     ["10.244.5.2", "2001:db8:244:5::2"],
 ];
 
+/// Other nodes: behind a good way, a narrow one, and as an unresolved neighbour.
+const PEERS: [Pair; 3] = [
+    ["192.0.2.2", "2001:db8:0:1::2"],
+    ["203.0.113.1", "2001:db8:0:2::1"],
+    ["192.0.2.77", "2001:db8:0:1::77"],
+];
+
 /// Draws from the lists.
 pub struct Pool;
 
@@ -106,6 +113,25 @@ impl Pool {
         one(rng, &REMOTE, v4)
     }
 
+    pub fn peer(rng: &mut Rng, v4: bool) -> IpAddr {
+        one(rng, &PEERS, v4)
+    }
+
+    /// All other nodes.
+    pub fn peers(v4: bool) -> impl Iterator<Item = IpAddr> {
+        all(&PEERS, v4)
+    }
+
+    /// All backends elsewhere.
+    pub fn remotes(v4: bool) -> impl Iterator<Item = IpAddr> {
+        all(&REMOTE, v4)
+    }
+
+    /// The address that this node's Node has.
+    pub fn here(v4: bool) -> IpAddr {
+        parsed(NODE[0][usize::from(!v4)])
+    }
+
     /// Somebody behind a device.
     pub fn client(rng: &mut Rng, place: Place, v4: bool) -> IpAddr {
         match place {
@@ -115,6 +141,10 @@ impl Pool {
             Place::Loopback => one(rng, &NODE, v4),
         }
     }
+}
+
+fn all(list: &'static [Pair], v4: bool) -> impl Iterator<Item = IpAddr> {
+    list.iter().map(move |pair| parsed(pair[usize::from(!v4)]))
 }
 
 fn one(rng: &mut Rng, list: &[Pair], v4: bool) -> IpAddr {

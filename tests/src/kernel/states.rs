@@ -1,7 +1,7 @@
 //! Table states, and what happens to them between packets.
 use bytemuck::Zeroable as _;
 use ferrogate_common::{
-    Address, Algorithm, Backend, Config, Flow, Frontend, FrontendKey, FrontendKind, Network, NetworkKey, Port,
+    Address, Algorithm, Backend, Config, Dsr, Flow, Frontend, FrontendKey, FrontendKind, Network, NetworkKey, Port,
     Protocol, Service, SlotRange, SnatFlow, Tuple, backend_flags, config_flags, service_flags,
 };
 use ferrogate_datapath::FlowTable;
@@ -62,6 +62,7 @@ impl Generator {
             }
         }
         self.add_networks(&mut tables);
+        self.add_nodes(&mut tables);
         for id in 0..SERVICES {
             let v4 = id % 2 == 0;
             for slot in 0..SLOTS {
@@ -94,6 +95,7 @@ impl Generator {
             config_flags::BRIDGE_PORTS,
             config_flags::TAKE_OVER,
             config_flags::FILTER,
+            config_flags::DSR,
         ] {
             if self.rng.u8(..3) == 0 {
                 flags |= flag;
@@ -114,6 +116,9 @@ impl Generator {
             known_port_count: self.rng.choice([0, 1000, 6000]).unwrap_or(0),
             udp_timeout: self.rng.u16(..4),
             udp_stream_timeout: self.rng.u16(..4),
+            // The first device's addresses; now and then there is none.
+            node_source4: self.rng.choice([1, 1, 1, 0]).unwrap_or(0),
+            node_source6: self.rng.choice([2, 2, 2, 0]).unwrap_or(0),
             ..Config::zeroed()
         }
     }
@@ -138,6 +143,23 @@ impl Generator {
             tables
                 .networks
                 .insert(NetworkKey::new(NetworkKey::CLUSTER, address, prefix));
+        }
+    }
+
+    /// Which nodes there are, and which of the endpoints elsewhere are known to be on one of them.
+    fn add_nodes(&mut self, tables: &mut HostTables) {
+        for v4 in [true, false] {
+            let here: Address = Pool::here(v4).into();
+            tables.nodes.insert(here, Dsr::HERE);
+            for peer in Pool::peers(v4) {
+                tables.nodes.insert(peer.into(), peer.into());
+            }
+            for endpoint in Pool::remotes(v4) {
+                if self.rng.u8(..3) != 0 {
+                    let peer = Pool::peer(&mut self.rng, v4);
+                    tables.nodes.insert(endpoint.into(), peer.into());
+                }
+            }
         }
     }
 

@@ -10,13 +10,32 @@ use ferrogate_datapath::host::{HostTables, Outcome, Program, Simulator};
 use super::generate::Case;
 use super::maps::KernelTables;
 use super::network::{Network, Place};
-use super::object::{Object, Run, clock_ticks, pass_frames};
+use super::object::{Object, Run, Variant, clock_ticks, pass_frames};
 use super::states::{Event, SIZES};
 
 /// How often each program came to each outcome.
 #[derive(Clone, Default, Debug)]
 pub struct Tally {
     pub counts: BTreeMap<(Program, &'static str, Reason), u64>,
+    pub shapes: Shapes,
+}
+
+/// How many packets came out as another node's, and were taken out of another header.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Shapes {
+    pub wrapped: u64,
+    pub unwrapped: u64,
+}
+
+impl Shapes {
+    /// One more packet, of so many bytes and then so many.
+    fn note(&mut self, outcome: &Outcome, before: usize, link: usize) {
+        let overhead = |bytes: usize| bytes == 20 || bytes == 40;
+        let added = outcome.bytes.len().saturating_sub(before + (14 - link));
+        let translated = matches!(outcome.verdict.reason(), Reason::NewFlow | Reason::Translated);
+        self.wrapped += u64::from(translated && overhead(added));
+        self.unwrapped += u64::from(translated && overhead(before.saturating_sub(outcome.bytes.len())));
+    }
 }
 
 impl Tally {
@@ -46,14 +65,14 @@ pub struct World {
     _passing: Ebpf,
     kernel: KernelTables,
     simulator: Simulator,
-    counts_traffic: bool,
+    variant: Variant,
     pub tally: Tally,
 }
 
 impl World {
-    /// Loads the programs, so that they count packets and bytes by service or not; this thread must be in the network's namespace.
-    pub fn new(network: &Network, counts_traffic: bool) -> Result<Self> {
-        let mut object = Object::load(SIZES, counts_traffic)?;
+    /// Loads the programs; this thread must be in the network's namespace.
+    pub fn new(network: &Network, variant: Variant) -> Result<Self> {
+        let mut object = Object::load(SIZES, variant)?;
         let passing = pass_frames(&[Place::Uplink, Place::Narrow].map(|place| place.device().to_owned()))?;
         let kernel = KernelTables::take(&mut object.ebpf)?;
         let simulator = Simulator {
@@ -66,7 +85,7 @@ impl World {
             _passing: passing,
             kernel,
             simulator,
-            counts_traffic,
+            variant,
             tally: Tally::default(),
         })
     }
@@ -80,7 +99,8 @@ impl World {
     pub fn reset(&mut self, tables: HostTables) -> Result<()> {
         self.kernel.write(&tables)?;
         self.simulator.tables = HostTables {
-            counts_traffic: self.counts_traffic,
+            counts_traffic: self.variant.counts_traffic,
+            is_dsr: self.variant.dsr,
             ..tables
         };
         Ok(())
@@ -142,6 +162,9 @@ impl World {
         let verdict = kind(&outcome.verdict);
         let key = (case.program, verdict, outcome.verdict.reason());
         *self.tally.counts.entry(key).or_default() += 1;
+        self.tally
+            .shapes
+            .note(&outcome, case.packet.bytes.len(), case.packet.link);
         Ok(outcome)
     }
 

@@ -35,6 +35,8 @@ pub struct FerrogateOptions {
     pub socket_edge: SocketEdge,
     /// `--external-cluster-ip`.
     pub external_cluster_ip: bool,
+    /// `--dsr on`.
+    pub dsr: bool,
     /// `--xdp native`, and links on which XDP can work: `machine.rs` and `far_end.rs`.
     pub xdp: bool,
     pub more: Vec<String>,
@@ -83,7 +85,8 @@ impl Proxy {
             Proxy::None => "none".to_owned(),
             Proxy::Ferrogate(options) => {
                 let xdp = if options.xdp { " xdp" } else { "" };
-                format!("ferrogate socket-edge={}{xdp}", options.socket_edge.name())
+                let dsr = if options.dsr { " dsr" } else { "" };
+                format!("ferrogate socket-edge={}{xdp}{dsr}", options.socket_edge.name())
             }
             Proxy::KubeProxy => "kube-proxy".to_owned(),
             Proxy::KubeProxyWith(options) => format!("kube-proxy {}", options.mode),
@@ -130,6 +133,9 @@ fn ferrogate(options: &FerrogateOptions, node: &Node, feed: &Feed<'_>) -> Result
         Feed::Manifests(directory) => command.arg("--manifests").arg(directory),
         Feed::Kubeconfig(file) => command.arg("--kubeconfig").arg(file),
     };
+    if options.dsr {
+        command.arg("--dsr=on");
+    }
     if options.external_cluster_ip {
         command.arg("--external-cluster-ip");
     }

@@ -222,6 +222,7 @@ fn ferrogate(cell: &Cell, options: &FerrogateOptions, uplink: Uplink) -> Expecta
             Client::Node => Source::Node(1),
             Client::Pod | Client::Outside => Source::Client,
         },
+        (Client::Outside, Target::NodePort(_)) if options.dsr => Source::Client,
         (_, Target::NodePort(entry)) => Source::Node(entry),
     })
 }

@@ -28,8 +28,12 @@ pub(super) fn fragments(rig: &mut Rig, _: Level) -> Result<Outcome> {
         for family in Family::BOTH {
             let to = fixture::address(rig, service, target, family);
             let request = ProbeRequest::new(Protocol::Udp, to).size(LARGE);
-            if rig.options.layout == Layout::Vxlan {
-                // What is sent on into the tunnel is not cut up there: the first datagram may be lost, and tells how much fits.
+            let wraps = matches!(&rig.options.proxy, Proxy::Ferrogate(options) if options.dsr);
+            // What is sent on into a tunnel is not cut up there: the first datagram may be lost, and tells how much fits.
+            for _ in [rig.options.layout == Layout::Vxlan, wraps]
+                .iter()
+                .filter(|narrow| **narrow)
+            {
                 fixture::place(rig, client).probe(&request)?;
             }
             let request = request.count(3).questions(2);

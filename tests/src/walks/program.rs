@@ -30,6 +30,9 @@ pub struct Arguments {
     /// Ferrogate answers ClusterIPs from outside.
     #[arg(long)]
     pub external_cluster_ip: bool,
+    /// Ferrogate's nodes hand packets over to those of their backends, which answer themselves.
+    #[arg(long)]
+    pub dsr: bool,
     /// Ferrogate's XDP program on the uplinks, whose offloads are set so that it works on veths.
     #[arg(long)]
     pub xdp: bool,
@@ -122,6 +125,7 @@ fn proxies(arguments: &Arguments, name: ProxyName) -> Vec<Proxy> {
             let options = |socket_edge| FerrogateOptions {
                 socket_edge,
                 external_cluster_ip: arguments.external_cluster_ip,
+                dsr: arguments.dsr,
                 xdp: arguments.xdp,
                 more: arguments.agent_options.clone(),
                 ..FerrogateOptions::default()

@@ -46,3 +46,14 @@ pub enum SnatMode {
     /// All outside clients of externalTrafficPolicy Cluster, as kube-proxy does
     Always,
 }
+
+/// Direct server return: the node of the backend answers outside clients itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum DsrMode {
+    /// Packets for backends on other nodes are masqueraded, and their replies come back by this node
+    Off,
+    /// The same, but what other nodes hand over is taken: the first step on the way to on, and the last on the way back
+    Accept,
+    /// New connections of outside clients to backends on other nodes are handed over to those nodes
+    On,
+}

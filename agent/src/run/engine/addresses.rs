@@ -55,4 +55,30 @@ impl Engine {
             Err(error) => warn!(error = chain(&error), "the ServiceCIDRs cannot be written"),
         }
     }
+
+    /// Tells the programs which nodes addresses belong to. Not before Services are programmed: then all endpoints are known.
+    pub(super) fn write_nodes(&mut self) {
+        let changes = {
+            let mut model = self.shared.lock();
+            if model.last_apply.is_none() {
+                return;
+            }
+            let Some(changes) = model.state.take_nodes() else {
+                return;
+            };
+            changes
+        };
+        let problem = match self.datapath.write_nodes(&changes) {
+            Ok(()) => None,
+            Err(error) => Some(format!(
+                "packets for some endpoints cannot be handed to their nodes (--dsr) and are masqueraded: {}",
+                chain(&error)
+            )),
+        };
+        let mut model = self.shared.lock();
+        if problem.is_some() && model.problems.nodes != problem {
+            warn!("{}", problem.as_deref().unwrap_or_default());
+        }
+        model.problems.nodes = problem;
+    }
 }

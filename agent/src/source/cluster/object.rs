@@ -8,10 +8,11 @@ use serde_json::Value;
 use std::borrow::Cow;
 
 /// What nothing here depends on: bulk, and a field that the API server leaves null where its own schema wants a time.
-const UNUSED: [(&str, &str); 3] = [
+const UNUSED: [(&str, &str); 4] = [
     ("metadata", "managedFields"),
     ("metadata", "ownerReferences"),
     ("status", "conditions"),
+    ("status", "images"),
 ];
 
 /// An object, or why it cannot be read.

@@ -126,7 +126,12 @@ async fn follow(dir: &TempDir, servers: &[SocketAddr]) -> Receiver {
         servers,
         requests: Requests::default(),
     };
-    let (origin, _) = start(&endpoint, "one", true, sender).await.expect("start");
+    let interest = Interest {
+        node_name: "one",
+        all_nodes: false,
+        pods: true,
+    };
+    let (origin, _) = start(&endpoint, interest, sender).await.expect("start");
     assert!(origin.starts_with("cluster http://127.0.0.1:"), "{origin}");
     receiver
 }
