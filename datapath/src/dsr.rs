@@ -29,10 +29,13 @@ pub(crate) fn begin<T: Tables>(tables: &T, config: &Config, headers: &Headers, f
     } else {
         config.node_source4
     };
-    if source == 0 {
-        return;
-    }
-    if let Some(node) = tables.node_of(&flow.address)
+    // The other node takes it from an address only that this Node has.
+    let known = tables
+        .source(source)
+        .is_some_and(|own| tables.node_of(&own) == Some(Dsr::HERE));
+    if source != 0
+        && known
+        && let Some(node) = tables.node_of(&flow.address)
         && node != Dsr::HERE
         && tables.node_of(&headers.tuple.source).is_none()
     {
@@ -74,7 +77,8 @@ pub(crate) fn unwrap<P: Packet>(packet: &mut P, headers: &mut Headers) -> Option
 #[inline(never)]
 pub(crate) fn wrap<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewrite) -> Option<()> {
     let l3 = packet.link_header();
-    // Traffic class, with what it says of congestion, is the inner packet's (RFC 6040).
+    // The traffic class is the inner packet's, without its last two bits: what routers marked there would be lost with this header, so
+    // they are not asked to (RFC 6040, compatibility mode).
     let [first, second]: [u8; 2] = packet.load(l3)?;
     let tcp = headers.is_tcp();
     if headers.is_v6() {
@@ -83,7 +87,7 @@ pub(crate) fn wrap<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewri
             l3,
             Ipv6Header {
                 version_class: first,
-                class_flow: [second & 0xf0, 0, 0],
+                class_flow: [second & 0xc0, 0, 0],
                 payload_length: headers.length.to_be(),
                 next_header: Protocol::IPV6,
                 hop_limit: HOP_LIMIT,
@@ -95,7 +99,7 @@ pub(crate) fn wrap<P: Packet>(packet: &mut P, headers: &Headers, rewrite: &Rewri
     packet.grow(Dsr::overhead(false) as usize, tcp)?;
     let mut ip = Ipv4Header {
         version_ihl: 0x45,
-        tos: second,
+        tos: second & 0xfc,
         total_length: headers.length.wrapping_add(Dsr::overhead(false)).to_be(),
         identification: 0,
         fragment: 0x4000u16.to_be(),

@@ -89,6 +89,37 @@ fn enter(node: &mut Simulator, bytes: Vec<u8>) -> Sent {
     run(node, Program::UplinkIngress, HostPacket::ethernet(bytes, UPLINK))
 }
 
+#[test]
+fn routers_between_two_nodes_are_not_asked_to_mark_congestion() {
+    for v4 in FAMILIES {
+        let node = &mut entry(Protocol::Tcp, FrontendKind::LoadBalancer, v4);
+        let request = segment(
+            Protocol::Tcp,
+            at(Who::Outside, v4, 40_000),
+            at(Who::Vip, v4, 80),
+            tcp::SYN,
+        );
+        let mut bytes = request.ethernet();
+        // Class AF11 (RFC 2597), and ECN-capable.
+        let class = 0x28 | 0x02;
+        if v4 {
+            bytes[ETHERNET + 1] = class;
+            // The header's checksum falls by what the word has grown.
+            let sum = u16::from_be_bytes([bytes[ETHERNET + 10], bytes[ETHERNET + 11]]) - u16::from(class);
+            bytes[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&sum.to_be_bytes());
+        } else {
+            bytes[ETHERNET] |= class >> 4;
+            bytes[ETHERNET + 1] |= class << 4;
+        }
+        let sent = enter(node, bytes);
+        assert_eq!(sent.verdict, Verdict::Forward(Reason::NewFlow));
+        let outer = &sent.bytes[ETHERNET..];
+        let read = |ip: &[u8]| if v4 { ip[1] } else { ip[0] << 4 | ip[1] >> 4 };
+        assert_eq!(read(outer), 0x28);
+        assert_eq!(read(&inside(&sent, v4)[ETHERNET..]), class);
+    }
+}
+
 /// All combinations of what a client may ask.
 fn ways() -> impl Iterator<Item = (bool, Protocol, FrontendKind)> {
     let kinds = [FrontendKind::NodePort, FrontendKind::LoadBalancer];
@@ -168,7 +199,7 @@ fn what_cannot_be_handed_over_is_masqueraded() {
         let client = at(Who::Outside, v4, 40_000);
         let request = segment(protocol, client, frontend(kind, v4), tcp::SYN);
         type Change<'a> = (&'a str, &'a dyn Fn(&mut Simulator));
-        let changes: [Change<'_>; 5] = [
+        let changes: [Change<'_>; 6] = [
             ("--dsr accept", &|node| node.tables.config.flags &= !config_flags::DSR),
             ("an endpoint of no known node", &|node| {
                 node.tables.nodes.remove(&ip(Who::RemotePod, v4).into());
@@ -178,6 +209,9 @@ fn what_cannot_be_handed_over_is_masqueraded() {
             }),
             ("a client that is an endpoint", &|node| {
                 node.tables.nodes.insert(client.ip().into(), peer(v4).into());
+            }),
+            ("a Node that does not say its address", &|node| {
+                node.tables.nodes.remove(&ip(Who::Node, v4).into());
             }),
             ("a node without an address", &|node| {
                 node.tables.config.node_source4 = 0;
