@@ -49,7 +49,7 @@ pub(crate) struct Args {
 }
 
 /// As in `tests/fuzz/src/lib.rs`.
-const TARGETS: [&str; 4] = ["packets", "sockets", "objects", "files"];
+const TARGETS: [&str; 5] = ["packets", "handed", "sockets", "objects", "files"];
 
 /// Builds the fuzzers and runs them one after the other. Returns whether they found nothing.
 pub(crate) fn fuzz(args: &Args) -> Result<bool> {

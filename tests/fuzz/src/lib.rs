@@ -18,8 +18,9 @@ mod wire;
 pub type Target = fn(&[u8]);
 
 /// All targets, by name.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 5] = [
     ("packets", packets::run),
+    ("handed", packets::run_handed),
     ("sockets", sockets::run),
     ("objects", objects::run),
     ("files", files::run),

@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use ferrogate_common::{
-    Address, Algorithm, Frontend, FrontendKey, FrontendKind, NetworkKey, Protocol, V4_PREFIX, config_flags,
+    Address, Algorithm, Dsr, Frontend, FrontendKey, FrontendKind, NetworkKey, Protocol, V4_PREFIX, config_flags,
     service_flags,
 };
 use ferrogate_datapath::host::Simulator;
@@ -88,6 +88,29 @@ pub(crate) fn build(input: &mut Unstructured<'_>) -> Result<Simulator> {
         add_networks(&mut simulator, v4);
     }
     Ok(simulator)
+}
+
+/// Another node.
+pub(crate) const PEER: Who = Who::Gateway;
+
+/// Makes it a node that knows another one, with the endpoints elsewhere, and hands packets over to it or not.
+pub(crate) fn hand_over(simulator: &mut Simulator, input: &mut Unstructured<'_>) -> Result<()> {
+    let tables = &mut simulator.tables;
+    tables.is_dsr = true;
+    if input.arbitrary()? {
+        tables.config.flags |= config_flags::DSR;
+    }
+    for v4 in FAMILIES {
+        let peer: Address = ip(PEER, v4).into();
+        tables.nodes.insert(ip(Who::Node, v4).into(), Dsr::HERE);
+        tables.nodes.insert(peer, peer);
+        for endpoint in [Who::RemotePod, Who::NarrowPod] {
+            if input.arbitrary()? {
+                tables.nodes.insert(ip(endpoint, v4).into(), peer);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Addresses as such, source ranges of every second service, and the cluster's pods.

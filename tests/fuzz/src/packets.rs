@@ -27,9 +27,21 @@ const IPV4: usize = 20;
 /// # Panics
 /// When something does not hold.
 pub fn run(data: &[u8]) {
+    drive(data, false);
+}
+
+/// The same with direct server return: packets are wrapped up, and come so.
+///
+/// # Panics
+/// When something does not hold.
+pub fn run_handed(data: &[u8]) {
+    drive(data, true);
+}
+
+fn drive(data: &[u8], dsr: bool) {
     let mut input = Unstructured::new(data);
     // An input that ends in the middle of a step has done what it could.
-    let _ = Run::new(&mut input).and_then(|mut run| run.steps(&mut input));
+    let _ = Run::new(&mut input, dsr).and_then(|mut run| run.steps(&mut input));
 }
 
 /// A packet as a hook is to meet it.
@@ -50,9 +62,13 @@ struct Run {
 }
 
 impl Run {
-    fn new(input: &mut Unstructured<'_>) -> Result<Self> {
+    fn new(input: &mut Unstructured<'_>, dsr: bool) -> Result<Self> {
+        let mut node = node::build(input)?;
+        if dsr {
+            node::hand_over(&mut node, input)?;
+        }
         Ok(Self {
-            node: node::build(input)?,
+            node,
             sent: VecDeque::new(),
             answers: VecDeque::new(),
             disturbed: false,
@@ -105,7 +121,7 @@ impl Run {
         } else {
             made.ip()
         };
-        let mut bytes = framed(program, ip);
+        let mut bytes = framed(program, self.perhaps_wrapped(program, ip, input)?);
         if spoil & 2 != 0 {
             bytes = spoilt(bytes, input)?;
         }
@@ -114,6 +130,18 @@ impl Run {
         met.packet.segmented = spoil & 8 != 0;
         met.whole = (spoil & 3 == 0).then_some(made);
         Ok(met)
+    }
+
+    /// As another node hands it over, now and then, or somebody who claims to be one.
+    fn perhaps_wrapped(&self, program: Program, ip: Vec<u8>, input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+        let comes_in = matches!(program, Program::UplinkIngress | Program::UplinkIngressL3);
+        if !self.node.tables.is_dsr || !comes_in || input.arbitrary::<u8>()? < 128 {
+            return Ok(ip);
+        }
+        let v4 = ip.first().is_some_and(|byte| byte >> 4 == 4);
+        let from = *input.choose(&[node::PEER, node::PEER, node::PEER, Who::Outside])?;
+        let to = *input.choose(&[Who::Node, Who::Node, Who::Node, node::PEER])?;
+        Ok(wrapped(address(from, v4), address(to, v4), &ip))
     }
 
     /// Runs a packet through its program, and looks at what comes out.
@@ -136,9 +164,16 @@ impl Run {
         let Some(sent) = whole.filter(|_| passed_on) else {
             return;
         };
-        if matches!(out.verdict, Verdict::Bounce(_)) {
+        // What was handed over is not answered by the way that it came.
+        let answered = matches!(out.verdict, Verdict::Forward(_)) && reason.is_drop();
+        if answered || matches!(out.verdict, Verdict::Bounce(_)) {
             // The kernel cuts nothing off in front of where it knows a checksum to be: what is behind an answer is padding.
             out.bytes.truncate(out.link + ip_length(&out.bytes[out.link..]));
+        }
+        if let Some(inner) = inside(&out.bytes[out.link..]) {
+            assert_handed_over(inner, &before[before.len() - inner.len()..]);
+            remember(&mut self.sent, (program, sent));
+            return;
         }
         let seen = out.seen();
         let made =
@@ -159,6 +194,51 @@ impl Run {
             no_two_flows_are_one(&self.node.tables);
         }
     }
+}
+
+fn address(who: Who, v4: bool) -> IpAddr {
+    at(who, v4, 0).ip()
+}
+
+/// An IP packet in another one.
+fn wrapped(from: IpAddr, to: IpAddr, inner: &[u8]) -> Vec<u8> {
+    let mut made = Vec::new();
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            PacketBuilder::ipv4(from.octets(), to.octets(), 64).write(&mut made, etherparse::ip_number::IPV4, inner)
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            PacketBuilder::ipv6(from.octets(), to.octets(), 64).write(&mut made, etherparse::ip_number::IPV6, inner)
+        }
+        _ => panic!("two families"),
+    }
+    .expect("a vector takes all that is written");
+    made
+}
+
+/// What is in an IP packet, where that is another one.
+fn inside(ip: &[u8]) -> Option<&[u8]> {
+    match ip {
+        [0x45, .., _] if ip.len() > 20 && ip[9] == 4 => Some(&ip[20..]),
+        [first, ..] if first >> 4 == 6 && ip.len() > 40 && ip[6] == 41 => Some(&ip[40..]),
+        _ => None,
+    }
+}
+
+/// Nothing but the hop that it has made has changed.
+fn assert_handed_over(inner: &[u8], before: &[u8]) {
+    Seen::read(inner, 0);
+    let but_for_the_hop = |ip: &[u8]| {
+        let mut ip = ip.to_vec();
+        if ip[0] >> 4 == 4 {
+            ip[8] = 0;
+            ip[10..12].fill(0);
+        } else {
+            ip[7] = 0;
+        }
+        ip
+    };
+    assert_eq!(but_for_the_hop(inner), but_for_the_hop(before));
 }
 
 /// What the header of an IP packet says of its length.
@@ -320,6 +400,10 @@ fn no_two_flows_are_one(tables: &HostTables) {
     let mut owners = BTreeMap::new();
     let forward = |(key, _): &(&Tuple, &Flow)| key.direction == Direction::Forward as u8;
     for (key, flow) in tables.flows.iter().chain(&tables.half_open).filter(forward) {
+        // Another node tells those apart.
+        if flow.flags & flow_flags::DSR != 0 {
+            continue;
+        }
         let seen = as_backends_see(tables, key, flow);
         if has_lost_its_port(tables, key, flow, seen.0) || has_given_way(tables, key, flow) {
             continue;
