@@ -142,12 +142,7 @@ pub(crate) fn towards_node<T: Tables>(tables: &T, headers: &Headers, flow: &Flow
 /// for forged.
 #[inline(always)]
 pub(crate) fn answer<E: Env>(env: &mut E, headers: &Headers, reason: Reason) -> Verdict {
-    let transport = Transport {
-        protocol: headers.tuple.protocol,
-        length: Transport::SHORT,
-        overhead: 0,
-        out: 0,
-    };
+    let transport = Transport::short(headers.tuple.protocol);
     let (from, client) = (headers.tuple.destination, headers.tuple.source);
     match env.route(env.ifindex(), &from, &client, transport) {
         Routed::To => Verdict::Forward(reason),

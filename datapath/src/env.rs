@@ -279,6 +279,17 @@ pub struct Transport {
 impl Transport {
     /// A length that no way is too narrow for. Not 0, with which the kernel tells no MTU: then the answer could not be remembered.
     pub const SHORT: u16 = 1;
+
+    /// Of a packet that fits whatever the way, by whichever device.
+    #[inline(always)]
+    pub(crate) const fn short(protocol: u8) -> Self {
+        Self {
+            protocol,
+            length: Self::SHORT,
+            overhead: 0,
+            out: 0,
+        }
+    }
 }
 
 /// A way to keep the verifier's work small.

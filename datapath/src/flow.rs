@@ -410,12 +410,7 @@ fn new_source<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> Reason
     let ifindex = if flow.flags & flow_flags::HAIRPIN != 0 {
         env.ifindex()
     } else {
-        let transport = Transport {
-            protocol: tuple.protocol,
-            length: Transport::SHORT,
-            overhead: 0,
-            out: 0,
-        };
+        let transport = Transport::short(tuple.protocol);
         match env.route(env.ifindex(), &tuple.destination, &flow.address, transport) {
             // Even a flow that this hook leaves to the next one is made here: its turn is taken. A packet that is too big is answered
             // only once its flow is known.

@@ -277,12 +277,7 @@ fn address_on_same_bridge<E: Env>(env: &mut E, tuple: &Tuple, backend: &Address)
     if port.flags & interface_flags::BRIDGE_PORT == 0 {
         return;
     }
-    let transport = Transport {
-        protocol: tuple.protocol,
-        length: Transport::SHORT,
-        overhead: 0,
-        out: 0,
-    };
+    let transport = Transport::short(tuple.protocol);
     if env.route(port.layer3, &tuple.source, backend, transport) != Routed::To {
         return;
     }

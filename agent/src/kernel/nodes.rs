@@ -1,6 +1,7 @@
 //! NODES: which node an address belongs to, for direct server return.
 
 use super::error::{During as _, Result};
+use super::read::FlowTable;
 use super::tables::{Tables, put_what_fits, reading, writing};
 use ferrogate_common::{Address, flow_flags, maps};
 use ferrogate_control::NodeChanges;
@@ -29,42 +30,44 @@ impl Tables {
     /// Removes what is left of a time with `--dsr`: programs without it can send those flows' packets nowhere. Connections are reset,
     /// and datagrams begin anew.
     pub fn forget_nodes(&self) -> Result<()> {
-        let mut held = Vec::new();
-        self.nodes
-            .for_each(|address, _| {
-                held.push(*address);
-                true
-            })
-            .during(|| reading(maps::NODES))?;
+        let held: Vec<Address> = self.held_nodes()?.into_keys().collect();
         if held.is_empty() {
             return Ok(());
         }
-        for (map, spec) in [(&self.flows, maps::FLOWS), (&self.half_open, maps::HALF_OPEN)] {
-            let mut handed = Vec::new();
-            map.for_each(|tuple, flows| {
-                let dsr = flows.iter().any(|flow| flow.flags & flow_flags::DSR != 0);
-                handed.extend(dsr.then_some(*tuple));
-                true
-            })
-            .during(|| reading(spec))?;
-            map.delete_all(&handed).during(|| writing(spec))?;
-        }
+        let (mut established, mut half_open) = (Vec::new(), Vec::new());
+        self.connections_now(|table, tuple, flow| {
+            if flow.flags & flow_flags::DSR != 0 {
+                match table {
+                    FlowTable::HalfOpen => half_open.push(*tuple),
+                    _ => established.push(*tuple),
+                }
+            }
+        })?;
+        self.flows.delete_all(&established).during(|| writing(maps::FLOWS))?;
+        self.half_open
+            .delete_all(&half_open)
+            .during(|| writing(maps::HALF_OPEN))?;
+        // Last: as long as there are any, the next start looks again.
         self.nodes.delete_all(&held).during(|| writing(maps::NODES))
     }
 
     /// Makes the map hold these, and rewrites nothing that is right already.
     fn make_nodes(&self, all: &HashMap<Address, Address>) -> Result<()> {
+        let held = self.held_nodes()?;
+        let gone: Vec<Address> = held.keys().filter(|key| !all.contains_key(key)).copied().collect();
+        self.nodes.delete_all(&gone).during(|| writing(maps::NODES))?;
+        let lacking = all.iter().filter(|(address, node)| held.get(address) != Some(node));
+        put_what_fits(&self.nodes, maps::NODES, lacking)
+    }
+
+    fn held_nodes(&self) -> Result<HashMap<Address, Address>> {
         let mut held = HashMap::new();
         self.nodes
             .for_each(|address, nodes| {
-                held.extend(nodes.first().map(|node| (*address, *node)));
+                held.insert(*address, nodes[0]);
                 true
             })
             .during(|| reading(maps::NODES))?;
-        for address in held.keys().filter(|address| !all.contains_key(address)) {
-            self.nodes.delete(address).during(|| writing(maps::NODES))?;
-        }
-        let lacking = all.iter().filter(|(address, node)| held.get(address) != Some(node));
-        put_what_fits(&self.nodes, maps::NODES, lacking)
+        Ok(held)
     }
 }
