@@ -63,6 +63,8 @@ pub mod config_flags {
     pub const CLUSTER_CIDRS: u32 = 1 << 8;
     /// `--dsr on`: new flows of outside clients to backends on other nodes go to those nodes wrapped up ([`crate::Dsr`]).
     pub const DSR: u32 = 1 << 9;
+    /// `--forwarding redirect`: for those who explain; the programs have a constant of their own ([`crate::Redirect`]).
+    pub const REDIRECT: u32 = 1 << 10;
     /// Another proxy's rules are in place: a connection without a flow that does not begin may be one of theirs, and is left to
     /// the kernel's connection tracking.
     pub const TAKE_OVER: u32 = 1 << 12;

@@ -145,6 +145,8 @@ pub mod flow_flags {
     /// Direct server return, of a transit flow: its packets go to the backend's node as they came, wrapped up, and that node's answers
     /// do not come by here. [`super::Flow::address`] is the node's, the port 0, and there is no reply's entry.
     pub const DSR: u16 = 1 << 11;
+    /// Packets of both directions go past the host's stack ([`crate::Redirect`]).
+    pub const REDIRECT: u16 = 1 << 12;
     /// What packets add to a flow after it was made.
     pub const MARKS: u16 = CLOSING | REPLIED | CONFIRMED | ENDED | TAKEN;
 }

@@ -29,7 +29,8 @@ pub struct NextHop {
     pub source_mac: [u16; 3],
     /// Bytes of IP packet that fit.
     pub mtu: u16,
-    pub reserved: u16,
+    /// Bits of [`crate::interface_flags`] of the device that it leaves by, where anybody asks for them.
+    pub flags: u16,
 }
 
 impl NextHop {
@@ -58,7 +59,7 @@ impl NextHop {
         destination_mac: [0; 3],
         source_mac: [0; 3],
         mtu: 0,
-        reserved: 0,
+        flags: 0,
     };
 
     /// IP protocol number and whether the device to leave by was given, as the program packs them, and whether only devices that frames

@@ -35,6 +35,8 @@ pub mod interface_flags {
     /// A tunnel. What comes in by another device never leaves by it, nor the other way round, because of where it came from:
     /// which packets a tunnel takes is a matter of routes alone.
     pub const TUNNEL: u32 = 1 << 5;
+    /// Has its other end in another network namespace, which packets can be handed to: a veth or netkit that is not a bridge's port.
+    pub const PEER: u32 = 1 << 6;
 }
 
 /// Value of `NODE_ADDRESSES`: an address on which NodePorts answer.

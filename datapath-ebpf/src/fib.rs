@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::maps::{NEXT_HOPS, ROUTES};
-use crate::tables;
+use crate::{redirect, tables};
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT,
     bpf_fib_lookup as Parameters, bpf_fib_lookup__bindgen_ty_1, bpf_fib_lookup__bindgen_ty_2,
@@ -32,13 +32,13 @@ pub(crate) fn routed(number: i32) -> Routed {
     }
 }
 
-/// Bit of [`Route::reserved`]: the device is the one to leave by.
+/// Bit of [`Route::flags`] as it is asked: the device is the one to leave by.
 const OUT: u16 = 1 << 8;
 
 /// Puts what is asked, of a packet that came in by `ifindex`, where its answer will be: device, length, protocol and [`OUT`].
 #[inline(always)]
 pub(crate) fn ask(hop: &mut Route, ifindex: u32, transport: Transport) {
-    (hop.ifindex, hop.reserved) = match transport.out {
+    (hop.ifindex, hop.flags) = match transport.out {
         0 => (ifindex, transport.protocol.into()),
         out => (out, OUT | u16::from(transport.protocol)),
     };
@@ -63,7 +63,7 @@ pub(crate) fn answer<const FRAMES: bool>(
     destination: &Address,
 ) -> i32 {
     let (from, length) = (hop.ifindex, hop.mtu);
-    let kind = NextHop::kind(hop.reserved, FRAMES);
+    let kind = NextHop::kind(hop.flags, FRAMES);
     let generation = ROUTES.get(0).copied().unwrap_or(0);
     let tick = (clock::nanos() >> TICK_SHIFT) as u32;
     // Volatile, here and below: words that are loaded once for all their uses are kept on the stack.
@@ -80,6 +80,7 @@ pub(crate) fn answer<const FRAMES: bool>(
         hop.ifindex = place.ifindex;
         hop.destination_mac = place.destination_mac;
         hop.source_mac = place.source_mac;
+        hop.flags = place.flags;
         return TO;
     }
     // The key first: what is not kept in registers would be on a stack that has no room.
@@ -96,11 +97,13 @@ pub(crate) fn answer<const FRAMES: bool>(
         return answer;
     }
     let resolved = hop.destination_mac != [0; 3];
-    if FRAMES {
-        let sends = tables::interface(hop.ifindex).is_some_and(|i| i.flags & interface_flags::XDP_TARGET != 0);
-        if !sends || !resolved {
-            return NOT_FROM_HERE;
-        }
+    hop.flags = if FRAMES || redirect::is_redirect() {
+        tables::interface(hop.ifindex).map_or(0, |interface| interface.flags as u16)
+    } else {
+        0
+    };
+    if FRAMES && (hop.flags & interface_flags::XDP_TARGET as u16 == 0 || !resolved) {
+        return NOT_FROM_HERE;
     }
     if resolved {
         place.next_hop = hop.next_hop;
@@ -108,6 +111,7 @@ pub(crate) fn answer<const FRAMES: bool>(
         place.destination_mac = hop.destination_mac;
         place.source_mac = hop.source_mac;
         place.mtu = hop.mtu;
+        place.flags = hop.flags;
         place.generation = generation;
     }
     TO
@@ -124,7 +128,7 @@ fn look_up(context: *mut c_void, hop: &mut Route, source: &Address, destination:
     };
     let mut p = Parameters {
         family,
-        l4_protocol: hop.reserved as u8,
+        l4_protocol: hop.flags as u8,
         sport: 0,
         dport: 0,
         __bindgen_anon_1: bpf_fib_lookup__bindgen_ty_1 { tot_len: hop.mtu },
@@ -136,11 +140,7 @@ fn look_up(context: *mut c_void, hop: &mut Route, source: &Address, destination:
         smac: [0; 6],
         dmac: [0; 6],
     };
-    let flags = if hop.reserved & OUT == 0 {
-        0
-    } else {
-        BPF_FIB_LOOKUP_OUTPUT
-    };
+    let flags = if hop.flags & OUT == 0 { 0 } else { BPF_FIB_LOOKUP_OUTPUT };
     // SAFETY: context and parameters are valid for the call.
     let result = unsafe { bpf_fib_lookup(context, &raw mut p, size_of::<Parameters>() as i32, flags) } as u32;
     if !matches!(

@@ -16,6 +16,7 @@ mod filter;
 mod maps;
 mod nodes;
 mod packet;
+mod redirect;
 mod sock_addr;
 mod stages;
 mod tables;

@@ -311,6 +311,10 @@ macro_rules! tables_are_maps {
                 $crate::nodes::is_dsr()
             }
             #[inline(always)]
+            fn is_redirect(&self) -> bool {
+                $crate::redirect::is_redirect()
+            }
+            #[inline(always)]
             fn interface(&self, ifindex: u32) -> Option<ferrogate_common::Interface> {
                 $crate::tables::interface(ifindex)
             }

@@ -10,8 +10,8 @@ use aya_ebpf::bindings::{
     bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
 };
 use aya_ebpf::helpers::generated::{
-    bpf_csum_update, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_skb_adjust_room,
-    bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
+    bpf_csum_update, bpf_get_socket_cookie, bpf_l4_csum_replace, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+    bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_pull_data,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -323,6 +323,7 @@ fn finish<const LINK: usize>(context: &TcContext, hook: Hook, skb: &Skb<LINK>, v
             unsafe { bpf_redirect(skb.ifindex(), flags) as i32 }
         }
         Verdict::Forward(_) => forward(skb),
+        Verdict::Peer(_) => to_peer(skb),
         Verdict::Loopback(_) => to_loopback(skb),
     }
 }
@@ -352,6 +353,17 @@ fn to_loopback<const LINK: usize>(skb: &Skb<LINK>) -> i32 {
     }
     // SAFETY: no pointers.
     unsafe { bpf_redirect(LOOPBACK, BPF_F_INGRESS.into()) as i32 }
+}
+
+/// Into the network namespace that the way out leads to, as if the packet had come out of the interface's other end.
+#[inline(always)]
+fn to_peer<const LINK: usize>(skb: &Skb<LINK>) -> i32 {
+    let ([a, b, c], [d, e, f]) = (skb.hop.destination_mac, skb.hop.source_mac);
+    if packet::store(skb.data(), skb.data_end(), 0, [a, b, c, d, e, f]).is_none() {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: no pointers.
+    unsafe { bpf_redirect_peer(skb.hop.ifindex, 0) as i32 }
 }
 
 #[inline(always)]

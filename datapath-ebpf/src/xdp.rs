@@ -207,7 +207,7 @@ pub fn uplink_xdp(context: XdpContext) -> u32 {
         Verdict::Drop(_) => xdp_action::XDP_DROP,
         Verdict::Bounce(_) => xdp_action::XDP_TX,
         // Left to tcx.
-        Verdict::Loopback(_) => xdp_action::XDP_PASS,
+        Verdict::Loopback(_) | Verdict::Peer(_) => xdp_action::XDP_PASS,
         Verdict::Forward(_) => {
             let route = frame.hop;
             let ([a, b, c], [d, e, f]) = (route.destination_mac, route.source_mac);

@@ -152,6 +152,8 @@ pub trait Tables {
     fn node_of(&self, address: &Address) -> Option<Address>;
     /// Whether packets can be wrapped and unwrapped.
     fn is_dsr(&self) -> bool;
+    /// Whether packets between clients and backends on this node go past the host's stack.
+    fn is_redirect(&self) -> bool;
     fn interface(&self, ifindex: u32) -> Option<Interface>;
 
     fn flow(&self, table: FlowTable, key: &Tuple) -> Option<Flow>;
@@ -226,7 +228,9 @@ pub struct Route {
     pub source_mac: [u16; 3],
     /// [`Routed::TooBig`]: bytes of IP packet that fit, [`Transport::overhead`] not among them.
     pub mtu: u16,
-    pub reserved: u16,
+    /// [`Routed::To`], [`Routed::NotFromHere`]: bits of [`ferrogate_common::interface_flags`] of the device, where
+    /// [`Tables::is_redirect`].
+    pub flags: u16,
 }
 
 impl Route {
@@ -237,7 +241,7 @@ impl Route {
         destination_mac: [0; 3],
         source_mac: [0; 3],
         mtu: 0,
-        reserved: 0,
+        flags: 0,
     };
 }
 

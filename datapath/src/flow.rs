@@ -4,7 +4,7 @@ use crate::env::{Env, Event, FlowTable, Routed, Transport};
 use crate::parse::Headers;
 use crate::pipeline::Edge;
 use crate::reply::{reply_entry, reply_key};
-use crate::{dsr, select, snat, straight};
+use crate::{dsr, redirect, select, snat, straight};
 use ferrogate_common::{
     Address, BackendSet, Flow, Frontend, LOOPBACK, NetworkKey, Port, Reason, SlotRange, Tuple, address_roles,
     backend_flags, config_flags, flow_flags,
@@ -36,10 +36,9 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
     }
     if let Some(found) = env.flow(FlowTable::Established, tuple) {
         *flow = found;
-        if serves(env, flow, headers) {
-            if is_due(env, headers, flow) {
-                keep(env, FlowTable::Established, headers, flow);
-            }
+        if serves(env, flow, headers)
+            && (!is_due(env, headers, flow) || keep(env, FlowTable::Established, headers, flow))
+        {
             return (Outcome::Found, Reason::Translated);
         }
         forget(env, headers, flow);
@@ -75,7 +74,7 @@ pub(crate) fn find_or_make<E: Env>(env: &mut E, edge: Edge, headers: &Headers, f
                 {
                     if confirmed(env, headers, flow) {
                         if flow.flags & flow_flags::SNAT != 0 {
-                            keep_snat(env, FlowTable::HalfOpen, headers, flow, flow_flags::CONFIRMED);
+                            keep_snat(env, FlowTable::HalfOpen, headers, flow);
                         }
                         promote(env, headers, flow);
                     } else if is_due(env, headers, flow) {
@@ -168,15 +167,14 @@ fn forget<E: Env>(env: &mut E, headers: &Headers, flow: &Flow) {
 /// Flags of flows whose replies are not translated by an entry beside theirs.
 const WITHOUT_PAIR: u16 = flow_flags::SNAT | flow_flags::DSR;
 
-/// Whether a packet of a half-open flow shows that both sides are there. Where no reply comes by here, that its client goes on counts for
-/// one.
+/// Whether a packet of a half-open flow shows that both sides are there; without connections that its client goes on counts for it, as
+/// nobody may have anything to answer.
 #[inline(always)]
 fn confirmed<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
     if headers.has_connections() {
         return !headers.is_syn();
     }
-    let goes_on = env.is_dsr() && flow.flags & flow_flags::DSR != 0 && flow.seen != env.ticks();
-    flow.flags & flow_flags::REPLIED != 0 || goes_on
+    flow.flags & flow_flags::REPLIED != 0 || flow.seen != env.ticks()
 }
 
 /// Whether a flow's entries need a new time stamp (once a tick) or an end mark.
@@ -185,14 +183,19 @@ fn is_due<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
     flow.seen != env.ticks() || headers.end_mark() & !flow.flags != 0
 }
 
-/// Keeps a flow's time stamps and end marks, and rebuilds a reply entry that was evicted.
+/// Keeps a flow's time stamps and end marks, and rebuilds a reply entry that was evicted. False where it has lost the port that it was
+/// given: without connections that of a silent flow may be another's, as long as nothing is known of its replies.
 #[inline(always)]
-fn keep<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow) {
-    if flow.flags & flow_flags::SNAT != 0 {
-        keep_snat(env, table, headers, flow, 0);
-    } else {
+fn keep<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow) -> bool {
+    if flow.flags & flow_flags::SNAT == 0 {
         keep_pair(env, table, headers, flow);
+        return true;
     }
+    if table == FlowTable::Established && !headers.has_connections() && !snat::keeps_port(env, headers, flow) {
+        return false;
+    }
+    keep_snat(env, table, headers, flow);
+    true
 }
 
 #[inline(never)]
@@ -209,9 +212,15 @@ fn keep_pair<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Fl
 }
 
 #[inline(never)]
-fn keep_snat<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow, confirmed: u16) {
+fn keep_snat<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow) {
     let (now, marks) = (env.ticks(), headers.end_mark());
     env.mark_flow(table, &headers.tuple, now, marks);
+    let both = if headers.has_connections() {
+        table == FlowTable::Established || !headers.is_syn()
+    } else {
+        flow.flags & flow_flags::REPLIED != 0
+    };
+    let confirmed = env.opaque(if both { flow_flags::CONFIRMED.into() } else { 0 }) as u16;
     snat::keep(env, headers, flow, now, marks | confirmed);
 }
 
@@ -219,8 +228,8 @@ fn keep_snat<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Fl
 #[inline(never)]
 fn promote<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) {
     let now = env.ticks();
+    flow.seen = now;
     if env.is_dsr() && flow.flags & flow_flags::DSR != 0 {
-        flow.seen = now;
         flow.flags |= flow_flags::REPLIED;
     }
     if flow.flags & WITHOUT_PAIR == 0 {
@@ -246,6 +255,9 @@ fn begin<E: Env>(env: &mut E, edge: Edge, headers: &Headers, frontend: &Frontend
     let mut reason = choose(env, edge, headers, frontend, flow);
     if reason == Reason::NewFlow && flow.flags & flow_flags::SNAT != 0 {
         reason = new_source(env, headers, flow);
+    }
+    if reason == Reason::NewFlow {
+        redirect::begin(env, edge, headers, flow);
     }
     if reason == Reason::NewFlow && flow.flags & WITHOUT_PAIR == 0 && !store_reply(env, headers, flow) {
         reason = Reason::FlowTable;

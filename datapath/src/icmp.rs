@@ -9,10 +9,10 @@ use crate::checksum::{add, address_difference, port_difference, update, word_dif
 use crate::env::{ChecksumChange, Env, FlowTable, Packet};
 use crate::headers::IcmpHeader;
 use crate::parse::{Headers, kind};
-use crate::pipeline::{BOUNCE, Edge, FORWARD, LOOPBACK, Step, Verdict, bounce, go, way, way_back};
+use crate::pipeline::{BOUNCE, Edge, FORWARD, LOOPBACK, PEER, Step, Verdict, bounce, go, way, way_back};
 use crate::second::Quote;
 use crate::translate::{self, Rewrite};
-use crate::{dsr, select, snat};
+use crate::{dsr, redirect, select, snat};
 use ferrogate_common::{Address, Direction, Dsr, FrontendKind, Protocol, Reason, config_flags, flow_flags};
 
 /// TTL of answers: what the stack uses.
@@ -98,6 +98,7 @@ pub(crate) fn error<E: Env>(
         Step::Deliver => 0,
         Step::Bounce => BOUNCE,
         Step::Forward => FORWARD,
+        Step::Peer => PEER,
         Step::Loopback => LOOPBACK,
         // No error is ever answered with another one.
         _ => return Verdict::Drop(reason),
@@ -142,6 +143,9 @@ fn entering_flow<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite
             return Some(way_back(flags & !flow_flags::SNAT));
         }
     }
+    if redirect::is_reply(env, edge, headers, rewrite) {
+        return Some(flow_flags::TRANSIT.into());
+    }
     let flags = request_flow(env, edge, headers, rewrite);
     (flags != NONE).then_some(flags)
 }
@@ -172,7 +176,7 @@ fn leaving_flow<E: Env>(env: &mut E, headers: &Headers, rewrite: &mut Rewrite) -
     {
         return Some((flags & flow_flags::NODE).into());
     }
-    translate::towards_client(env, headers, rewrite).then_some(0)
+    translate::towards_client(env, headers, rewrite, false).then_some(0)
 }
 
 /// Rewrites an error's addresses and the packet that it quotes. Its sender stays who it is, a router on the way, unless it is

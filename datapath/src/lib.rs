@@ -25,6 +25,7 @@ pub mod host;
 mod icmp;
 mod parse;
 mod pipeline;
+mod redirect;
 mod reject;
 mod reply;
 mod second;

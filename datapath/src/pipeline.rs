@@ -17,6 +17,7 @@ use crate::dsr;
 use crate::env::{Env, Packet};
 use crate::flow::{self, Outcome};
 use crate::parse::{Headers, Unparsed, parse};
+use crate::redirect;
 use crate::reject::{self, Refusal};
 use crate::snat;
 use crate::translate::{self, Rewrite};
@@ -55,6 +56,8 @@ pub enum Verdict {
     Drop(Reason),
     /// Along [`crate::Fib::hop`].
     Forward(Reason),
+    /// To the other end of the interface that [`crate::Fib::hop`] leads to, in another network namespace.
+    Peer(Reason),
     /// Back the way it came: link-layer addresses are swapped already.
     Bounce(Reason),
     /// In by the loopback device, which alone takes packets from the node's own addresses: link-layer addresses are its own already.
@@ -69,7 +72,9 @@ impl Verdict {
     /// Why.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::Pass(r) | Self::Drop(r) | Self::Forward(r) | Self::Bounce(r) | Self::Loopback(r) => *r,
+            Self::Pass(r) | Self::Drop(r) | Self::Forward(r) | Self::Peer(r) | Self::Bounce(r) | Self::Loopback(r) => {
+                *r
+            }
         }
     }
 }
@@ -146,6 +151,7 @@ pub(crate) fn request<E: Env, const SECOND: bool>(
         Step::Deliver => 0,
         Step::Bounce => BOUNCE,
         Step::Forward => FORWARD,
+        Step::Peer => PEER,
         Step::Loopback => LOOPBACK,
     };
     let then = env.opaque(then);
@@ -183,7 +189,7 @@ fn refused<E: Env>(env: &mut E, edge: Edge, headers: &Headers, reason: Reason) {
     env.refuse(&headers.tuple, ifindex, edge.of_trace(), reason as u8);
 }
 
-/// Lets a translated packet go where `then` says: [`BOUNCE`], [`FORWARD`], [`LOOPBACK`], or to the stack.
+/// Lets a translated packet go where `then` says: [`BOUNCE`], [`FORWARD`], [`LOOPBACK`], [`PEER`], or to the stack.
 #[inline(always)]
 pub(crate) fn go<E: Env>(
     env: &mut E,
@@ -196,11 +202,15 @@ pub(crate) fn go<E: Env>(
     if then == BOUNCE {
         return bounce(env, reason);
     }
-    if then == FORWARD {
+    if then & FORWARD != 0 {
         if edge != Edge::Node && translate::decrement_hop_limit(env, headers).is_none() {
             return Verdict::Drop(Reason::Malformed);
         }
-        return Verdict::Forward(reason);
+        return if env.is_redirect() && then == PEER {
+            Verdict::Peer(reason)
+        } else {
+            Verdict::Forward(reason)
+        };
     }
     if then == LOOPBACK {
         return loopback(env, reason);
@@ -211,12 +221,13 @@ pub(crate) fn go<E: Env>(
     Verdict::Pass(reason)
 }
 
-/// [`Step::Bounce`], [`Step::Forward`] and [`Step::Loopback`] as numbers that can be made opaque.
+/// [`Step::Bounce`] and those after it as numbers that can be made opaque.
 pub(crate) const BOUNCE: u32 = 1;
 pub(crate) const FORWARD: u32 = 2;
-pub(crate) const LOOPBACK: u32 = 3;
+pub(crate) const LOOPBACK: u32 = 4;
+pub(crate) const PEER: u32 = 8 | FORWARD;
 
-/// What is to become of a packet, before it is touched. With the last four, `rewrite` is filled in.
+/// What is to become of a packet, before it is touched. With the last five, `rewrite` is filled in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Pass,
@@ -230,6 +241,8 @@ pub(crate) enum Step {
     Forward,
     /// To the host's stack, by the loopback device.
     Loopback,
+    /// To the other end of the interface that was found, past the host's stack.
+    Peer,
 }
 
 #[inline(always)]
@@ -240,6 +253,9 @@ fn decide<E: Env>(env: &mut E, edge: Edge, headers: &mut Headers, rewrite: &mut 
         headers.tuple.direction = Direction::Reply as u8;
         flags = snat::restore(env, headers, false, rewrite);
         headers.tuple.direction = Direction::Forward as u8;
+    }
+    if flags.is_none() && redirect::is_reply(env, edge, headers, rewrite) {
+        flags = Some(flow_flags::TRANSIT);
     }
     let flags = match flags {
         Some(flags) => way_back(flags),
@@ -297,6 +313,9 @@ pub(crate) fn way<E: Env>(
     if flags & (TRANSIT | NODE) != 0 {
         return translate::find_way(env, edge, headers, rewrite, reason);
     }
+    if redirect::is_marked(env, edge, flags) {
+        return redirect::way(env, edge, headers, rewrite, reason);
+    }
     if flags & TO_LOOPBACK == 0 {
         return (Step::Deliver, reason);
     }
@@ -318,7 +337,7 @@ pub(crate) fn reply<E: Env, const SECOND: bool>(
     if snat::in_range(&env.config(), headers.tuple.destination_port) {
         restored = snat::restore(env, headers, true, rewrite);
     }
-    if restored.is_some() || translate::towards_client(env, headers, rewrite) {
+    if restored.is_some() || translate::towards_client(env, headers, rewrite, false) {
         let then = if edge != Edge::Node {
             0
         } else if restored.is_some_and(|flags| flags & flow_flags::NODE != 0) {

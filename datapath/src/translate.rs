@@ -132,7 +132,7 @@ pub(crate) fn leaves_by_another<E: Env>(env: &mut E, headers: &Headers, rewrite:
 }
 
 #[inline(never)]
-fn look_up<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite, out: u32, overhead: u16) -> Routed {
+pub(crate) fn look_up<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite, out: u32, overhead: u16) -> Routed {
     let transport = Transport {
         protocol: headers.tuple.protocol,
         length: headers.length.max(Transport::SHORT),
@@ -142,9 +142,10 @@ fn look_up<E: Env>(env: &mut E, headers: &Headers, rewrite: &Rewrite, out: u32, 
     env.route(env.ifindex(), &rewrite.source, &rewrite.destination, transport)
 }
 
-/// A packet that leaves, with direction Reply in its tuple: where it is a reply, fills in how its client knows the sender.
+/// A packet with direction Reply in its tuple: where it is a reply, fills in how its client knows the sender. `redirected`: where it is
+/// one of a flow that is [`flow_flags::REDIRECT`].
 #[inline(always)]
-pub(crate) fn towards_client<E: Env>(env: &mut E, headers: &Headers, rewrite: &mut Rewrite) -> bool {
+pub(crate) fn towards_client<E: Env>(env: &mut E, headers: &Headers, rewrite: &mut Rewrite, redirected: bool) -> bool {
     if env.roles(&headers.tuple.source) & address_roles::BACKEND == 0 {
         return false;
     }
@@ -159,7 +160,7 @@ pub(crate) fn towards_client<E: Env>(env: &mut E, headers: &Headers, rewrite: &m
             }
         }
     };
-    if flow::is_idle(env, headers, &flow) {
+    if (redirected && flow.flags & flow_flags::REDIRECT == 0) || flow::is_idle(env, headers, &flow) {
         return false;
     }
     if table == FlowTable::HalfOpen && straight::is_of_another(headers, &flow) {

@@ -6,7 +6,7 @@ mod values;
 
 use self::page::PageOptions;
 use self::timeouts::FlowTimeouts;
-pub use self::values::{DsrMode, SnatMode, SocketEdge, Switch, XdpMode};
+pub use self::values::{DsrMode, Forwarding, SnatMode, SocketEdge, Switch, XdpMode};
 use super::parse::{self, PortRange};
 use crate::kernel::MapMemory;
 use crate::logging;
@@ -219,6 +219,16 @@ pub struct AgentArgs {
         help_heading = "Translation"
     )]
     pub dsr: DsrMode,
+
+    /// How packets get from clients to backends on this node, and back
+    #[arg(
+        long,
+        value_name = "HOW",
+        env = "FERROGATE_FORWARDING",
+        default_value = "stack",
+        help_heading = "Translation"
+    )]
+    pub forwarding: Forwarding,
 
     /// Source ports that SNAT uses; the node's ephemeral ports are kept out of the range
     #[arg(

@@ -16,7 +16,7 @@ mod status;
 mod top;
 mod trace;
 
-pub use agent::{AgentArgs, DsrMode, SnatMode, SocketEdge, Switch, XdpMode};
+pub use agent::{AgentArgs, DsrMode, Forwarding, SnatMode, SocketEdge, Switch, XdpMode};
 pub use query::{OutputFormat, QueryArgs};
 
 use anyhow::Result;

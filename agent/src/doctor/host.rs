@@ -18,6 +18,8 @@ pub(crate) struct Host {
     pub(crate) loopback: bool,
     /// Pods hang on a bridge.
     pub(crate) bridge: bool,
+    /// Packets between clients and pods of this node go past the stack.
+    pub(crate) redirect: bool,
     /// There are IPv6 Services.
     pub(crate) v6: bool,
     /// Protocol, number, and the Service port whose NodePort it is.
@@ -35,6 +37,7 @@ impl Host {
         kernel(doctor);
         self.sysctls(doctor);
         firewall(doctor);
+        self.shortcut(doctor);
         self.ports(doctor);
         self.devices(doctor);
     }
@@ -116,6 +119,17 @@ impl Host {
                 "sysctl",
                 format!("net.ipv4.ip_local_reserved_ports does not hold the SNAT ports {base}-{end}: a socket may get one of them"),
                 "restart the agent, which reserves them; its log says why it could not",
+            );
+        }
+    }
+
+    fn shortcut(&self, doctor: &mut Doctor) {
+        if self.redirect {
+            doctor.found(
+                Severity::Note,
+                "firewall",
+                "packets between the clients of Services and pods of this node go past the host's netfilter (--forwarding redirect)",
+                "if NetworkPolicies or other rules are enforced there, they do not hold for these: --forwarding stack",
             );
         }
     }

@@ -250,6 +250,25 @@ fn a_service_that_is_not_there_is_told_with_names_like_it() {
 }
 
 #[test]
+fn with_forwarding_redirect_the_way_to_pods_of_this_node_is_told() {
+    let mut world = world();
+    let client = Client::Outside(Some(ip("198.51.100.7")));
+    let page = world.page("shop/order-service:http", &client);
+    assert!(!page.contains("--forwarding"));
+    if let Some(config) = &mut world.facts.config {
+        config.flags |= config_flags::REDIRECT;
+    }
+    let page = world.page("shop/order-service:http", &client);
+    let words: Vec<&str> = page.split_whitespace().filter(|word| *word != "|").collect();
+    assert!(
+        words
+            .join(" ")
+            .contains("past its stack, and back by their pod_ingress (--forwarding redirect)"),
+        "{page}"
+    );
+}
+
+#[test]
 fn with_dsr_pods_elsewhere_see_their_clients() {
     let mut world = world();
     let client = Client::Outside(Some(ip("198.51.100.7")));

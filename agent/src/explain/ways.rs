@@ -341,7 +341,15 @@ fn edge(view: &View<'_>, client: &Client, kind: FrontendKind) -> Edge {
             why,
         };
     }
-    Edge { name, hooks, why }
+    let redirects = view.facts.flags() & config_flags::REDIRECT != 0 && name != "node";
+    let here = redirects && view.port.endpoints.iter().any(|one| one.endpoint.local);
+    let past =
+        here.then_some("to pods of this node past its stack, and back by their pod_ingress (--forwarding redirect)");
+    Edge {
+        name,
+        hooks,
+        why: why.or(past),
+    }
 }
 
 /// Why the socket edge leaves a client's connections to the others; `None`: it takes them.

@@ -128,10 +128,12 @@ fn flags(link: &Link, network: &Network, xdp: bool) -> u32 {
         Role::Ignored => 0,
     };
     let port = layer3_device(link, network).ifindex != link.ifindex;
+    let has_peer = link.role == Role::Pod && !port && link.is_pair() && link.peer_netns.is_some();
     role | if port { interface_flags::BRIDGE_PORT } else { 0 }
         | if link.layer3 { interface_flags::LAYER3 } else { 0 }
         | if xdp { interface_flags::XDP_TARGET } else { 0 }
         | if link.is_tunnel() { interface_flags::TUNNEL } else { 0 }
+        | if has_peer { interface_flags::PEER } else { 0 }
 }
 
 /// The addresses of the node that flows leaving by this link get as their source, IPv4 and IPv6: the layer-3 device's own,
@@ -270,7 +272,7 @@ mod tests {
                 interface.flags,
             )
         };
-        use interface_flags::{BRIDGE_PORT, LAYER3, POD, TUNNEL, UPLINK, XDP_TARGET};
+        use interface_flags::{BRIDGE_PORT, LAYER3, PEER, POD, TUNNEL, UPLINK, XDP_TARGET};
         let v6 = "2001:db8::10".to_owned();
         assert_eq!(source(2), (2, "192.0.2.10".into(), v6.clone(), UPLINK | XDP_TARGET));
         assert_eq!(source(3), (3, "10.9.0.1".into(), v6.clone(), UPLINK | LAYER3 | TUNNEL));
@@ -280,7 +282,7 @@ mod tests {
             "a FIB look-up names the bridge"
         );
         assert_eq!(source(5), (4, "10.244.1.1".into(), v6.clone(), POD | BRIDGE_PORT));
-        assert_eq!(source(6), (6, "169.254.1.1".into(), v6, POD));
+        assert_eq!(source(6), (6, "169.254.1.1".into(), v6, POD | PEER));
         assert_eq!(
             desired.interfaces.len(),
             5,

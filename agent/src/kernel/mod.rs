@@ -82,6 +82,8 @@ pub struct DatapathOptions {
     pub service_traffic: bool,
     /// Lets packets be wrapped and unwrapped for direct server return.
     pub dsr: bool,
+    /// Lets packets between clients and backends on this node go past the host's stack.
+    pub redirect: bool,
     /// An eBPF object to load instead of the embedded one.
     pub object: Option<PathBuf>,
 }
@@ -96,6 +98,7 @@ impl Default for DatapathOptions {
             log_packets: false,
             service_traffic: false,
             dsr: false,
+            redirect: false,
             object: None,
         }
     }

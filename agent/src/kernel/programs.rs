@@ -9,7 +9,7 @@ use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use ferrogate_common::maps::{self, Size};
-use ferrogate_common::{Dsr, TcxHook, Traffic};
+use ferrogate_common::{Dsr, Redirect, TcxHook, Traffic};
 use log::Log;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -82,6 +82,8 @@ impl Programs {
         loader.override_global(Traffic::WANTED, &wanted, options.service_traffic);
         let wraps = u32::from(options.dsr);
         loader.override_global(Dsr::WANTED, &wraps, options.dsr);
+        let redirects = u32::from(options.redirect);
+        loader.override_global(Redirect::WANTED, &redirects, options.redirect);
         if let Ok(jiffies) = &jiffies {
             clock::tell(jiffies, &mut loader);
         }

@@ -1,6 +1,6 @@
 //! Options into what the layers below are told.
 
-use crate::cli::{AgentArgs, DsrMode, SnatMode, SocketEdge, XdpMode};
+use crate::cli::{AgentArgs, DsrMode, Forwarding, SnatMode, SocketEdge, XdpMode};
 use crate::health::{Requests, Settings};
 use crate::kernel::{self, DatapathOptions, EdgeOptions};
 use crate::net::{Glob, NetOptions};
@@ -28,6 +28,7 @@ pub(super) fn datapath(args: &AgentArgs) -> DatapathOptions {
         log_packets: args.log_packets,
         service_traffic: args.service_traffic,
         dsr: args.dsr != DsrMode::Off,
+        redirect: args.forwarding == Forwarding::Redirect,
         object: args.object.clone(),
     }
 }
@@ -39,6 +40,7 @@ pub(super) fn config(args: &AgentArgs, take_over: bool) -> Result<Config> {
         (args.external_cluster_ip, config_flags::EXTERNAL_CLUSTER_IP),
         (args.snat == SnatMode::Always, config_flags::SNAT_ALWAYS),
         (args.dsr == DsrMode::On, config_flags::DSR),
+        (args.forwarding == Forwarding::Redirect, config_flags::REDIRECT),
         (!args.node_edge.is_on(), config_flags::NODE_EDGE_OFF),
         (args.pod_edge.is_on(), config_flags::POD_EDGE),
         (args.socket_edge == SocketEdge::Node, config_flags::SOCKETS_OF_NODE),
@@ -49,6 +51,10 @@ pub(super) fn config(args: &AgentArgs, take_over: bool) -> Result<Config> {
     ensure!(
         args.dsr != DsrMode::On || args.snat != SnatMode::Always,
         "--dsr on and --snat always contradict each other: what is handed over to another node is not masqueraded"
+    );
+    ensure!(
+        args.forwarding != Forwarding::Redirect || args.pod_edge.is_on(),
+        "--forwarding redirect and --pod-edge off contradict each other: replies go past the stack where they come out of the pod"
     );
     ensure!(
         args.cluster_cidr.len() <= NetworkKey::CLUSTER_ENTRIES as usize,

@@ -55,6 +55,9 @@ macro_rules! delegate_tables {
             fn is_dsr(&self) -> bool {
                 self.tables.is_dsr()
             }
+            fn is_redirect(&self) -> bool {
+                self.tables.is_redirect()
+            }
             fn interface(&self, ifindex: u32) -> Option<Interface> {
                 self.tables.interface(ifindex)
             }

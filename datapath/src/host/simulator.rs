@@ -123,6 +123,7 @@ impl Simulator {
         let hop = env.hop;
         match verdict {
             Verdict::Forward(_) => env.prepare_forward(program),
+            Verdict::Peer(_) => env.address_neighbour(),
             Verdict::Loopback(_) => env.prepare_loopback(program),
             _ => {}
         }
@@ -147,12 +148,17 @@ struct Surroundings<'a> {
 impl Surroundings<'_> {
     /// What a hook does with a packet that it sends on.
     fn prepare_forward(&mut self, program: Program) {
-        let macs = [self.hop.destination_mac, self.hop.source_mac];
         if program == Program::UplinkXdp {
-            self.packet.bytes[..12].copy_from_slice(bytemuck::bytes_of(&macs));
+            self.address_neighbour();
         } else if program.is_layer3() {
             self.packet.bytes.splice(0..0, vec![0; ETHERNET]);
         }
+    }
+
+    /// Fills the hop's link-layer addresses in.
+    fn address_neighbour(&mut self) {
+        let macs = [self.hop.destination_mac, self.hop.source_mac];
+        self.packet.bytes[..12].copy_from_slice(bytemuck::bytes_of(&macs));
     }
 
     /// The same for one that goes in by the loopback device.
@@ -242,13 +248,18 @@ impl Fib for Surroundings<'_> {
             transport.length = Transport::SHORT;
         }
         let routed = self.fib.route(&mut self.hop, ifindex, destination, transport);
-        if routed != Routed::To || !self.packet.frame {
+        if routed != Routed::To {
             return routed;
         }
-        let sends_frames = self
+        let flags = self
             .tables
             .interface(self.hop.ifindex)
-            .is_some_and(|interface| interface.flags & interface_flags::XDP_TARGET != 0);
+            .map_or(0, |interface| interface.flags);
+        self.hop.flags = flags as u16;
+        if !self.packet.frame {
+            return routed;
+        }
+        let sends_frames = flags & interface_flags::XDP_TARGET != 0;
         if sends_frames && self.hop.destination_mac != [0; 3] {
             Routed::To
         } else {

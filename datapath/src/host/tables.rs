@@ -55,6 +55,8 @@ pub struct HostTables {
     pub sources: Vec<Address>,
     /// Used only where this says so, as the programs' read-only data does.
     pub is_dsr: bool,
+    /// As the programs' read-only data.
+    pub is_redirect: bool,
     pub nodes: BTreeMap<Address, Address>,
     pub interfaces: BTreeMap<u32, Interface>,
     pub flows: BTreeMap<Tuple, Flow>,
@@ -103,6 +105,7 @@ impl HostTables {
             networks: BTreeSet::new(),
             sources: vec![Address::zeroed(); sizes.sources],
             is_dsr: false,
+            is_redirect: false,
             nodes: BTreeMap::new(),
             interfaces: BTreeMap::new(),
             flows: BTreeMap::new(),
@@ -246,6 +249,10 @@ impl Tables for HostTables {
 
     fn is_dsr(&self) -> bool {
         self.is_dsr
+    }
+
+    fn is_redirect(&self) -> bool {
+        self.is_redirect
     }
 
     fn interface(&self, ifindex: u32) -> Option<Interface> {

@@ -12,6 +12,7 @@ mod paths;
 mod policies;
 mod ports;
 mod properties;
+mod redirect;
 mod refusals;
 mod sctp;
 mod second;

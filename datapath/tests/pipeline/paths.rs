@@ -1,7 +1,7 @@
 //! Each way through the node: what the backend sees of a request, and what the client sees of its reply.
 
 use crate::support::{
-    FAMILIES, NARROW, Offer, POD, PROTOCOLS, SNAT_PORTS, Sent, UPLINK, Who, at, ip, node, run, segment, send,
+    FAMILIES, NARROW, Offer, PAIR, POD, PROTOCOLS, SNAT_PORTS, Sent, UPLINK, Who, at, ip, node, run, segment, send,
 };
 use crate::wire::{Seen, What};
 use ferrogate_common::{FrontendKind, LOOPBACK, Network, Protocol, Reason};
@@ -22,6 +22,7 @@ pub(crate) enum Way {
     Pass,
     Bounce,
     Forward,
+    Peer,
     Loopback,
 }
 
@@ -42,8 +43,8 @@ pub(crate) struct Path {
 use FrontendKind::{ClusterIp, LoadBalancer, NodePort};
 use Program::{PodEgress, PodIngress, UplinkEgress, UplinkEgressL3, UplinkIngress, UplinkIngressL3, UplinkXdp};
 use Source::{Changed, Kept};
-use Way::{Bounce, Forward, Loopback, Pass};
-use Who::{LocalPod, Node, Outside, Pod, PodGateway, RemotePod, Vip};
+use Way::{Bounce, Forward, Loopback, Pass, Peer};
+use Who::{LocalPod, Node, Outside, PairPod, Pod, PodGateway, RemotePod, Vip};
 
 #[rustfmt::skip]
 pub(crate) const PATHS: &[Path] = &[
@@ -61,6 +62,10 @@ pub(crate) const PATHS: &[Path] = &[
            request: (UplinkXdp, UPLINK, Pass), reply: (UplinkEgress, UPLINK, Pass) },
     Path { name: "outside to a NodePort, local, layer 3", client: Outside, kind: NodePort, frontend: Node, backend: LocalPod, source: Kept,
            request: (UplinkIngressL3, UPLINK, Pass), reply: (UplinkEgressL3, UPLINK, Pass) },
+    Path { name: "outside to a NodePort, local, past the stack", client: Outside, kind: NodePort, frontend: Node, backend: PairPod,
+           source: Kept, request: (UplinkIngress, UPLINK, Peer), reply: (PodIngress, PAIR, Forward) },
+    Path { name: "pod to a pod of this node, past the stack", client: Pod, kind: ClusterIp, frontend: Vip, backend: PairPod, source: Kept,
+           request: (PodIngress, POD, Peer), reply: (PodIngress, PAIR, Forward) },
     Path { name: "transit", client: Outside, kind: NodePort, frontend: Node, backend: RemotePod, source: Changed(Node),
            request: (UplinkIngress, UPLINK, Forward), reply: (UplinkIngress, UPLINK, Forward) },
     Path { name: "transit by XDP", client: Outside, kind: LoadBalancer, frontend: Vip, backend: RemotePod, source: Changed(Node),
@@ -92,6 +97,7 @@ pub(crate) const PATHS: &[Path] = &[
 /// A node with the path's service.
 pub(crate) fn offering(path: &Path, protocol: Protocol, v4: bool) -> Simulator {
     let mut node = node();
+    node.tables.is_redirect = path.request.2 == Peer;
     let backend = [at(path.backend, v4, 8080)];
     Offer {
         id: 1,
@@ -112,6 +118,7 @@ pub(crate) fn assert_way(sent: &Sent, way: Way, about: &str) {
         Verdict::Pass(_) => way == Pass,
         Verdict::Bounce(_) => way == Bounce,
         Verdict::Forward(_) => way == Forward,
+        Verdict::Peer(_) => way == Peer,
         Verdict::Loopback(_) => way == Loopback,
         Verdict::Drop(_) => false,
     };
@@ -138,7 +145,7 @@ fn request(node: &mut Simulator, path: &Path, sent: &Segment, v4: bool, about: &
         }
     }
     assert_eq!(seen.payload(), sent.payload, "{about}");
-    let routed = way == Forward && program != UplinkEgress && program != UplinkEgressL3;
+    let routed = matches!(way, Forward | Peer) && program != UplinkEgress && program != UplinkEgressL3;
     assert_eq!(seen.hop_limit, if routed { 63 } else { 64 }, "{about}");
     seen
 }

@@ -45,7 +45,7 @@ fn busy_node() -> Simulator {
 fn may_change(verdict: Verdict) -> bool {
     match verdict {
         Verdict::Pass(reason) => matches!(reason, Reason::Translated | Reason::NewFlow | Reason::Reply),
-        Verdict::Drop(_) | Verdict::Forward(_) | Verdict::Bounce(_) | Verdict::Loopback(_) => true,
+        Verdict::Drop(_) | Verdict::Forward(_) | Verdict::Peer(_) | Verdict::Bounce(_) | Verdict::Loopback(_) => true,
     }
 }
 
@@ -164,7 +164,7 @@ proptest! {
             let sent = run(&mut node, program, met(program, bytes.clone(), from_this_node));
             match sent.verdict {
                 // Reads the packet, and panics where it is wrong.
-                Verdict::Forward(_) | Verdict::Bounce(_) | Verdict::Loopback(_) => drop(sent.seen()),
+                Verdict::Forward(_) | Verdict::Peer(_) | Verdict::Bounce(_) | Verdict::Loopback(_) => drop(sent.seen()),
                 Verdict::Pass(_) if may_change(sent.verdict) => drop(sent.seen()),
                 Verdict::Pass(_) => prop_assert_eq!(sent.bytes, bytes),
                 Verdict::Drop(_) => {}

@@ -15,6 +15,8 @@ use std::net::{IpAddr, SocketAddr};
 pub(crate) const POD: u32 = 2;
 pub(crate) const NARROW: u32 = 3;
 pub(crate) const UPLINK: u32 = 4;
+/// A pod's own, whose other end packets can be handed to.
+pub(crate) const PAIR: u32 = 5;
 
 /// Cookies of network namespaces: the node's own, and a pod's.
 pub(crate) const NODE_NETNS: u64 = 1;
@@ -33,6 +35,8 @@ pub(crate) enum Who {
     Pod,
     /// Another pod on this node.
     LocalPod,
+    /// A third one, behind [`PAIR`].
+    PairPod,
     /// A pod on another node.
     RemotePod,
     /// A pod behind [`NARROW`].
@@ -56,6 +60,7 @@ pub(crate) fn ip(who: Who, v4: bool) -> IpAddr {
     let (a, b) = match who {
         Who::Pod => ("10.244.1.2", "fd00:1::2"),
         Who::LocalPod => ("10.244.1.3", "fd00:1::3"),
+        Who::PairPod => ("10.244.4.2", "fd00:4::2"),
         Who::RemotePod => ("10.244.2.2", "fd00:2::2"),
         Who::NarrowPod => ("10.244.3.2", "fd00:3::2"),
         Who::Outside => ("198.51.100.7", "2001:db8:51::7"),
@@ -87,6 +92,7 @@ pub(crate) fn node() -> Simulator {
         (UPLINK, interface_flags::UPLINK | interface_flags::XDP_TARGET, 1, 1500),
         (POD, interface_flags::POD, 3, 1500),
         (NARROW, interface_flags::UPLINK, 1, NARROW_MTU),
+        (PAIR, interface_flags::POD | interface_flags::PEER, 3, 1500),
     ];
     for (ifindex, flags, source, mtu) in flags {
         let interface = Interface {
@@ -125,7 +131,13 @@ pub(crate) fn node() -> Simulator {
         node.fib
             .routes
             .push(HostRoute::new(ip(Who::NarrowPod, v4), whole, narrow));
-        let neighbours = [(UPLINK, gateway), (NARROW, ip(Who::NarrowPod, v4))];
+        let pair = Target::Link(PAIR);
+        node.fib.routes.push(HostRoute::new(ip(Who::PairPod, v4), whole, pair));
+        let neighbours = [
+            (UPLINK, gateway),
+            (NARROW, ip(Who::NarrowPod, v4)),
+            (PAIR, ip(Who::PairPod, v4)),
+        ];
         for (ifindex, neighbour) in neighbours {
             node.fib
                 .neighbours
@@ -135,7 +147,7 @@ pub(crate) fn node() -> Simulator {
     node
 }
 
-/// A service to add to a node. Backends on this node are those of [`Who::Pod`] and [`Who::LocalPod`].
+/// A service to add to a node. Backends on this node are those of [`Who::Pod`], [`Who::LocalPod`] and [`Who::PairPod`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer<'a> {
     pub(crate) id: u32,
@@ -154,7 +166,7 @@ impl Offer<'_> {
         let base = self.id * 16;
         for (index, address) in self.cluster.iter().chain(self.local).enumerate() {
             let id = base as usize + index;
-            let on_this_node = [Who::Pod, Who::LocalPod]
+            let on_this_node = [Who::Pod, Who::LocalPod, Who::PairPod]
                 .iter()
                 .any(|who| ip(*who, address.is_ipv4()) == address.ip());
             node.tables.slots[id] = id as u32;

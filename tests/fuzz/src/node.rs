@@ -5,10 +5,10 @@ use ferrogate_common::{
     Address, Algorithm, Dsr, Frontend, FrontendKey, FrontendKind, NetworkKey, Protocol, V4_PREFIX, config_flags,
     service_flags,
 };
-use ferrogate_datapath::host::Simulator;
+use ferrogate_datapath::host::{HostRoute, Simulator, Target};
 use std::net::SocketAddr;
 
-use crate::support::{FAMILIES, Offer, PROTOCOLS, Who, at, cluster_ip, ip, node};
+use crate::support::{FAMILIES, Offer, PAIR, PROTOCOLS, Who, at, cluster_ip, ip, node};
 
 /// Ports of the Services, of their NodePorts, and of their endpoints.
 pub(crate) const PORT: u16 = 80;
@@ -93,13 +93,24 @@ pub(crate) fn build(input: &mut Unstructured<'_>) -> Result<Simulator> {
 /// Another node.
 pub(crate) const PEER: Who = Who::Gateway;
 
-/// Makes it a node that knows another one, with the endpoints elsewhere, and hands packets over to it or not.
+/// Makes it a node that knows another one, with the endpoints elsewhere, and hands packets over to it or not; and that lets packets to a
+/// pod of its own go past its stack or not.
 pub(crate) fn hand_over(simulator: &mut Simulator, input: &mut Unstructured<'_>) -> Result<()> {
     let tables = &mut simulator.tables;
     tables.is_dsr = true;
     if input.arbitrary()? {
         tables.config.flags |= config_flags::DSR;
     }
+    tables.is_redirect = input.arbitrary()?;
+    for v4 in FAMILIES {
+        let pod = ip(Who::LocalPod, v4);
+        let whole = if v4 { 32 } else { 128 };
+        let way = HostRoute::new(pod, whole, Target::Link(PAIR));
+        simulator.fib.routes.push(way);
+        let neighbour = ((PAIR, pod.into()), [2, 0, 0, 0, 2, PAIR as u8]);
+        simulator.fib.neighbours.extend([neighbour]);
+    }
+    let tables = &mut simulator.tables;
     for v4 in FAMILIES {
         let peer: Address = ip(PEER, v4).into();
         tables.nodes.insert(ip(Who::Node, v4).into(), Dsr::HERE);

@@ -153,6 +153,7 @@ impl Run {
         let passed_on = match out.verdict {
             Verdict::Pass(Reason::Translated | Reason::NewFlow | Reason::Reply)
             | Verdict::Forward(_)
+            | Verdict::Peer(_)
             | Verdict::Bounce(_)
             | Verdict::Loopback(_) => true,
             Verdict::Pass(Reason::Fragment | Reason::IcmpError) | Verdict::Drop(_) => false,
@@ -187,7 +188,11 @@ impl Run {
             );
         }
         if let Some(answer) = answer(&sent, &seen) {
-            remember(&mut self.answers, (other_way(program), answer));
+            let back = match out.verdict {
+                Verdict::Peer(_) => Program::PodIngress,
+                _ => other_way(program),
+            };
+            remember(&mut self.answers, (back, answer));
         }
         remember(&mut self.sent, (program, sent));
         if !self.disturbed {

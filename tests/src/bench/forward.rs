@@ -17,7 +17,7 @@ use super::cluster::options;
 use super::command::Settings;
 use super::result::{Goal, Measured, Samples};
 use super::rounds::{Arm, interleave};
-use crate::kernel::{Counter, Floor};
+use crate::kernel::{Counter, Floor, Kind};
 use crate::pktgen::{Flows, Generator, Pace, Traffic, ifindex};
 use crate::rig::{Family, FerrogateOptions, NAMESPACE, PodSpec, Proxy, Rig};
 
@@ -31,6 +31,7 @@ const ROUTING: &str = "plain routing";
 const REFLECTOR: &str = "XDP_TX reflector";
 const XDP: &str = "ours, --xdp native";
 const TCX: &str = "ours";
+const REDIRECT: &str = "ours, --forwarding redirect";
 const DSR: &str = "ours, --dsr on";
 const DSR_XDP: &str = "ours, --dsr on, --xdp native";
 const NFTABLES: &str = "kube-proxy nftables";
@@ -85,10 +86,11 @@ pub(super) fn measure(settings: &Settings) -> Result<Vec<Measured>> {
 }
 
 fn boot() -> Result<Vec<Track>> {
-    let ferrogate = |xdp, dsr| {
+    let ferrogate = |xdp, dsr, more: &[&str]| {
         Proxy::Ferrogate(FerrogateOptions {
             xdp,
             dsr,
+            more: more.iter().map(|option| (*option).to_owned()).collect(),
             ..FerrogateOptions::default()
         })
     };
@@ -97,10 +99,11 @@ fn boot() -> Result<Vec<Track>> {
         rig: Rig::boot(options(Proxy::None))?,
     }];
     for (name, proxy) in [
-        (XDP, ferrogate(true, false)),
-        (TCX, ferrogate(false, false)),
-        (DSR_XDP, ferrogate(true, true)),
-        (DSR, ferrogate(false, true)),
+        (XDP, ferrogate(true, false, &[])),
+        (TCX, ferrogate(false, false, &[])),
+        (REDIRECT, ferrogate(false, false, &["--forwarding=redirect"])),
+        (DSR_XDP, ferrogate(true, true, &[])),
+        (DSR, ferrogate(false, true, &[])),
         (NFTABLES, Proxy::KubeProxy),
     ] {
         let rig = Rig::boot_beside(options(proxy), &tracks[0].rig).with_context(|| format!("arm {name}"))?;
@@ -216,7 +219,10 @@ impl Track {
         }
         let pod = self.rig.pod(SINK);
         let network = IpNet::from(pod.addresses.get(Family::V4));
-        let counter = pod.place.netns.enter(|| Counter::attach(ifindex("eth0")?, network))?;
+        let counter = pod
+            .place
+            .netns
+            .enter(|| Counter::attach(Kind::Tc, ifindex("eth0")?, network))?;
         let report = generate()?;
         Ok(counter.count()? as f64 / report.seconds)
     }
@@ -256,10 +262,9 @@ fn elsewhere(settings: &Settings, tracks: &[Track]) -> Result<Vec<Measured>> {
     let reflector = Floor::reflector()?;
     let node = &tracks[0].rig.node(1).place.netns;
     let _attached = node.enter(|| reflector.attach(ifindex(FAR)?))?;
-    let mut paths: Vec<_> = tracks[1..]
-        .iter()
-        .map(|track| (track.name, track, To::Elsewhere))
-        .collect();
+    // What goes elsewhere is redirected in any case.
+    let plain = tracks[1..].iter().filter(|track| track.name != REDIRECT);
+    let mut paths: Vec<_> = plain.map(|track| (track.name, track, To::Elsewhere)).collect();
     paths.push((REFLECTOR, &tracks[0], To::Reflector));
     let samples = run(settings, &paths)?;
     [
@@ -288,6 +293,7 @@ fn here(settings: &Settings, tracks: &[Track]) -> Result<Vec<Measured>> {
         (XDP, NFTABLES, 1.3),
         (TCX, ROUTING, 0.9),
         (XDP, ROUTING, 0.9),
+        (REDIRECT, ROUTING, 1.2),
     ]
     .into_iter()
     .map(|(ours, over, least)| {

@@ -8,8 +8,8 @@ use super::life::{exchange, with_mounts};
 use super::{Aftermath, Fault, Ground, TERMINATION, harmless};
 use crate::kernel::Bystander;
 use crate::pktgen::ifindex;
-use crate::rig::{Family, raise_firewall, take_down_firewall};
-use crate::walks::cell::Target;
+use crate::rig::{Family, Layout, raise_firewall, take_down_firewall};
+use crate::walks::cell::{Client, Target};
 use crate::walks::fixture;
 use crate::wire::{ProbeRequest, Protocol};
 
@@ -27,6 +27,11 @@ pub(super) const FAULTS: &[Fault] = &[
         "handed over to the backends' nodes (--dsr), and masqueraded again",
         false,
         direct,
+    ),
+    harmless(
+        "past the host's stack (--forwarding redirect), and through it again",
+        false,
+        past_the_stack,
     ),
 ];
 
@@ -165,6 +170,69 @@ fn direct(ground: &mut Ground) -> Result<Aftermath> {
         converged: Some(converged),
         note: "the backend saw the client's own address meanwhile".to_owned(),
     })
+}
+
+/// A wall in the node's netfilter, between clients outside and a pod that nothing else of the load leads to from there, shows which way
+/// packets go.
+fn past_the_stack(ground: &mut Ground) -> Result<Aftermath> {
+    let walled = ground.rig.options.layout == Layout::Routed;
+    if walled {
+        raise_wall(ground)?;
+        ensure!(
+            !reaches_behind_wall(ground)?,
+            "the wall lets packets of the stack through"
+        );
+    }
+    let converged = exchange(ground, &["--forwarding=redirect".to_owned()])?;
+    if walled {
+        ensure!(reaches_behind_wall(ground)?, "packets do not go past the stack");
+    }
+    exchange(ground, &[])?;
+    if walled {
+        ensure!(!reaches_behind_wall(ground)?, "packets still go past the stack");
+        ground.rig.node(1).place.run("nft", ["delete table inet wall"])?;
+    }
+    Ok(Aftermath {
+        converged: Some(converged),
+        note: "what netfilter drops arrived meanwhile".to_owned(),
+    })
+}
+
+/// The Service whose only endpoint is the first client pod.
+const BEHIND_WALL: &str = "itself";
+
+fn raise_wall(ground: &Ground) -> Result<()> {
+    let outside = fixture::client_addresses(&ground.rig, Client::Outside);
+    let pod = fixture::client_addresses(&ground.rig, Client::Pod);
+    let rules: String = outside
+        .iter()
+        .zip(&pod)
+        .map(|(outside, pod)| {
+            let ip = if outside.is_ipv4() { "ip" } else { "ip6" };
+            format!("{ip} saddr {outside} {ip} daddr {pod} drop\n{ip} saddr {pod} {ip} daddr {outside} drop\n")
+        })
+        .collect();
+    let table = format!("table inet wall {{\nchain forward {{\ntype filter hook forward priority 0;\n{rules}}}\n}}\n");
+    ground.rig.node(1).place.run("nft", [table]).map(drop)
+}
+
+/// Whether clients outside are answered in both families; false: in none.
+fn reaches_behind_wall(ground: &Ground) -> Result<bool> {
+    let mut answered = Vec::new();
+    for family in Family::BOTH {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let to = fixture::address(&ground.rig, BEHIND_WALL, Target::NodePort(1), family);
+            let report = ground.rig.outside.probe(&ProbeRequest::new(protocol, to))?;
+            let attempt = report.attempts.first().context("no attempt")?;
+            answered.push(!attempt.answers.is_empty());
+        }
+    }
+    let all = answered[0];
+    ensure!(
+        answered.iter().all(|one| *one == all),
+        "answers by family and protocol: {answered:?}"
+    );
+    Ok(all)
 }
 
 /// A map that is pinned holds what goes on working, so it stays as it is, and the agent says so.

@@ -17,11 +17,15 @@ pub struct Counter {
 }
 
 impl Counter {
-    /// Counts packets with a destination in `network`, on an interface of this thread's network namespace.
-    pub fn attach(ifindex: u32, network: IpNet) -> Result<Self> {
+    /// Counts packets with a destination in `network`, on an interface of this thread's network namespace: as the driver has them, or as its
+    /// stack gets them.
+    pub fn attach(kind: Kind, ifindex: u32, network: IpNet) -> Result<Self> {
         let counts = RawMap::create(MapKind::PerCpuArray, 4, 8, 1)?;
-        let program = RawProgram::load(Kind::Xdp, &instructions(&counts, network))?;
-        let link = program.attach(ifindex)?;
+        let program = RawProgram::load(kind, &instructions(kind, &counts, network))?;
+        let link = match kind {
+            Kind::Xdp => program.attach(ifindex)?,
+            Kind::Tc => program.attach_ingress(ifindex, true)?,
+        };
         Ok(Self {
             counts,
             _program: program,
@@ -35,9 +39,8 @@ impl Counter {
     }
 }
 
-fn instructions(counts: &RawMap, network: IpNet) -> Vec<u64> {
-    const XDP_DROP: i32 = 1;
-    let layout = Layout::of(Kind::Xdp);
+fn instructions(kind: Kind, counts: &RawMap, network: IpNet) -> Vec<u64> {
+    let layout = Layout::of(kind);
     let (ethertype, destination, header) = match network {
         IpNet::V4(_) => (0x0008, 30, 34),
         IpNet::V6(_) => (0xdd86, 38, 54),
@@ -65,7 +68,7 @@ fn instructions(counts: &RawMap, network: IpNet) -> Vec<u64> {
     a.load(Width::Double, 1, 0, 0);
     a.add(1, 1);
     a.store(Width::Double, 0, 0, 1);
-    a.exit(XDP_DROP);
+    a.exit(layout.drop);
     a.place(out);
     a.exit(layout.pass);
     a.finish()

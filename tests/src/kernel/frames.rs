@@ -13,7 +13,7 @@ pub(super) struct Layout {
     data: i16,
     data_end: i16,
     pub(super) pass: i32,
-    drop: i32,
+    pub(super) drop: i32,
 }
 
 impl Layout {

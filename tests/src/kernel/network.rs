@@ -172,7 +172,8 @@ impl Network {
             flags: match place {
                 Place::Uplink => interface_flags::UPLINK | interface_flags::XDP_TARGET,
                 Place::Narrow => interface_flags::UPLINK,
-                Place::Pod | Place::Bridge => interface_flags::POD,
+                Place::Pod => interface_flags::POD | interface_flags::PEER,
+                Place::Bridge => interface_flags::POD,
                 Place::Port => interface_flags::POD | interface_flags::BRIDGE_PORT,
                 Place::Loopback => 0,
             },

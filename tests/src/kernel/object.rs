@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use aya::maps::{Map, ProgramArray};
 use aya::programs::{Program as AyaProgram, TestRun, TestRunOptions, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use ferrogate_common::{DONE_MARK, Dsr, TICK_SHIFT, TcxHook, Traffic, maps};
+use ferrogate_common::{DONE_MARK, Dsr, Redirect, TICK_SHIFT, TcxHook, Traffic, maps};
 use ferrogate_datapath::host::{HostPacket, Program, Sizes};
 
 use super::clock::{self, coarse_nanos};
@@ -198,6 +198,8 @@ pub struct Variant {
     pub counts_traffic: bool,
     /// They wrap and unwrap packets, as with `--dsr`.
     pub dsr: bool,
+    /// Packets go past the host's stack, as with `--forwarding redirect`.
+    pub redirect: bool,
 }
 
 impl Variant {
@@ -205,6 +207,7 @@ impl Variant {
     pub const ALL: Self = Self {
         counts_traffic: true,
         dsr: true,
+        redirect: true,
     };
 
     /// Has the programs loaded so.
@@ -212,6 +215,7 @@ impl Variant {
         let word = |wanted| if wanted { &1_u32 } else { &0 };
         loader.override_global(Traffic::WANTED, word(self.counts_traffic), true);
         loader.override_global(Dsr::WANTED, word(self.dsr), true);
+        loader.override_global(Redirect::WANTED, word(self.redirect), true);
     }
 }
 

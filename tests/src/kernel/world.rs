@@ -101,6 +101,7 @@ impl World {
         self.simulator.tables = HostTables {
             counts_traffic: self.variant.counts_traffic,
             is_dsr: self.variant.dsr,
+            is_redirect: self.variant.redirect,
             ..tables
         };
         Ok(())
@@ -227,6 +228,7 @@ fn kind(verdict: &Verdict) -> &'static str {
         Verdict::Pass(_) => "pass",
         Verdict::Drop(_) => "drop",
         Verdict::Forward(_) => "forward",
+        Verdict::Peer(_) => "peer",
         Verdict::Bounce(_) => "bounce",
         Verdict::Loopback(_) => LOOPBACK,
     }
@@ -243,7 +245,7 @@ fn return_code(case: &Case, outcome: &Outcome) -> i32 {
     const XDP_REDIRECT: i32 = 4;
     if case.program == Program::UplinkXdp {
         return match outcome.verdict {
-            Verdict::Pass(_) | Verdict::Loopback(_) => XDP_PASS,
+            Verdict::Pass(_) | Verdict::Loopback(_) | Verdict::Peer(_) => XDP_PASS,
             Verdict::Drop(_) => XDP_DROP,
             Verdict::Bounce(_) => XDP_TX,
             Verdict::Forward(_) if outcome.hop.ifindex == case.packet.ifindex => XDP_TX,
@@ -253,7 +255,7 @@ fn return_code(case: &Case, outcome: &Outcome) -> i32 {
     match outcome.verdict {
         Verdict::Pass(_) => TC_ACT_UNSPEC,
         Verdict::Drop(_) => TC_ACT_SHOT,
-        Verdict::Bounce(_) | Verdict::Forward(_) | Verdict::Loopback(_) => TC_ACT_REDIRECT,
+        Verdict::Bounce(_) | Verdict::Forward(_) | Verdict::Peer(_) | Verdict::Loopback(_) => TC_ACT_REDIRECT,
     }
 }
 

@@ -55,7 +55,7 @@ impl Generator {
         Ok(Self {
             device: device.to_owned(),
             ifindex,
-            counter: Counter::attach(ifindex, network)
+            counter: Counter::attach(Kind::Xdp, ifindex, network)
                 .with_context(|| format!("counting on {device}: has it an XDP program already?"))?,
         })
     }

@@ -120,6 +120,7 @@ pub(crate) const LEVELS: &[Level] = &[
                 "fragments",
             ]),
             Run::walks(&["--dsr", "--layout", "routed,vxlan", "--socket-edge", "all"]),
+            Run::walks(&["--agent-option=--forwarding=redirect", "--layout", "routed"]),
             Run::walks(&[
                 "--dsr",
                 "--xdp",

@@ -47,6 +47,15 @@ pub enum SnatMode {
     Always,
 }
 
+/// The way of packets between clients and backends on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Forwarding {
+    /// Through the host's stack: its routes, firewall and connection tracking, and the network plugin's policies, apply
+    Stack,
+    /// Past it, right into the backend's network namespace and back: faster, and none of these apply to what comes for a Service
+    Redirect,
+}
+
 /// Direct server return: the node of the backend answers outside clients itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum DsrMode {

@@ -167,6 +167,7 @@ impl Knowledge {
             loopback: !of(LOOPBACK_ROLE).is_empty(),
             pods: of("pod"),
             bridge: config.flags & config_flags::BRIDGE_PORTS != 0,
+            redirect: config.flags & config_flags::REDIRECT != 0,
             v6: model.planner.ports().any(|port| port.name.family == Family::V6),
             snat: Some((config.snat_port_base, config.snat_port_count)),
             ..Host::default()
