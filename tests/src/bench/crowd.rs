@@ -1,5 +1,6 @@
 //! Many Services with some endpoints each, and one more that is looked at.
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
@@ -48,9 +49,11 @@ impl Crowd {
         control_plane.api().get(&path).map(drop)
     }
 
-    /// Gives a Service other than the one that is looked at new endpoints.
-    pub(super) fn change(&self, leader: &Rig, turn: u32) -> Result<()> {
-        let service = turn * 37 % self.services;
+    /// Gives a Service other than the one that is looked at new endpoints. An object that stays as it is would be no event.
+    pub(super) fn change(&self, leader: &Rig) -> Result<()> {
+        static TURNS: AtomicU32 = AtomicU32::new(0);
+        let turn = TURNS.fetch_add(1, Ordering::Relaxed);
+        let service = turn.wrapping_mul(37) % self.services;
         control_plane(leader)?
             .api()
             .replace(&slice(&format!("s{service}"), &self.endpoints(service, 1 + turn)))

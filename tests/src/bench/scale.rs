@@ -330,7 +330,7 @@ fn strained(settings: &Settings, leader: &Rig, crowd: Crowd, process: u32) -> Re
     by_many(RATE * seconds, |number| {
         let due = begun + Duration::from_secs(1) * number / RATE;
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        crowd.change(leader, number)
+        crowd.change(leader)
     })?;
     // What is still to be done for them.
     thread::sleep(SETTLING);
