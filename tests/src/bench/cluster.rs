@@ -119,6 +119,12 @@ impl Arena {
             thread::sleep(Duration::from_millis(5));
         }
         self.rig.attach_server(SERVER, server);
+        if self.name == STRAIGHT {
+            // Without a proxy there is no other way in from outside.
+            let node = self.rig.node(1).address.get(Family::V4);
+            let route = format!("route add {} via {node}\n", at.ip());
+            self.rig.outside.netns.ip_batch(&route)?;
+        }
         let service = ServiceSpec::new("bench", SERVER, CLUSTER_IP);
         self.rig
             .add_service(service.port(Protocol::Tcp, 80, PORT, Some(NODE_PORT)))
@@ -127,11 +133,10 @@ impl Arena {
     /// Until the Service answers, from inside and from outside.
     fn wait(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
-        let mut paths = vec![(self.pod(), self.pod_target())];
-        // Without a proxy there is no way in from outside.
-        if self.name != STRAIGHT {
-            paths.push((&self.rig.outside, self.outside_target()));
-        }
+        let paths = [
+            (self.pod(), self.pod_target()),
+            (&self.rig.outside, self.outside_target()),
+        ];
         for (client, to) in paths {
             while let Err(error) = strain(client, "connections", to, 1, 10) {
                 if Instant::now() > deadline {
@@ -156,8 +161,11 @@ impl Arena {
         SocketAddr::new(self.rig.service("bench").cluster_ip.get(Family::V4), 80)
     }
 
-    /// Where the outside client reaches the server: the node's own address.
+    /// Where the outside client reaches the server: the node's own address, without a proxy the pod's.
     pub(super) fn outside_target(&self) -> SocketAddr {
+        if self.name == STRAIGHT {
+            return self.pod_target();
+        }
         SocketAddr::new(self.rig.node(1).address.get(Family::V4), NODE_PORT)
     }
 }

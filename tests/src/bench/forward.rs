@@ -3,6 +3,8 @@
 //! The generator has a link of its own to the node, one queue and one processor: what is compared is packets a second of that
 //! processor, the generator's own work on each included. On this link (a veth) XDP is never chosen by itself, so the arm that
 //! has it runs with `--xdp native`.
+use std::fmt::Write as _;
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::thread;
@@ -227,6 +229,37 @@ impl Track {
         Ok(counter.count()? as f64 / report.seconds)
     }
 
+    /// The same for a pod's packets, sent by trafgen: through a packet socket, which costs it more.
+    fn send_by_trafgen(&self, to: To, milliseconds: u64) -> Result<f64> {
+        const BEGINNING: Duration = Duration::from_millis(200);
+        let packets = self.traffic(to)?.numbered(FLOWS)?;
+        let mut text = String::new();
+        for packet in packets {
+            let bytes: Vec<String> = packet.iter().map(|byte| format!("{byte:#04x}")).collect();
+            writeln!(text, "{{ {} }}", bytes.join(", "))?;
+        }
+        let directory = self.rig.lease.directory();
+        let file = directory.join("trafgen.cfg");
+        fs::write(&file, text)?;
+        let pod = self.rig.pod(SINK);
+        let network = IpNet::from(pod.addresses.get(Family::V4));
+        let counter = pod
+            .place
+            .netns
+            .enter(|| Counter::attach(Kind::Tc, ifindex("eth0")?, network))?;
+        let outside = &self.rig.outside;
+        let mut command = outside.command("trafgen")?;
+        command.args(["--cpus", "1", "--no-sock-mem", "--notouch-irq", "--no-cpu-stats"]);
+        command.arg("--dev").arg(NEAR).arg("--conf").arg(&file);
+        let mut process = outside.spawn("trafgen", command, &directory.join("trafgen.log"))?;
+        thread::sleep(BEGINNING);
+        let (begun, before) = (Instant::now(), counter.count()?);
+        thread::sleep(Duration::from_millis(milliseconds));
+        let (after, seconds) = (counter.count()?, begun.elapsed().as_secs_f64());
+        process.kill()?;
+        Ok((after - before) as f64 / seconds)
+    }
+
     /// Until packets arrive.
     fn wait(&self, to: To) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
@@ -253,6 +286,19 @@ fn run(settings: &Settings, paths: &[(&'static str, &Track, To)]) -> Result<Samp
     let mut arms: Vec<_> = paths
         .iter()
         .map(|(name, track, to)| Arm::new(*name, move || track.send(*to, milliseconds)))
+        .collect();
+    let [samples] = interleave(settings.choose(5, 11), &mut arms)?;
+    Ok(samples)
+}
+
+/// What of these arms the check by another generator is about.
+fn run_by_trafgen(settings: &Settings, paths: &[(&'static str, &Track, To)]) -> Result<Samples> {
+    let milliseconds = settings.choose(500, 2000);
+    let checked = paths
+        .iter()
+        .filter(|(name, ..)| [TCX, NFTABLES, ROUTING].contains(name));
+    let mut arms: Vec<_> = checked
+        .map(|(name, track, to)| Arm::new(*name, move || track.send_by_trafgen(*to, milliseconds)))
         .collect();
     let [samples] = interleave(settings.choose(5, 11), &mut arms)?;
     Ok(samples)
@@ -288,7 +334,14 @@ fn here(settings: &Settings, tracks: &[Track]) -> Result<Vec<Measured>> {
     let mut paths: Vec<_> = plain.map(|track| (track.name, track, To::Here)).collect();
     paths.push((ROUTING, &tracks[0], To::Pod));
     let samples = run(settings, &paths)?;
-    [
+    let again = run_by_trafgen(settings, &paths)?;
+    let checks = [(TCX, NFTABLES, 1.3), (TCX, ROUTING, 0.9)]
+        .into_iter()
+        .map(|(ours, over, least)| {
+            let case = format!("64-byte UDP, {ours}, over {over}, sent by trafgen");
+            again.measured(ROW_7, &case, (ours, over), Goal::AtLeast(least), "packets/s")
+        });
+    let ours = [
         (TCX, NFTABLES, 1.3),
         (XDP, NFTABLES, 1.3),
         (TCX, ROUTING, 0.9),
@@ -299,6 +352,6 @@ fn here(settings: &Settings, tracks: &[Track]) -> Result<Vec<Measured>> {
     .map(|(ours, over, least)| {
         let case = format!("64-byte UDP, {ours}, over {over}");
         samples.measured(ROW_7, &case, (ours, over), Goal::AtLeast(least), "packets/s")
-    })
-    .collect()
+    });
+    ours.chain(checks).collect()
 }

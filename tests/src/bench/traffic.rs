@@ -74,8 +74,8 @@ fn strained(settings: &Settings, arenas: &[Arena], from: From, kind: &str, clien
     let (rounds, milliseconds) = pace(settings);
     let arms = arenas
         .iter()
-        // From outside nothing goes by sockets, so both of ours are the same, and nothing without a proxy.
-        .filter(|arena| from == From::Pod || ![POD, STRAIGHT].contains(&arena.name))
+        // From outside nothing goes by sockets, so both of ours are the same.
+        .filter(|arena| from == From::Pod || arena.name != POD)
         .map(|arena| Arm::of_many(arena.name, move || once(arena, from, kind, clients, milliseconds)));
     interleave(rounds, &mut arms.collect::<Vec<_>>())
 }
@@ -97,10 +97,21 @@ pub(super) fn outside(settings: &Settings, arenas: &[Arena], case: &str, least: 
     let [rates, used] = strained(settings, arenas, From::Outside, "connections", CLIENTS)?;
     let used = used.scaled(1000.0);
     let of_row_13 = format!("1,000 connections, outside to NodePort, {case}");
-    Ok(vec![
+    let mut measured = vec![
         rates.measured(ROW_5, case, (SOCKET, NFTABLES), Goal::AtLeast(least), "connections/s")?,
         used.measured(ROW_13, &of_row_13, (SOCKET, NFTABLES), Goal::AtMost(1.0), "s")?,
-    ])
+    ];
+    if !rates.of(STRAIGHT).is_empty() {
+        let case = format!("{case}, and what there is to gain: {STRAIGHT}, with no proxy");
+        measured.push(rates.measured(
+            ROW_5,
+            &case,
+            (STRAIGHT, NFTABLES),
+            Goal::AtLeast(least),
+            "connections/s",
+        )?);
+    }
+    Ok(measured)
 }
 
 fn bulk(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {

@@ -59,6 +59,12 @@ const PROGRAMS: &[Program] = &[
         tests_only: true,
     },
     Program {
+        name: "trafgen",
+        package: "netsniff-ng",
+        why: "another packet generator, which has to find what ours finds",
+        tests_only: true,
+    },
+    Program {
         name: "prometheus",
         package: "prometheus",
         why: "runs the alert rules on what an agent exports",
