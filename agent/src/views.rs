@@ -1,10 +1,10 @@
 //! Tables into what people read.
 
-use crate::admin::{EndpointRow, FlowEntry, FlowsPage, FrontendRow, MapStatus, ReasonCount, ServiceRow};
+use crate::admin::{EndpointRow, FlowEntry, FlowsPage, FrontendRow, MapStatus, ReasonCount, ServiceRow, TrafficCount};
 use crate::kernel::{Counted, FlowEntry as Stored, FlowRow, FlowTable, Tables, boot_seconds};
 use anyhow::Result;
 use ferrogate_common::{
-    Address, Direction, FrontendKey, FrontendKind, Port, Protocol, Reason, TICK_SHIFT, Tuple, flow_flags, maps,
+    Address, Direction, FrontendKey, FrontendKind, Port, Protocol, Reason, TICK_SHIFT, Traffic, Tuple, flow_flags, maps,
 };
 use ferrogate_control::PortView;
 use std::cmp::Reverse;
@@ -67,6 +67,17 @@ pub(crate) fn service(port: &PortView<'_>, counted: Option<&Counted>) -> Service
         connections: counted.map_or(0, Counted::connections),
         refused: counted.map_or(0, |counted| counted.refused(None)),
     }
+}
+
+/// What packet edges have carried; nothing without `--service-traffic`.
+pub(crate) fn traffic(counted: &Counted) -> Option<TrafficCount> {
+    let Traffic { packets, bytes } = counted.traffic;
+    (!counted.traffic.is_empty()).then_some(TrafficCount {
+        request_packets: packets[0],
+        request_bytes: bytes[0],
+        reply_packets: packets[1],
+        reply_bytes: bytes[1],
+    })
 }
 
 /// The Service's type, as far as its addresses tell.

@@ -1,6 +1,6 @@
 //! What `ferrogate top` and `ferrogate trace` ask for: counters at one moment, of which two make rates, and names.
 
-use super::{FrontendRow, MapStatus, ReasonCount};
+use super::{FrontendRow, MapStatus, ReasonCount, TrafficCount};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
@@ -34,6 +34,8 @@ pub struct ServiceCounters {
     pub connections: u64,
     /// Packets and socket calls that got no further, since then.
     pub refused: u64,
+    /// What packet edges have carried, since then; absent without `--service-traffic`.
+    pub traffic: Option<TrafficCount>,
     /// Endpoints that are programmed, and those of them on this node.
     pub endpoints: usize,
     pub local: usize,

@@ -14,9 +14,9 @@ mod tests;
 pub(crate) use client::{Client, find as find_client};
 pub(crate) use unknown::{Wanted, service as find_service};
 
-use crate::admin::{Explained, Explanation, PortExplanation, RefusalCount, TrafficCount, Unknown};
+use crate::admin::{Explained, Explanation, PortExplanation, RefusalCount, Unknown};
 use crate::kernel::Counted;
-use ferrogate_common::{Algorithm, Config, FrontendKey, FrontendKind, Reason, Traffic, service_flags, trace_edge};
+use ferrogate_common::{Algorithm, Config, FrontendKey, FrontendKind, Reason, service_flags, trace_edge};
 use ferrogate_control::{
     HintsUsed, Index, Planner, PortExplained, PortView, RefusalReason, ServiceExplained, ServiceName,
 };
@@ -194,15 +194,7 @@ fn explain_port(
                 count: *count,
             })
             .collect(),
-        traffic: counted.filter(|counted| !counted.traffic.is_empty()).map(|counted| {
-            let Traffic { packets, bytes } = counted.traffic;
-            TrafficCount {
-                request_packets: packets[0],
-                request_bytes: bytes[0],
-                reply_packets: packets[1],
-                reply_bytes: bytes[1],
-            }
-        }),
+        traffic: counted.and_then(views::traffic),
         flows: flows.values().sum(),
         refused: refused.iter().map(ToString::to_string).collect(),
     }

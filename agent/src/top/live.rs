@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const ANSWER: Duration = Duration::from_millis(20);
 /// Seconds that rates need: an answer that came for its backends alone, sooner, has none.
 const SHORTEST: f64 = 0.5;
-const KEYS: &str = "c rate t total d refused e ends n name r reverse  Enter more  p pause  q quit";
+const KEYS: &str = "c rate b bytes t total d refused e ends n name r rev Enter more p pause q quit";
 
 /// Shows the page every `interval`, until told to end. `ask` may wait for its answer: it is called on a thread of its own, so that
 /// keys work meanwhile.
@@ -181,6 +181,7 @@ impl View {
             KeyCode::Char('q') | KeyCode::Esc => return true,
             KeyCode::Char('c') if control => return true,
             KeyCode::Char('c') => self.order(Sort::Rate),
+            KeyCode::Char('b') => self.order(Sort::Bytes),
             KeyCode::Char('t') => self.order(Sort::Total),
             KeyCode::Char('d') => self.order(Sort::Refused),
             KeyCode::Char('e') => self.order(Sort::Endpoints),

@@ -6,7 +6,7 @@ mod page;
 pub use live::live;
 pub use page::{Look, page};
 
-use crate::admin::{BackendFlows, Counters, MapStatus};
+use crate::admin::{BackendFlows, Counters, MapStatus, ServiceCounters, TrafficCount};
 use clap::ValueEnum;
 use ferrogate_common::Reason;
 use serde::Serialize;
@@ -18,6 +18,8 @@ use std::collections::HashMap;
 pub enum Sort {
     /// New connections a second
     Rate,
+    /// Bytes a second, with --service-traffic
+    Bytes,
     /// New connections so far
     Total,
     /// Packets and calls a second that got no further
@@ -33,6 +35,7 @@ impl Sort {
     const fn title(self) -> &'static str {
         match self {
             Self::Rate => "connections/s",
+            Self::Bytes => "bytes/s",
             Self::Total => "connections",
             Self::Refused => "refused/s",
             Self::Endpoints => "endpoints",
@@ -79,8 +82,27 @@ pub struct ServiceRate {
     /// Packets and calls that got no further: a second, and so far.
     pub refused_rate: f64,
     pub refused: u64,
+    /// What packet edges carried; absent without `--service-traffic`.
+    pub traffic: Option<TrafficRate>,
     pub endpoints: usize,
     pub local: usize,
+}
+
+impl ServiceRate {
+    /// Both ways, a second.
+    fn bytes(&self) -> f64 {
+        self.traffic
+            .map_or(0.0, |traffic| traffic.request_bytes + traffic.reply_bytes)
+    }
+}
+
+/// Of a Service port, a second.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct TrafficRate {
+    pub request_packets: f64,
+    pub request_bytes: f64,
+    pub reply_packets: f64,
+    pub reply_bytes: f64,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -122,21 +144,32 @@ impl Rates {
         let seconds = (after.at_nanos.saturating_sub(before.at_nanos) as f64 / 1e9).max(1e-3);
         let rate = |before: u64, after: u64| grown(before, after) as f64 / seconds;
         // An id can have become another Service's.
-        let known: HashMap<(u32, &str), (u64, u64)> = before
+        let known: HashMap<(u32, &str), &ServiceCounters> = before
             .services
             .iter()
-            .map(|row| ((row.id, row.service.as_str()), (row.connections, row.refused)))
+            .map(|row| ((row.id, row.service.as_str()), row))
             .collect();
+        let nothing = ServiceCounters::default();
         let services: Vec<ServiceRate> = after
             .services
             .into_iter()
             .map(|row| {
-                let before = known.get(&(row.id, row.service.as_str())).copied();
-                let (connections, refused) = before.unwrap_or_default();
+                let before = known.get(&(row.id, row.service.as_str())).copied().unwrap_or(&nothing);
+                let traffic = row.traffic.as_ref().map(|after| {
+                    let of =
+                        |count: fn(&TrafficCount) -> u64| rate(before.traffic.as_ref().map_or(0, count), count(after));
+                    TrafficRate {
+                        request_packets: of(|one| one.request_packets),
+                        request_bytes: of(|one| one.request_bytes),
+                        reply_packets: of(|one| one.reply_packets),
+                        reply_bytes: of(|one| one.reply_bytes),
+                    }
+                });
                 ServiceRate {
-                    rate: rate(connections, row.connections),
-                    refused_rate: rate(refused, row.refused),
+                    rate: rate(before.connections, row.connections),
+                    refused_rate: rate(before.refused, row.refused),
                     refused: row.refused,
+                    traffic,
                     service: row.service,
                     protocol: row.protocol,
                     family: row.family,
@@ -187,6 +220,7 @@ impl Rates {
     pub fn sort(&mut self, by: Sort, reverse: bool) {
         let order = |a: &ServiceRate, b: &ServiceRate| match by {
             Sort::Rate => b.rate.total_cmp(&a.rate).then(b.connections.cmp(&a.connections)),
+            Sort::Bytes => b.bytes().total_cmp(&a.bytes()),
             Sort::Total => b.connections.cmp(&a.connections),
             Sort::Refused => b
                 .refused_rate

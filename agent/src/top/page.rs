@@ -88,7 +88,7 @@ fn head(rates: &Rates, look: &Look) -> Vec<String> {
             look.width,
         ),
         String::new(),
-        heading(look.width),
+        heading(look.width, counts_traffic(rates)),
     ]
 }
 
@@ -145,11 +145,17 @@ const fn name_width(width: usize) -> usize {
     if rest < 16 { 16 } else { rest }
 }
 
-fn heading(width: usize) -> String {
+/// Whether bytes are shown in place of all connections so far.
+fn counts_traffic(rates: &Rates) -> bool {
+    rates.services.iter().any(|row| row.traffic.is_some())
+}
+
+fn heading(width: usize, traffic: bool) -> String {
+    let total = if traffic { "BYTES/S" } else { "CONNS" };
     row(
         "  ",
         "SERVICE",
-        ["PROTO", "FAMILY", "CONN/S", "CONNS", "REFUSED/S", "READY(HERE)"],
+        ["PROTO", "FAMILY", "CONN/S", total, "REFUSED/S", "READY(HERE)"],
         width,
     )
 }
@@ -171,10 +177,11 @@ fn table(rates: &Rates, look: &Look) -> Vec<String> {
     if rates.services.is_empty() {
         return vec!["  no Service is programmed".to_owned()];
     }
+    let traffic = counts_traffic(rates);
     let mut lines = Vec::new();
     for (index, one) in rates.services.iter().enumerate() {
         let mark = if look.cursor == Some(index) { "> " } else { "  " };
-        lines.push(service(mark, one, look.width));
+        lines.push(service(mark, one, traffic, look.width));
         if look.open == Some(one.id) {
             lines.extend(rates.backends.iter().map(|backend| {
                 let here = if backend.local { "here" } else { "" };
@@ -192,9 +199,13 @@ fn table(rates: &Rates, look: &Look) -> Vec<String> {
     lines
 }
 
-fn service(mark: &str, one: &ServiceRate, width: usize) -> String {
+fn service(mark: &str, one: &ServiceRate, traffic: bool, width: usize) -> String {
     let endpoints = format!("{} ({})", one.endpoints, one.local);
-    let total = one.connections.to_string();
+    let total = if traffic {
+        number(one.bytes())
+    } else {
+        one.connections.to_string()
+    };
     let cells = [
         one.protocol.as_str(),
         one.family.as_str(),

@@ -10,6 +10,7 @@ fn service(name: &str, id: u32, (connections, refused): (u64, u64), endpoints: u
         id,
         connections,
         refused,
+        traffic: None,
         endpoints,
         local: 1,
     }
@@ -181,6 +182,59 @@ fn a_page_fits_its_terminal_and_says_everything_without_colours() {
         ..Look::whole(Sort::Rate, false)
     };
     assert_eq!(page(&rates, &scrolled).len(), HEAD, "past the end there is nothing");
+}
+
+#[test]
+fn bytes_are_shown_and_sorted_by_where_they_are_counted() {
+    let carried = |name: &str, id: u32, request_bytes: u64, reply_bytes: u64| ServiceCounters {
+        traffic: Some(TrafficCount {
+            request_packets: 1,
+            request_bytes,
+            reply_packets: 1,
+            reply_bytes,
+        }),
+        ..service(name, id, (7, 0), 1)
+    };
+    let before = moment(1, vec![carried("shop/web:80", 1, 1_000, 5_000)], vec![]);
+    let after = moment(
+        3,
+        vec![
+            carried("shop/web:80", 1, 2_000, 45_000),
+            carried("shop/api:80", 2, 100_000, 0),
+            service("shop/idle:80", 3, (0, 0), 1),
+        ],
+        vec![],
+    );
+    let mut rates = Rates::between(&before, after);
+    let web = rates.services[0].traffic.expect("counted");
+    assert_eq!(
+        (web.request_bytes, web.reply_bytes, web.reply_packets),
+        (500.0, 20_000.0, 0.0)
+    );
+    rates.sort(Sort::Bytes, false);
+    let look = Look {
+        width: 80,
+        ..Look::whole(Sort::Bytes, false)
+    };
+    let lines = page(&rates, &look);
+    assert!(lines[0].ends_with("by bytes/s, over 2.0 s"), "{}", lines[0]);
+    assert!(
+        lines[HEAD - 1].ends_with("BYTES/S REFUSED/S READY(HERE)"),
+        "{}",
+        lines[HEAD - 1]
+    );
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let shown: Vec<_> = lines[HEAD..]
+        .iter()
+        .map(|line| words(line))
+        .map(|words| (words[0].clone(), words[4].clone()))
+        .collect();
+    let expected = [
+        ("shop/api:80", "50.0k"),
+        ("shop/web:80", "20.5k"),
+        ("shop/idle:80", "0"),
+    ];
+    assert_eq!(shown, expected.map(|(name, bytes)| (name.to_owned(), bytes.to_owned())));
 }
 
 #[test]

@@ -25,6 +25,7 @@ fn port(service: &str, id: u32, connections: u64) -> ServiceCounters {
         id,
         connections,
         refused: 0,
+        traffic: None,
         endpoints: 2,
         local: 1,
     }

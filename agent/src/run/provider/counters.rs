@@ -25,6 +25,7 @@ impl Knowledge {
             id: port.id,
             connections: counted.get(&port.id).map_or(0, Counted::connections),
             refused: counted.get(&port.id).map_or(0, |counted| counted.refused(None)),
+            traffic: counted.get(&port.id).and_then(views::traffic),
             endpoints: port.backends.len(),
             local: port.backends.keys().filter(|one| one.local).count(),
         };
