@@ -6,6 +6,7 @@ use crate::admin::Severity;
 use crate::kube_proxy::{self, Rules};
 use crate::net::Device;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// What is known of the node's Services and interfaces; without an agent little.
@@ -20,6 +21,8 @@ pub(crate) struct Host {
     pub(crate) bridge: bool,
     /// Packets between clients and pods of this node go past the stack.
     pub(crate) redirect: bool,
+    /// With `--dsr on`: addresses that this node sends from, and that its Node object does not have.
+    pub(crate) unknown_sources: Vec<IpAddr>,
     /// There are IPv6 Services.
     pub(crate) v6: bool,
     /// Protocol, number, and the Service port whose NodePort it is.
@@ -38,6 +41,7 @@ impl Host {
         self.sysctls(doctor);
         firewall(doctor);
         self.shortcut(doctor);
+        self.direct(doctor);
         self.ports(doctor);
         self.devices(doctor);
     }
@@ -130,6 +134,20 @@ impl Host {
                 "firewall",
                 "packets between the clients of Services and pods of this node go past the host's netfilter (--forwarding redirect)",
                 "if NetworkPolicies or other rules are enforced there, they do not hold for these: --forwarding stack",
+            );
+        }
+    }
+
+    fn direct(&self, doctor: &mut Doctor) {
+        for address in &self.unknown_sources {
+            doctor.found(
+                Severity::Warning,
+                "node",
+                format!(
+                    "--dsr is on, and {address}, which this node sends from, is no address of its Node object: other nodes take nothing \
+                     from it, so connections of that family are masqueraded"
+                ),
+                "let the Node have it as its InternalIP (the kubelet's --node-ip, with an address of each family)",
             );
         }
     }
@@ -279,6 +297,25 @@ mod tests {
         assert_eq!(version("5.15.0-105-generic"), Some((5, 15)));
         assert_eq!(version("6"), None);
         assert!(version("6.1.0-21-amd64") < Some((6, 6)));
+    }
+
+    #[test]
+    fn what_an_option_leaves_out_is_told_only_where_it_is_on() {
+        let told = |host: Host| {
+            let mut doctor = Doctor::new("n1");
+            host.shortcut(&mut doctor);
+            host.direct(&mut doctor);
+            let findings = doctor.done().findings.into_iter();
+            findings.map(|finding| finding.what).collect::<Vec<_>>()
+        };
+        assert_eq!(told(Host::default()), Vec::<String>::new());
+        let both = told(Host {
+            redirect: true,
+            unknown_sources: vec![IpAddr::from([192, 0, 2, 10])],
+            ..Host::default()
+        });
+        assert!(both[0].contains("--forwarding redirect"), "{both:?}");
+        assert!(both[1].contains("192.0.2.10, which this node sends from"), "{both:?}");
     }
 
     #[test]

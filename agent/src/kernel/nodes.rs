@@ -3,7 +3,7 @@
 use super::error::{During as _, Result};
 use super::read::FlowTable;
 use super::tables::{Tables, put_what_fits, reading, writing};
-use ferrogate_common::{Address, flow_flags, maps};
+use ferrogate_common::{Address, Config, Dsr, flow_flags, maps};
 use ferrogate_control::NodeChanges;
 use std::collections::HashMap;
 
@@ -58,6 +58,14 @@ impl Tables {
         self.nodes.delete_all(&gone).during(|| writing(maps::NODES))?;
         let lacking = all.iter().filter(|(address, node)| held.get(address) != Some(node));
         put_what_fits(&self.nodes, maps::NODES, lacking)
+    }
+
+    /// With `--dsr on`: addresses of this node that it would hand packets over from, and that its Node object does not have.
+    pub(crate) fn unknown_sources(&self, config: &Config) -> Result<Vec<Address>> {
+        let (nodes, sources) = (self.held_nodes()?, self.sources()?);
+        let own = [config.node_source4, config.node_source6].map(u32::from);
+        let own = own.iter().filter_map(|index| sources.get(index));
+        Ok(own.filter(|own| nodes.get(own) != Some(&Dsr::HERE)).copied().collect())
     }
 
     fn held_nodes(&self) -> Result<HashMap<Address, Address>> {

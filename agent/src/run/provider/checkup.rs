@@ -8,7 +8,7 @@ use crate::kernel::{self, HookReport};
 use crate::net;
 use crate::views;
 use anyhow::{Context, Result};
-use ferrogate_common::{FrontendKind, config_flags};
+use ferrogate_common::{Address, FrontendKind, config_flags};
 use ferrogate_control::{Difference as Found, Family};
 use std::path::Path;
 use std::time::Duration;
@@ -162,7 +162,13 @@ impl Knowledge {
             wanted.map(|one| one.name.clone()).collect()
         };
         let model = self.shared.lock();
+        let unknown_sources = if config.flags & config_flags::DSR != 0 {
+            self.tables.unknown_sources(&config)?
+        } else {
+            vec![]
+        };
         let mut host = Host {
+            unknown_sources: unknown_sources.iter().map(Address::ip).collect(),
             uplinks: of("uplink"),
             loopback: !of(LOOPBACK_ROLE).is_empty(),
             pods: of("pod"),
