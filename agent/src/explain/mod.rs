@@ -16,6 +16,7 @@ pub(crate) use unknown::{Wanted, service as find_service};
 
 use crate::admin::{Explained, Explanation, PortExplanation, RefusalCount, Unknown};
 use crate::kernel::Counted;
+use crate::views;
 use ferrogate_common::{Algorithm, Config, FrontendKey, FrontendKind, Reason, service_flags, trace_edge};
 use ferrogate_control::{
     HintsUsed, Index, Planner, PortExplained, PortView, RefusalReason, ServiceExplained, ServiceName,
