@@ -309,13 +309,14 @@ mod tests {
             findings.map(|finding| finding.what).collect::<Vec<_>>()
         };
         assert_eq!(told(Host::default()), Vec::<String>::new());
+        // The worse one first.
         let both = told(Host {
             redirect: true,
             unknown_sources: vec![IpAddr::from([192, 0, 2, 10])],
             ..Host::default()
         });
-        assert!(both[0].contains("--forwarding redirect"), "{both:?}");
-        assert!(both[1].contains("192.0.2.10, which this node sends from"), "{both:?}");
+        assert!(both[0].contains("192.0.2.10, which this node sends from"), "{both:?}");
+        assert!(both[1].contains("--forwarding redirect"), "{both:?}");
     }
 
     #[test]
