@@ -1,10 +1,10 @@
-//! Finds the eBPF object that the library embeds.
+//! Finds the eBPF objects that the library embeds.
 //!
-//! `cargo xtask build` puts it at `target/bpf/ferrogate.o` of the workspace; `FERROGATE_BPF_OBJECT` names another one.
-//! The path reaches the code as `FERROGATE_BPF_OBJECT_PATH`.
+//! `cargo xtask build` puts them at `target/bpf/ferrogate.o` of the workspace and, beside it, `capture.o`; `FERROGATE_BPF_OBJECT` names
+//! another first one. The paths reach the code as `FERROGATE_BPF_OBJECT_PATH` and `FERROGATE_CAPTURE_OBJECT_PATH`.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::exit;
 
 fn main() {
@@ -13,6 +13,11 @@ fn main() {
         Some(path) => PathBuf::from(path),
         None => default_path(),
     };
+    embed(&path, "FERROGATE_BPF_OBJECT_PATH");
+    embed(&path.with_file_name("capture.o"), "FERROGATE_CAPTURE_OBJECT_PATH");
+}
+
+fn embed(path: &Path, variable: &str) {
     println!("cargo::rerun-if-changed={}", path.display());
     if !path.is_file() {
         println!(
@@ -21,7 +26,7 @@ fn main() {
         );
         exit(1);
     }
-    println!("cargo::rustc-env=FERROGATE_BPF_OBJECT_PATH={}", path.display());
+    println!("cargo::rustc-env={variable}={}", path.display());
 }
 
 /// `target/bpf/ferrogate.o` beside the workspace's manifest. Not below CARGO_TARGET_DIR: the object does not depend on

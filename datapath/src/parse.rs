@@ -127,6 +127,12 @@ impl Headers {
         self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN
     }
 
+    /// The packet with which TCP takes a connection.
+    #[inline(always)]
+    pub(crate) fn answers_syn(&self) -> bool {
+        self.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN | TCP_ACK
+    }
+
     /// A packet with which TCP answers a SYN, or one itself.
     #[inline(always)]
     pub(crate) fn is_syn_or_reset(&self) -> bool {

@@ -191,12 +191,18 @@ const NONE: u32 = u32::MAX;
 const DUE: u32 = 1 << 16;
 
 #[inline(never)]
-fn find<E: Env>(env: &E, headers: &Headers, leaving: bool, rewrite: &mut Rewrite) -> u32 {
+fn find<E: Env>(env: &mut E, headers: &Headers, leaving: bool, rewrite: &mut Rewrite) -> u32 {
     let Some(flow) = env.snat_flow(&headers.tuple) else {
         return NONE;
     };
     let flags = env.opaque(flow.flags.into()) as u16;
     if (flags & flow_flags::PORT_ONLY != 0 || is_to_itself(flags)) != leaving {
+        return NONE;
+    }
+    // Nobody answers a SYN in a connection that both sides have ended: somebody else on this node has opened another one, from a port of
+    // ours, as masquerading does that knows of no reserved ports.
+    if u32::from(flags & flow_flags::ENDED == flow_flags::ENDED) & u32::from(headers.answers_syn()) != 0 {
+        env.remove_snat_flow(&headers.tuple);
         return NONE;
     }
     *rewrite = Rewrite {

@@ -30,7 +30,7 @@ const BUDGETS: [Budget; 21] = [
     budget("pod_egress", 15_300, 7_600),
     budget("uplink_ingress", 72_500, 28_100),
     budget("uplink_egress", 87_500, 26_600),
-    budget("uplink_ingress_l3", 71_000, 28_100),
+    budget("uplink_ingress_l3", 71_200, 28_100),
     budget("uplink_egress_l3", 87_500, 26_300),
     budget("pod_ingress_second", 203_000, 41_800),
     budget("pod_egress_second", 36_000, 19_000),

@@ -13,8 +13,9 @@ use crate::{cmd, paths};
 
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
 pub(crate) const PACKAGE: &str = "ferrogate-datapath-ebpf";
-/// The binary target of [`PACKAGE`].
+/// The binary targets of [`PACKAGE`]: the programs that a node runs, and those that look at them while somebody captures packets.
 const BINARY: &str = "ferrogate";
+const CAPTURE: &str = "capture";
 /// LLVM 22, as rustc 1.96 and bpf-linker with `llvm-22` have.
 pub(crate) const NIGHTLY: &str = "nightly-2026-05-20";
 pub(crate) const LINKER_VERSION: &str = "0.13.0";
@@ -121,10 +122,12 @@ fn nightly_sysroot() -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// Builds the eBPF object to `target/bpf/ferrogate.o`. The file is replaced only when its bytes change, so that the
-/// agent, which embeds it, is rebuilt only then.
+/// Builds the eBPF objects to `target/bpf/ferrogate.o` and, beside it, `capture.o`. Files are replaced only when their bytes
+/// change, so that the agent, which embeds them, is rebuilt only then.
 pub(crate) fn build() -> Result<()> {
-    build_to(&paths::bpf_object(), &paths::bpf_build(), &[])
+    let target = paths::bpf_build();
+    build_to(&paths::bpf_object(), &target, &[])?;
+    keep(CAPTURE, &target, &paths::capture_object())
 }
 
 /// Builds the same source to `target/bpf/ferrogate-other.o` with an optimization of the back end less: programs that do the same
@@ -146,15 +149,16 @@ fn build_to(file: &Path, target: &Path, flags: &[&str]) -> Result<()> {
         bail!("{} is missing: run `cargo xtask setup`", paths::bpf_linker().display());
     }
     cmd::run(&mut compiler.cargo_in("build", target, flags))?;
-    let built = target.join(TARGET).join("release").join(BINARY);
+    println!("eBPF programs built by {}", compiler.name());
+    keep(BINARY, target, file)
+}
+
+/// Copies what was built, if it has changed.
+fn keep(binary: &str, target: &Path, file: &Path) -> Result<()> {
+    let built = target.join(TARGET).join("release").join(binary);
     let object = fs::read(&built).with_context(|| format!("cannot read the eBPF object {}", built.display()))?;
     if replace_if_changed(file, &object)? {
-        println!(
-            "eBPF object: {} ({} bytes, by {})",
-            file.display(),
-            object.len(),
-            compiler.name()
-        );
+        println!("eBPF object: {} ({} bytes)", file.display(), object.len());
     }
     Ok(())
 }

@@ -19,6 +19,11 @@ pub(crate) fn bpf_object() -> PathBuf {
     target().join("bpf/ferrogate.o")
 }
 
+/// The programs of `ferrogate trace --pcap`.
+pub(crate) fn capture_object() -> PathBuf {
+    bpf_object().with_file_name("capture.o")
+}
+
 /// The target directory of the eBPF crate: its own, because another compiler builds it.
 pub(crate) fn bpf_build() -> PathBuf {
     target().join("bpf-build")

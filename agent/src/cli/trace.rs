@@ -2,16 +2,17 @@
 
 use super::query::{STATE_DIR, Source};
 use super::{OutputFormat, parse};
-use crate::admin::{self, Names, Request};
+use crate::admin::{self, Names, Request, ServiceRow};
 use crate::kernel::StateDir;
 use crate::signals::ended_by_signal;
-use crate::trace::{Events, Filter, Processes, Turn, Verdict, reasons};
+use crate::trace::{Events, Filter, Packets, Processes, Turn, Verdict, keys, reasons};
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use ferrogate_common::Reason;
+use ferrogate_common::{CaptureKey, Reason};
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Write as _};
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ const RENEW: Duration = Duration::from_secs(1);
 
 /// Connections as they begin, and what is refused or dropped and why: one line an event, with the addresses before and after.
 /// Packets of connections that exist already are not shown, and cost nothing more than without. The programs tell at most what
-/// fits into a buffer; what did not is counted at the end.
+/// fits into a buffer; what did not is counted at the end. With --pcap the packets themselves are kept, those of known connections too.
 #[derive(Args, Clone, Debug)]
 pub struct TraceArgs {
     /// Only connections to this Service
@@ -60,6 +61,13 @@ pub struct TraceArgs {
     /// End after this time
     #[arg(long = "for", value_name = "TIME", value_parser = parse::duration)]
     duration: Option<Duration>,
+
+    /// Write the packets to and from the Service, pod or address to this file (pcapng, for Wireshark and tcpdump), each as it comes
+    /// to a program of ours and as it leaves that: its headers and what lies beside
+    /// them in memory, up to 255 bytes. -: to standard output, and no
+    /// events. Without SERVICE, --pod and --address: all that our programs see. Needs CAP_SYS_ADMIN
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
 
     /// How to print; json: an object for each event, one a line
     #[arg(long, short, value_name = "FORMAT", default_value = "table")]
@@ -100,21 +108,48 @@ pub(super) fn run(args: &TraceArgs) -> Result<()> {
     if told == 0 {
         bail!("--verdict and --reason exclude each other: nothing would be shown");
     }
-    let events = Events::start(&StateDir::new(&args.state_dir), told, &names, Processes::find())?;
+    if args.pcap.is_some() && args.service.is_some() && !addresses.is_empty() {
+        bail!("--pcap takes the packets of a Service, of a pod or of an address: give one of them");
+    }
     let filter = Filter {
         service: args.service.clone(),
         addresses,
     };
+    let state = StateDir::new(&args.state_dir);
+    let start = |file| Packets::start(&state, file, wanted(args, &filter)?);
+    let packets = args.pcap.as_deref().map(start).transpose()?;
+    let events = Events::start(&state, told, &names, Processes::find())?;
     let mut session = Session {
         args,
+        state,
         events,
+        packets,
         filter,
         shown: 0,
         lost: 0,
     };
     let result = session.run(&|| ended.load(Ordering::Acquire));
     note!("{} events, {} lost for want of room.", session.shown, session.lost);
+    if let (Some(packets), Some(file)) = (&session.packets, &args.pcap) {
+        let (written, lost) = packets.counts()?;
+        note!("{written} packets in {}, {lost} lost for want of room.", file.display());
+    }
     result
+}
+
+/// Whose packets are to be kept; `None`: all.
+fn wanted(args: &TraceArgs, filter: &Filter) -> Result<Option<BTreeSet<CaptureKey>>> {
+    if args.service.is_none() && filter.addresses.is_empty() {
+        return Ok(None);
+    }
+    let request = Request::Services {
+        name: args.service.clone(),
+    };
+    let rows: Vec<ServiceRow> = match &args.service {
+        Some(_) => args.source.ask_agent(&request)?,
+        None => vec![],
+    };
+    Ok(Some(keys(&filter.addresses, &rows)))
 }
 
 /// What the addresses are called. Without an agent nothing is, and connections can be looked at all the same.
@@ -131,7 +166,9 @@ fn names(args: &TraceArgs) -> Result<Names> {
 /// A trace under way.
 struct Session<'a> {
     args: &'a TraceArgs,
+    state: StateDir,
     events: Events,
+    packets: Option<Packets>,
     filter: Filter,
     shown: u64,
     lost: u64,
@@ -141,7 +178,13 @@ impl Session<'_> {
     fn run(&mut self, ended: &dyn Fn() -> bool) -> Result<()> {
         let end = self.args.duration.map(|duration| Instant::now() + duration);
         let mut renew = Instant::now() + RENEW;
-        let mut out = io::BufWriter::new(io::stdout().lock());
+        let of_packets = self.args.pcap.as_deref() == Some(Path::new("-"));
+        let out: Box<dyn io::Write> = if of_packets {
+            Box::new(io::sink())
+        } else {
+            Box::new(io::stdout().lock())
+        };
+        let mut out = io::BufWriter::new(out);
         // Who waits for it can begin.
         note!("Tracing; Ctrl-C ends it.");
         loop {
@@ -154,6 +197,10 @@ impl Session<'_> {
                 renew = Instant::now() + RENEW;
                 self.events.go_on()?;
                 self.count_lost()?;
+                if let Some(packets) = &mut self.packets {
+                    // An agent that is away for a moment changes no endpoints.
+                    packets.go_on(&self.state, wanted(self.args, &self.filter).unwrap_or_default())?;
+                }
             }
             sleep(LOOK);
         }
@@ -174,6 +221,9 @@ impl Session<'_> {
     /// Shows what has come; whether to go on.
     fn look(&mut self, out: &mut impl io::Write) -> Result<bool> {
         let mut go_on = true;
+        if let Some(packets) = &mut self.packets {
+            packets.look()?;
+        }
         let source = &self.args.source;
         let mut names = || source.ask_agent(&Request::Names { pod: None }).ok();
         while let Some(line) = self.events.take(&mut names) {

@@ -83,6 +83,16 @@ impl Attached {
     }
 }
 
+/// The id of the program that what is pinned at `path` stands for.
+pub(super) fn pinned_program(path: &Path) -> io::Result<u32> {
+    let object = sys::object_get(path)?;
+    if sys::is_program(object.as_fd())? {
+        sys::program_id(object.as_fd())
+    } else {
+        Link::from(object).program()
+    }
+}
+
 /// The ids of all programs at a hook of an interface, in the order in which they run.
 pub(super) fn programs(target: LinkTarget<'_>) -> io::Result<Vec<u32>> {
     match (filter(target), target) {

@@ -5,6 +5,7 @@
 
 mod apply;
 mod attached;
+mod capture;
 mod cgroup;
 mod cleanup;
 mod clock;
@@ -34,6 +35,7 @@ mod tables;
 mod trace;
 mod usage;
 
+pub use capture::Capture;
 pub use cgroup::{Cgroup, cgroup_id, cgroup_levels, find_cgroup};
 pub use cleanup::{CleanupReport, cleanup};
 pub use conntrack::{ConntrackFloors, Raised};

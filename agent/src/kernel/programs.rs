@@ -35,6 +35,20 @@ pub(super) const SOCKET: [(&str, u32); 8] = [
     ("sendmsg6", 15),
 ];
 
+/// Whether a program of this name meets packets, and not socket calls.
+pub(super) fn is_of_packets(name: &str) -> bool {
+    let of_packets = [
+        POD_INGRESS,
+        POD_EGRESS,
+        UPLINK_INGRESS,
+        UPLINK_EGRESS,
+        UPLINK_INGRESS_L3,
+        UPLINK_EGRESS_L3,
+        UPLINK_XDP,
+    ];
+    of_packets.contains(&name)
+}
+
 static OBJECT: &[u8] = include_bytes_aligned!(env!("FERROGATE_BPF_OBJECT_PATH"));
 
 /// The embedded eBPF object, an ELF file. For tests and tools that load it by other means.

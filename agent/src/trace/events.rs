@@ -95,7 +95,7 @@ fn process(event: &TraceEvent) -> String {
 }
 
 /// Name of an interface in this network namespace; of one that is gone, none.
-fn interface(ifindex: u32) -> Option<String> {
+pub(super) fn interface(ifindex: u32) -> Option<String> {
     let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None);
     rustix::net::netdevice::index_to_name(socket.ok()?, ifindex).ok()
 }

@@ -1,10 +1,13 @@
 //! `ferrogate trace`: connections as they begin, and what is refused or dropped, told by the programs themselves.
 
 mod events;
+mod packets;
+mod pcap;
 mod process;
 mod turn;
 
 pub use events::Events;
+pub use packets::{Packets, keys};
 pub use process::Processes;
 pub use turn::{Turn, wanted};
 

@@ -203,6 +203,30 @@ fn ports_that_another_translator_has_taken_are_passed_over_and_its_replies_left_
 }
 
 #[test]
+fn the_answer_to_a_syn_that_another_translator_sent_from_the_port_of_an_ended_connection_is_left_alone() {
+    for v4 in FAMILIES {
+        let node = &mut node_port(Protocol::Tcp, v4, 8);
+        let opened = knock(node, v4, 40_000, tcp::SYN).seen();
+        let (backend, port) = (opened.destination, opened.source);
+        let answer = |node: &mut Simulator, flags| {
+            let packet = segment(Protocol::Tcp, backend, port, flags);
+            send(node, Program::UplinkIngress, UPLINK, &packet)
+        };
+        let client = at(Who::Outside, v4, 40_000);
+        assert_eq!(answer(node, tcp::SYN | tcp::ACK).seen().destination, client);
+        knock(node, v4, 40_000, tcp::FIN | tcp::ACK);
+        let again = answer(node, tcp::SYN | tcp::ACK).seen();
+        assert_eq!(again.destination, client, "sent again: the backend has not ended it");
+        assert_eq!(answer(node, tcp::FIN | tcp::ACK).seen().destination, client);
+        knock(node, v4, 40_000, tcp::ACK);
+        for flags in [tcp::SYN | tcp::ACK, tcp::ACK | tcp::PSH] {
+            let verdict = answer(node, flags).verdict;
+            assert_eq!(verdict, Verdict::Pass(Reason::NotService), "{}", node.tables);
+        }
+    }
+}
+
+#[test]
 fn a_connection_straight_to_an_endpoint_is_not_taken_for_one_through_a_service_that_ended() {
     for v4 in FAMILIES {
         let node = &mut with_two_backends(Protocol::Tcp, v4);

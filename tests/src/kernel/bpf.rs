@@ -4,7 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
+use aya::Btf;
+use aya_obj::btf::BtfKind;
 
 const BPF_MAP_CREATE: libc::c_int = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_int = 1;
@@ -55,6 +57,13 @@ struct LoadAttributes {
     name: [u8; 16],
     ifindex: u32,
     expected_attach_type: u32,
+    /// BTF, and what is said of functions and lines by it.
+    types: [u32; 2],
+    functions: u64,
+    function_counts: [u32; 2],
+    lines: u64,
+    line_count: u32,
+    attach_btf_id: u32,
 }
 
 /// The same for BPF_PROG_TEST_RUN.
@@ -143,6 +152,23 @@ fn pointer(bytes: &[u8]) -> u64 {
 
 /// Loads a program; `kind` is an `enum bpf_prog_type`.
 fn load(kind: u32, expected_attach_type: u32, instructions: &[u64]) -> Result<OwnedFd> {
+    load_for(kind, expected_attach_type, 0, instructions)
+        .map_err(|refusal| anyhow!("the kernel does not load a program put together by hand: {refusal}"))
+}
+
+/// Whether this kernel takes programs that run before and behind its functions (fentry, fexit); a hardened one may not.
+pub fn takes_tracing() -> Result<bool> {
+    /// BPF_PROG_TYPE_TRACING and BPF_TRACE_FENTRY.
+    const TRACING: u32 = 26;
+    const ENTRY: u32 = 24;
+    /// r0 = 0; exit
+    const NOTHING: [u64; 2] = [0xb7, 0x95];
+    let function = Btf::from_sys_fs()?.id_by_type_name_kind("tcp_connect", BtfKind::Func)?;
+    Ok(load_for(TRACING, ENTRY, function, &NOTHING).is_ok())
+}
+
+/// The program, or what the verifier says of it. `function` is a BTF number of what it looks at.
+fn load_for(kind: u32, expected_attach_type: u32, function: u32, instructions: &[u64]) -> Result<OwnedFd, String> {
     let mut log = vec![0u8; 1 << 16];
     let mut attributes = LoadAttributes {
         kind,
@@ -153,16 +179,14 @@ fn load(kind: u32, expected_attach_type: u32, instructions: &[u64]) -> Result<Ow
         log_size: log.len() as u32,
         log_buffer: log.as_mut_ptr() as u64,
         expected_attach_type,
+        attach_btf_id: function,
         ..LoadAttributes::default()
     };
     match descriptor(BPF_PROG_LOAD, &mut attributes) {
         Ok(fd) => Ok(fd),
         Err(error) => {
             let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
-            bail!(
-                "the kernel does not load a program put together by hand: {error}\n{}",
-                String::from_utf8_lossy(&log[..end])
-            );
+            Err(format!("{error}\n{}", String::from_utf8_lossy(&log[..end])))
         }
     }
 }

@@ -25,7 +25,7 @@ mod rare;
 mod states;
 mod world;
 
-pub use bpf::{Kind, RawProgram, freeze, pin_map};
+pub use bpf::{Kind, RawProgram, freeze, pin_map, takes_tracing};
 pub use bystander::Bystander;
 pub use counter::Counter;
 pub use floor::Floor;

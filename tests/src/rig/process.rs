@@ -161,14 +161,14 @@ impl Process {
     /// Waits for a line of its standard error (a pipe) that equals `line`.
     pub fn wait_for_error_line(&mut self, line: &str) -> Result<()> {
         let errors = self.child.stderr.take().context("standard error is not a pipe")?;
-        match BufReader::new(errors)
-            .lines()
-            .map_while(Result::ok)
-            .find(|seen| seen == line)
-        {
-            Some(_) => Ok(()),
-            None => bail!("{} ended without saying {line:?}", self.name),
+        let mut said = Vec::new();
+        for seen in BufReader::new(errors).lines().map_while(Result::ok) {
+            if seen == line {
+                return Ok(());
+            }
+            said.push(seen);
         }
+        bail!("{} ended without saying {line:?}, but: {}", self.name, said.join("; "))
     }
 
     /// Waits for the end; standard output and error where they are pipes.

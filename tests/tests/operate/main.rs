@@ -1,6 +1,7 @@
 //! What an operator's commands say, beside what happens: real agents, real connections.
 mod alerts;
 mod browser;
+mod capture;
 mod chart;
 mod common;
 mod deploy;

@@ -22,11 +22,11 @@ fn shop() -> SocketAddr {
     SocketAddr::new(cluster_ip(), 80)
 }
 
-fn node_port() -> SocketAddr {
+pub(crate) fn node_port() -> SocketAddr {
     SocketAddr::new(lan(NODE_BASE + 1).get(Family::V4), NODE_PORT)
 }
 
-fn ask(place: &Place, to: SocketAddr, count: u32) -> Result<ProbeReport> {
+pub(crate) fn ask(place: &Place, to: SocketAddr, count: u32) -> Result<ProbeReport> {
     place.probe(&ProbeRequest {
         timeout_ms: 1000,
         ..ProbeRequest::new(Protocol::Tcp, to).count(count)
@@ -34,7 +34,7 @@ fn ask(place: &Place, to: SocketAddr, count: u32) -> Result<ProbeReport> {
 }
 
 /// Starts `ferrogate trace` with these arguments, and waits until it traces.
-fn start(rig: &Rig, arguments: &[&str]) -> Result<Process> {
+pub(crate) fn start(rig: &Rig, arguments: &[&str]) -> Result<Process> {
     let arguments = [&["trace", "--output", "json"], arguments].concat();
     let mut command = ferrogate_command(rig, 1, &arguments)?;
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -51,7 +51,7 @@ fn events(process: Process) -> Result<Vec<Value>> {
 }
 
 /// Ends it as a person does, and has its events.
-fn stop(process: Process) -> Result<Vec<Value>> {
+pub(crate) fn stop(process: Process) -> Result<Vec<Value>> {
     signal(&process, Signal::INT)?;
     events(process)
 }
@@ -66,7 +66,7 @@ fn text<'a>(event: &'a Value, field: &str) -> &'a str {
 }
 
 /// A rig with `shop` on both nodes and `void`, which has no endpoint.
-fn well(more: &[&str]) -> Result<(Rig, SocketAddr)> {
+pub(crate) fn well(more: &[&str]) -> Result<(Rig, SocketAddr)> {
     let rig = boot(more)?;
     apply(&rig, &json!({}), &[("a1", Is::Ready), ("b1", Is::Ready)])?;
     let void = apply_void(&rig)?;

@@ -63,8 +63,11 @@ pub(crate) fn test(args: &Args) -> Result<bool> {
             tally += exec::run(program, level, run, args.filter.as_deref(), args.verbose)?;
         }
         if level.oldest_kernel && args.filter.is_none() {
-            let verifier = plan::executable(&programs, "verifier").context("the build left no verifier")?;
-            tally += vm::verify_oldest(verifier, args.verbose)?;
+            let program = |name: &str| {
+                let found = plan::executable(&programs, name);
+                found.with_context(|| format!("the build left no test program {name}"))
+            };
+            tally += vm::test_oldest(program("verifier")?, program("operate")?, args.verbose)?;
         }
         if level.crates {
             tally += exec::doc_tests(args.filter.as_deref(), args.verbose)?;

@@ -26,7 +26,7 @@ pub(crate) struct Args {
         default_value = "6.1,6.12"
     )]
     kernel: Vec<String>,
-    /// Only runs whose name contains this: verifier, walks, walks over a bond, walks over a
+    /// Only runs whose name contains this: verifier, capture, walks, walks over a bond, walks over a
     /// VLAN, walks over a VRF
     #[arg(long, value_name = "TEXT", default_value = "")]
     run: String,
@@ -78,6 +78,7 @@ pub(crate) fn vm_test(args: &Args) -> Result<bool> {
     let walks = ["--layout", "routed", &filter];
     let runs = [
         Run::new("verifier", "verifier", &["--nocapture"]),
+        capture(),
         Run::new("walks", "walks", &walks),
         Run::new(
             "walks over a bond",
@@ -135,17 +136,22 @@ pub(crate) fn vm_test(args: &Args) -> Result<bool> {
 /// The oldest kernel that the programs are for: its verifier gives up soonest.
 const OLDEST: &str = "6.1";
 
-/// Has the oldest kernel's verifier look at every program; `verifier` is the test program of that name.
-pub(crate) fn verify_oldest(verifier: &Path, verbose: bool) -> Result<Tally> {
+/// Captures of packets, which a hardened kernel does not allow: the one that the tests run on may be one.
+fn capture() -> Run {
+    Run::new("capture", "operate", &["capture::", "--test-threads=1", "--nocapture"])
+}
+
+/// Has the oldest kernel's verifier look at every program, and packets be captured there; the arguments are test programs.
+pub(crate) fn test_oldest(verifier: &Path, operate: &Path, verbose: bool) -> Result<Tally> {
     setup::programs(&PROGRAMS)?;
     let Some(kernel) = kernel::find(OLDEST)? else {
         return Ok(Tally::skip(&format!(
-            "the verifier of Linux {OLDEST}: this machine's package lists have no such kernel"
+            "the verifier of Linux {OLDEST} and captures of packets: this machine's package lists have no such kernel"
         )));
     };
     println!("in an emulated machine: Linux {}", kernel.release);
-    let run = Run::new("verifier", "verifier", &["--nocapture"]);
-    boot(&kernel, &[run], &[verifier.to_owned()], verbose)
+    let runs = [Run::new("verifier", "verifier", &["--nocapture"]), capture()];
+    boot(&kernel, &runs, &[verifier.to_owned(), operate.to_owned()], verbose)
 }
 
 /// Boots a kernel with the programs in its first file system, and reads what it prints until it is off.

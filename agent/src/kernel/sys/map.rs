@@ -55,6 +55,24 @@ impl MapInfo {
     }
 }
 
+/// Writes the one element of a map that has no more.
+pub(super) fn put_only(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+    let info = MapInfo::of(map)?;
+    if info.max_entries != 1 || info.key_size != 4 || info.value_size as usize != value.len() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let key = 0_u32;
+    let mut attr = ElementAttr {
+        map_fd: raw(map),
+        padding: 0,
+        key: (&raw const key).addr() as u64,
+        value: value.as_ptr().addr() as u64,
+        flags: 0,
+    };
+    // SAFETY: a key and a value of the map's sizes, which the kernel only reads.
+    unsafe { bpf(Command::MapUpdateElem, &mut attr) }.map(drop)
+}
+
 /// A map whose keys are `K` and whose values are `copies` times `V` (one for each possible CPU in per-CPU maps, else 1).
 #[derive(Debug)]
 pub(crate) struct Map<K, V> {

@@ -8,6 +8,7 @@ mod map;
 mod mapping;
 mod netns;
 mod query;
+mod tracing;
 
 pub(crate) use clock::JiffiesReader;
 pub(crate) use grace::Grace;
@@ -16,7 +17,8 @@ pub(crate) use link::{Link, LinkTarget, TCX_EGRESS, TCX_INGRESS, attach};
 pub(crate) use map::{Map, MapInfo};
 pub(crate) use mapping::{MMAPABLE, Mapping};
 pub use netns::netns_cookie;
-pub(crate) use query::{attached, program_name};
+pub(crate) use query::{attached, program_id, program_name};
+pub(crate) use tracing::{When, attach_tracing, fill, load_tracing, main_function, program_by_id};
 
 use aya_log::EbpfLogger;
 use bytemuck::{Pod, Zeroable};
@@ -45,6 +47,8 @@ pub(crate) enum Command {
     ProgramFdById = 13,
     ObjGetInfoByFd = 15,
     ProgramQuery = 16,
+    RawTracepointOpen = 17,
+    MapFreeze = 22,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
     MapDeleteBatch = 27,
@@ -128,7 +132,15 @@ struct InfoAttr {
 
 /// What the kernel tells of an object: `T` is a prefix of the info structure of the object's type.
 fn object_info<T: Pod>(fd: BorrowedFd<'_>) -> io::Result<T> {
-    let mut info = T::zeroed();
+    // SAFETY: there are no addresses in it.
+    unsafe { object_info_with(fd, T::zeroed()) }
+}
+
+/// The same where more is to be written to what `info` has the addresses of.
+///
+/// # Safety
+/// These must point to memory that may be written, of the sizes that are said there.
+unsafe fn object_info_with<T: Pod>(fd: BorrowedFd<'_>, mut info: T) -> io::Result<T> {
     let mut attr = InfoAttr {
         fd: raw(fd),
         length: u32::try_from(size_of::<T>()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?,

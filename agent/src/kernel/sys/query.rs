@@ -1,8 +1,9 @@
 //! Which programs are attached somewhere, whoever attached them.
 
-use super::{Command, bpf, object_info, owned};
+use super::{Command, bpf, object_info, program_by_id};
 use bytemuck::{Pod, Zeroable};
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 /// More programs than a hook can have (BPF_MPROG_MAX is 64).
 const ROOM: usize = 64;
@@ -21,14 +22,6 @@ struct QueryAttr {
     links: u64,
     link_flags: u64,
     revision: u64,
-}
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct IdAttr {
-    id: u32,
-    next: u32,
-    flags: u32,
 }
 
 /// The beginning of `struct bpf_prog_info`, up to the name.
@@ -57,12 +50,14 @@ pub(crate) fn attached(target: u32, attach_type: u32) -> io::Result<Vec<u32>> {
     Ok(ids.into_iter().take(attr.count as usize).collect())
 }
 
+/// The id of a program.
+pub(crate) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    object_info::<ProgramInfo>(program).map(|info| info.id)
+}
+
 /// The name that a program was loaded by, 15 bytes at most; empty where it has none.
 pub(crate) fn program_name(id: u32) -> io::Result<String> {
-    let mut attr = IdAttr { id, next: 0, flags: 0 };
-    // SAFETY: the attributes hold no addresses.
-    let fd = unsafe { bpf(Command::ProgramFdById, &mut attr) }.map(owned)?;
-    let info: ProgramInfo = object_info(std::os::fd::AsFd::as_fd(&fd))?;
+    let info: ProgramInfo = object_info(program_by_id(id)?.as_fd())?;
     let end = info.name.iter().position(|byte| *byte == 0).unwrap_or(info.name.len());
     Ok(String::from_utf8_lossy(&info.name[..end]).into_owned())
 }
