@@ -17,6 +17,7 @@ mod maps;
 mod nodes;
 mod packet;
 mod redirect;
+mod skb;
 mod sock_addr;
 mod stages;
 mod tables;
