@@ -97,6 +97,9 @@ fn both_ways(rig: &Rig, entry: &str) -> Result<Option<Vec<Segment>>> {
     assert_eq!(watching()?, 0, "programs that looked at ours are left");
     let found = segments(&path)?;
     fs::remove_file(&path)?;
+    for one in &found {
+        println!("{:<34} {} -> {}", one.comment, one.source, one.destination);
+    }
     for attempt in &report.attempts {
         let client = attempt.local.context("a client's address")?;
         let answer = attempt.answers.first().context("an answer")?;
