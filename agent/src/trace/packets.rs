@@ -29,6 +29,8 @@ impl Packets {
     /// # Errors
     /// The file cannot be made; packets cannot be captured here.
     pub fn start(state: &StateDir, file: &Path, wanted: Option<BTreeSet<CaptureKey>>) -> Result<Self> {
+        // First, so that where it cannot be there is no file either.
+        let capture = Capture::start(state, wanted).context("cannot capture")?;
         let out: Box<dyn Write> = if file == Path::new("-") {
             Box::new(io::stdout())
         } else {
@@ -36,7 +38,7 @@ impl Packets {
         };
         let pcap = Pcap::begin(BufWriter::new(out), boot_nanos(), Timestamp::now())?;
         Ok(Self {
-            capture: Capture::start(state, wanted).context("cannot capture")?,
+            capture,
             pcap,
             interfaces: HashMap::new(),
         })
