@@ -39,14 +39,18 @@ pub fn allocate<E: Tables + Clock + Opaque>(env: &mut E, request: &Tuple, flow: 
         key.destination_port = port;
         flow.source_port = port;
         if let Some(other) = env.snat_flow(&key) {
-            if is_same(&other, &entry) {
+            if !is_same(&other, &entry) {
+                if may_take(env, request, &other) {
+                    unconfirmed = port.get();
+                }
+                continue;
+            }
+            if other.flags & flow_flags::CLOSING == 0 {
                 env.mark_snat_flow(&key, flow.seen, 0);
                 return Reason::NewFlow;
             }
-            if may_take(env, request, &other) {
-                unconfirmed = port.get();
-            }
-            continue;
+            // Its client's last connection from the same port: the new one has not ended.
+            env.remove_snat_flow(&key);
         }
         match env.insert_snat_flow(&key, &entry) {
             Insert::Done => return Reason::NewFlow,

@@ -26,11 +26,11 @@ const OF_OTHERS: u32 = 300_000;
 
 /// A little above what holds today.
 const BUDGETS: [Budget; 21] = [
-    budget("pod_ingress", 67_500, 27_500),
+    budget("pod_ingress", 67_800, 27_500),
     budget("pod_egress", 15_300, 7_600),
-    budget("uplink_ingress", 72_500, 28_100),
+    budget("uplink_ingress", 72_800, 28_200),
     budget("uplink_egress", 87_500, 26_600),
-    budget("uplink_ingress_l3", 71_200, 28_100),
+    budget("uplink_ingress_l3", 71_400, 28_200),
     budget("uplink_egress_l3", 87_500, 26_300),
     budget("pod_ingress_second", 203_000, 41_800),
     budget("pod_egress_second", 36_000, 19_000),
@@ -38,7 +38,7 @@ const BUDGETS: [Budget; 21] = [
     budget("uplink_egress_second", 208_000, 42_400),
     budget("uplink_ingress_l3_second", 207_000, 42_300),
     budget("uplink_egress_l3_second", 143_500, 41_600),
-    budget("uplink_xdp", 71_000, 26_600),
+    budget("uplink_xdp", 71_200, 26_600),
     budget("connect4", 6_500, 8_300),
     budget("connect6", 6_600, 7_900),
     budget("sendmsg4", 15_200, 8_600),

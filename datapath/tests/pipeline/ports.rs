@@ -227,6 +227,36 @@ fn the_answer_to_a_syn_that_another_translator_sent_from_the_port_of_an_ended_co
 }
 
 #[test]
+fn a_connection_from_the_port_of_one_that_ended_is_open() {
+    for v4 in FAMILIES {
+        let node = &mut node_port(Protocol::Tcp, v4, 8);
+        let client = at(Who::Outside, v4, 40_000);
+        for round in 0..3 {
+            let opened = knock(node, v4, 40_000, tcp::SYN).seen();
+            let answer = |node: &mut Simulator, flags| {
+                let packet = segment(Protocol::Tcp, opened.destination, opened.source, flags);
+                send(node, Program::UplinkIngress, UPLINK, &packet).seen().destination
+            };
+            assert_eq!(
+                answer(node, tcp::SYN | tcp::ACK),
+                client,
+                "round {round}: {}",
+                node.tables
+            );
+            knock(node, v4, 40_000, tcp::ACK);
+            let marks = node
+                .tables
+                .snat_flows
+                .values()
+                .map(|flow| flow.flags & flow_flags::ENDED);
+            assert_eq!(marks.fold(0, |all, one| all | one), 0, "{}", node.tables);
+            knock(node, v4, 40_000, tcp::FIN | tcp::ACK);
+            assert_eq!(answer(node, tcp::FIN | tcp::ACK), client);
+        }
+    }
+}
+
+#[test]
 fn a_connection_straight_to_an_endpoint_is_not_taken_for_one_through_a_service_that_ended() {
     for v4 in FAMILIES {
         let node = &mut with_two_backends(Protocol::Tcp, v4);
