@@ -7,7 +7,7 @@ pub use explain::{EndpointExplained, HintsUsed, PortExplained, ServiceExplained}
 use crate::desired::{Changes, DesiredPort};
 use crate::frontends::{NodeNetwork, frontends, source_ranges};
 use crate::health::HealthCheck;
-use crate::ingest::{self, Names, PortModel, ServiceModel, SliceModel, SourceRanges, Unprogrammed};
+use crate::ingest::{self, Names, Number, PortModel, ServiceModel, SliceModel, SourceRanges, Unprogrammed};
 use crate::names::{Family, PortName, ServiceName};
 use crate::nodes::{NodeChanges, Nodes};
 use crate::notice::{Notice, NoticeKind};
@@ -59,9 +59,9 @@ pub struct Index {
     options: Options,
     names: Names,
     /// Our zone.
-    zone: Option<u32>,
+    zone: Option<Number>,
     node: NodeNetwork,
-    services: BTreeMap<ServiceName, Noted<Result<ServiceModel, Unprogrammed>>>,
+    services: BTreeMap<ServiceName, Box<Noted<Result<ServiceModel, Unprogrammed>>>>,
     /// By the Service they belong to, then by their own name: services may be seen after their slices.
     slices: BTreeMap<ServiceName, Slices>,
     /// Slice (namespace and name) to the Service it belongs to.
@@ -134,6 +134,7 @@ impl Index {
         let Some(name) = name_of(&object.metadata) else {
             return vec![unnamed(&object.metadata)];
         };
+        let name = self.known(name);
         let (model, mut notices) = ingest::service(object, &self.options);
         notices.extend(model.iter().flat_map(|model| self.node.notices(model)));
         let old = self.services.get(&name);
@@ -141,7 +142,7 @@ impl Index {
         if old.map_or(model.is_ok(), |old| old.model != model) {
             self.dirty.insert(name.clone());
         }
-        self.services.insert(name, Noted { model, notices });
+        self.services.insert(name, Box::new(Noted { model, notices }));
         news
     }
 
@@ -155,14 +156,16 @@ impl Index {
 
     /// A slice as it is now. Returns the notices that its last version did not have.
     pub fn apply_slice(&mut self, object: &EndpointSlice) -> Vec<Notice> {
-        let Some(slice_name) = name_of(&object.metadata) else {
+        let Some(mut slice_name) = name_of(&object.metadata) else {
             return vec![unnamed(&object.metadata)];
         };
-        let Some((model, notices)) = ingest::slice(object, &self.options, &mut self.names) else {
+        let Some((mut model, notices)) = ingest::slice(object, &self.options, &mut self.names) else {
             self.remove_slice(&slice_name);
             return Vec::new();
         };
+        model.service = self.known(model.service);
         let service = model.service.clone();
+        slice_name.namespace = service.namespace.clone();
         if self.owners.get(&slice_name).is_some_and(|owner| *owner != service) {
             self.remove_slice(&slice_name);
         }
@@ -179,6 +182,13 @@ impl Index {
             self.mark(service);
         }
         news
+    }
+
+    /// The same name, of which there is one copy.
+    fn known(&self, name: ServiceName) -> ServiceName {
+        let of_service = self.services.get_key_value(&name).map(|(known, _)| known);
+        let of_slices = || self.slices.get_key_value(&name).map(|(known, _)| known);
+        of_service.or_else(of_slices).cloned().unwrap_or(name)
     }
 
     /// The slice is gone.

@@ -3,7 +3,7 @@
 //! An endpoint that is gone keeps its entry until everything is compared: nobody asks for it, and whoever gets its address gets the entry
 //! too.
 
-use crate::ingest::EndpointModel;
+use crate::ingest::{EndpointModel, Number};
 use crate::names::Family;
 use ferrogate_common::{Address, Dsr};
 use k8s_openapi::api::core::v1::Node;
@@ -21,7 +21,7 @@ pub enum NodeChanges {
 /// Addresses of nodes, by the numbers of their names, and of what runs there.
 #[derive(Default, Debug)]
 pub(crate) struct Nodes {
-    addresses: BTreeMap<u32, Vec<Address>>,
+    addresses: BTreeMap<Number, Vec<Address>>,
     table: HashMap<Address, Address>,
     /// Addresses of nodes, which no endpoint's entry replaces.
     own: HashSet<Address>,
@@ -32,7 +32,7 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     /// A Node as it is now.
-    pub(crate) fn apply(&mut self, number: u32, object: &Node) {
+    pub(crate) fn apply(&mut self, number: Number, object: &Node) {
         let addresses = object.status.as_ref().and_then(|status| status.addresses.as_deref());
         let mut addresses: Vec<_> = addresses.unwrap_or_default().iter().collect();
         // What others reach it by first.
@@ -47,11 +47,11 @@ impl Nodes {
     }
 
     /// The Node is gone.
-    pub(crate) fn remove(&mut self, number: u32) {
+    pub(crate) fn remove(&mut self, number: Number) {
         self.set(number, Vec::new());
     }
 
-    fn set(&mut self, number: u32, addresses: Vec<Address>) {
+    fn set(&mut self, number: Number, addresses: Vec<Address>) {
         let old = if addresses.is_empty() {
             self.addresses.remove(&number).unwrap_or_default()
         } else {
@@ -96,7 +96,7 @@ impl Nodes {
     /// What changed since the last call; `own`: the number of our node's name.
     pub(crate) fn take<'a>(
         &mut self,
-        own: Option<u32>,
+        own: Option<Number>,
         endpoints: impl Iterator<Item = &'a [EndpointModel]>,
     ) -> NodeChanges {
         if !std::mem::take(&mut self.stale) {

@@ -6,7 +6,7 @@
 //!   under the same rule for our zone; else no filter.
 
 use crate::desired::Endpoint;
-use crate::ingest::{EndpointModel, Names, NodeHint, PortModel, Selection, ServiceModel, SliceModel};
+use crate::ingest::{EndpointModel, Names, NodeHint, Number, PortModel, Selection, ServiceModel, SliceModel};
 use crate::names::Family;
 use ferrogate_common::Port;
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub(crate) struct Candidates<'a> {
 pub(crate) enum Topology {
     Everywhere,
     OurNode,
-    Zone(u32),
+    Zone(Number),
 }
 
 /// One of the two sets of endpoints, and what it is taken by.
@@ -105,7 +105,7 @@ impl<'a> Candidates<'a> {
     }
 
     /// The Cluster set for a node in this zone, each endpoint with its weight.
-    pub(crate) fn cluster(&self, zone: Option<u32>) -> Vec<(Endpoint, u16)> {
+    pub(crate) fn cluster(&self, zone: Option<Number>) -> Vec<(Endpoint, u16)> {
         self.members(Rule::Cluster(self.topology(zone)))
     }
 
@@ -139,7 +139,7 @@ impl<'a> Candidates<'a> {
         self.selection.weight(model, self.names)
     }
 
-    pub(crate) fn topology(&self, zone: Option<u32>) -> Topology {
+    pub(crate) fn topology(&self, zone: Option<Number>) -> Topology {
         let mut all_have_nodes = true;
         let mut all_have_zones = true;
         let mut one_for_our_node = false;

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use object::build::elf::{Builder, SectionData};
+use object::elf;
 
 use crate::{cmd, paths};
 
@@ -153,14 +155,34 @@ fn build_to(file: &Path, target: &Path, flags: &[&str]) -> Result<()> {
     keep(BINARY, target, file)
 }
 
-/// Copies what was built, if it has changed.
+/// Copies what was built, without what is for debuggers, if it has changed.
 fn keep(binary: &str, target: &Path, file: &Path) -> Result<()> {
     let built = target.join(TARGET).join("release").join(binary);
     let object = fs::read(&built).with_context(|| format!("cannot read the eBPF object {}", built.display()))?;
+    let object = strip(&object).with_context(|| format!("cannot strip {}", built.display()))?;
     if replace_if_changed(file, &object)? {
         println!("eBPF object: {} ({} bytes)", file.display(), object.len());
     }
     Ok(())
+}
+
+/// An object without DWARF, which the linker has made BTF from and nobody reads any more: three quarters of the file, and of what
+/// the agent would carry in memory.
+fn strip(object: &[u8]) -> Result<Vec<u8>> {
+    let mut object = Builder::read(object)?;
+    for section in &mut object.sections {
+        let name = &section.name;
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    object.delete_orphans();
+    // LLVM keeps sections' names among the symbols'; here they have a section of their own.
+    let names = object.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = elf::SHT_STRTAB;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    object.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 /// Writes `bytes` to `file` by a rename, unless they are there already. Returns whether it wrote.

@@ -460,6 +460,7 @@ pub(super) fn run(args: &AgentArgs) -> Result<()> {
             );
         }
     }
+    crate::kernel::one_heap();
     let helper = renounce(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -43,7 +43,7 @@ pub use edges::{Attachment, EdgeOptions, XdpMode};
 pub use error::{Error, Result};
 pub use inspect::{HookReport, inspect, inspect_sockets, with_program_names};
 pub use interfaces::NetworkTables;
-pub use programs::{PacketLog, ProgramReport, object};
+pub use programs::{PacketLog, object};
 pub use read::{Counted, FlowEntry, FlowRow, FlowTable, boot_nanos, boot_seconds};
 pub use scope::Scopes;
 pub use sizes::{KeptSize, MapMemory};
@@ -51,7 +51,7 @@ pub use state::{DEFAULT_STATE_DIR, StateDir};
 pub use stuck::StuckSocket;
 pub use sweep::{Swept, Timeouts, ticks};
 pub use sys::netns_cookie;
-pub(crate) use sys::trim_heap;
+pub(crate) use sys::{one_heap, trim_heap};
 pub use tables::{Routes, Tables};
 pub use trace::Tracer;
 pub use usage::Usage;
@@ -229,13 +229,8 @@ impl Datapath {
         self.programs.clock_error()
     }
 
-    /// What the verifier said of each program.
-    pub fn programs(&self) -> Result<Vec<ProgramReport>> {
-        self.programs.reports()
-    }
-
-    /// The programs' log records; to be taken once, with [`DatapathOptions::log_packets`].
-    pub fn packet_log(&mut self) -> Result<PacketLog> {
+    /// The programs' log records, once; `None` without [`DatapathOptions::log_packets`].
+    pub fn packet_log(&mut self) -> Option<PacketLog> {
         self.programs.packet_log()
     }
 

@@ -5,14 +5,20 @@ use super::sizes::{KeptSize, Sizes};
 use super::state::StateDir;
 use super::{DatapathOptions, clock, sys, tables};
 use aya::maps::ProgramArray;
-use aya::programs::Program;
+use aya::programs::{Program, ProgramError, ProgramFd};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::EbpfLogger;
 use ferrogate_common::maps::{self, Size};
 use ferrogate_common::{Dsr, Redirect, TcxHook, Traffic};
 use log::Log;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
+use std::num::NonZero;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::panic::resume_unwind;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 /// Programs of the pod edge and of the uplink edge (which carries the node edge on its egress), and the socket edge's with
 /// their `enum bpf_attach_type`.
@@ -56,20 +62,12 @@ pub fn object() -> &'static [u8] {
     OBJECT
 }
 
-/// What the verifier said of one program.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ProgramReport {
-    pub name: String,
-    /// Instructions it walked; None where the kernel does not tell (before 5.16).
-    pub verified_instructions: Option<u32>,
-    /// Bytes of machine code; 0 without a JIT.
-    pub jited_bytes: u32,
-}
-
-/// Loaded programs.
+/// Loaded programs. What they were loaded from is megabytes, and given up.
 #[derive(Debug)]
 pub(super) struct Programs {
-    ebpf: Ebpf,
+    loaded: BTreeMap<String, ProgramFd>,
+    /// Where there is anything to read.
+    packet_log: Option<PacketLog>,
     kept: Vec<KeptSize>,
     /// Why they have to ask a helper for the time.
     clock_error: Option<io::Error>,
@@ -105,37 +103,26 @@ impl Programs {
             Some(file) => loader.load_file(file)?,
             None => loader.load(OBJECT)?,
         };
-        for (name, program) in ebpf.programs_mut() {
-            let loaded = match program {
-                Program::SchedClassifier(program) => program.load(),
-                Program::Xdp(program) => program.load(),
-                Program::CgroupSockAddr(program) => program.load(),
-                _ => return Err(Error::NoProgram(name.to_owned())),
-            };
-            loaded.map_err(|source| Error::Program {
-                program: name.to_owned(),
-                source: Box::new(source),
-            })?;
-        }
+        load_all(&mut ebpf)?;
         enter_second(&mut ebpf)?;
-        let clock_error = jiffies.err();
+        let packet_log = match options.log_packets {
+            true => Some(PacketLog {
+                logger: EbpfLogger::init(&mut ebpf)?,
+            }),
+            false => None,
+        };
         Ok(Self {
-            ebpf,
+            loaded: descriptors(&ebpf)?,
+            packet_log,
             kept,
-            clock_error,
+            clock_error: jiffies.err(),
         })
     }
 
     pub(super) fn fd(&self, name: &str) -> Result<BorrowedFd<'_>> {
-        let program = self
-            .ebpf
-            .program(name)
-            .ok_or_else(|| Error::NoProgram(name.to_owned()))?;
-        let fd = program.fd().map_err(|source| Error::Program {
-            program: name.to_owned(),
-            source: Box::new(source),
-        })?;
-        Ok(fd.as_fd())
+        let program = self.loaded.get(name);
+        let program = program.ok_or_else(|| Error::NoProgram(name.to_owned()))?;
+        Ok(program.as_fd())
     }
 
     pub(super) fn kept_sizes(&self) -> &[KeptSize] {
@@ -146,30 +133,57 @@ impl Programs {
         self.clock_error.as_ref()
     }
 
-    /// One report a program, by name.
-    pub(super) fn reports(&self) -> Result<Vec<ProgramReport>> {
-        let mut reports = Vec::new();
-        for (name, program) in self.ebpf.programs() {
-            let info = program.info().map_err(|source| Error::Program {
-                program: name.to_owned(),
-                source: Box::new(source),
-            })?;
-            reports.push(ProgramReport {
-                name: name.to_owned(),
-                verified_instructions: info.verified_instruction_count(),
-                jited_bytes: info.size_jitted(),
-            });
-        }
-        reports.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(reports)
+    /// The reader of the programs' log records, once, where they write any.
+    pub(super) fn packet_log(&mut self) -> Option<PacketLog> {
+        self.packet_log.take()
     }
+}
 
-    /// The reader of the programs' log records.
-    pub(super) fn packet_log(&mut self) -> Result<PacketLog> {
-        Ok(PacketLog {
-            logger: EbpfLogger::init(&mut self.ebpf)?,
-        })
+fn failed(name: &str, source: ProgramError) -> Error {
+    Error::Program {
+        program: name.to_owned(),
+        source: Box::new(source),
     }
+}
+
+fn descriptors(ebpf: &Ebpf) -> Result<BTreeMap<String, ProgramFd>> {
+    let descriptor = |(name, program): (&str, &Program)| {
+        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+        Ok((name.to_owned(), fd.map_err(|source| failed(name, source))?))
+    };
+    ebpf.programs().map(descriptor).collect()
+}
+
+/// Threads that programs are loaded by: each of them has the kernel's memory for one program's verification.
+const LOADERS: usize = 4;
+
+/// Loads every program. The verifier walks each for itself, on whatever processors there are.
+fn load_all(ebpf: &mut Ebpf) -> Result<()> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(LOADERS);
+    let programs = Mutex::new(ebpf.programs_mut());
+    let next = || programs.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let load = || {
+        while let Some((name, program)) = next() {
+            load_one(name, program)?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let loaders: Vec<_> = (0..threads).map(|_| scope.spawn(load)).collect();
+        loaders
+            .into_iter()
+            .try_for_each(|loader| loader.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    })
+}
+
+fn load_one(name: &str, program: &mut Program) -> Result<()> {
+    let loaded = match program {
+        Program::SchedClassifier(program) => program.load(),
+        Program::Xdp(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => return Err(Error::NoProgram(name.to_owned())),
+    };
+    loaded.map_err(|source| failed(name, source))
 }
 
 /// Enters every hook's second program in `SECOND`. At an upgrade a first program of the old version may call a second one of the
@@ -179,10 +193,7 @@ fn enter_second(ebpf: &mut Ebpf) -> Result<()> {
         let name = hook.second();
         let program = ebpf.program(name).ok_or_else(|| Error::NoProgram(name.to_owned()))?;
         let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
-        let fd = fd.map_err(|source| Error::Program {
-            program: name.to_owned(),
-            source: Box::new(source),
-        })?;
+        let fd = fd.map_err(|source| failed(name, source))?;
         let map = ebpf.map_mut(maps::SECOND.name);
         let map = map.ok_or_else(|| Error::NoProgram(maps::SECOND.name.to_owned()))?;
         let entered = ProgramArray::try_from(map).and_then(|mut second| second.set(hook as u32, &fd, 0));
@@ -197,6 +208,12 @@ fn enter_second(ebpf: &mut Ebpf) -> Result<()> {
 /// Reads the programs' log records and hands them to the `log` crate's logger.
 pub struct PacketLog {
     logger: EbpfLogger<&'static dyn Log>,
+}
+
+impl fmt::Debug for PacketLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PacketLog").finish_non_exhaustive()
+    }
 }
 
 impl PacketLog {

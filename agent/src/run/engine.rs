@@ -132,8 +132,7 @@ impl Engine {
                 "cannot keep the SNAT ports out of the kernel's own choice of ports"
             );
         }
-        if args.log_packets {
-            let log = datapath.packet_log().context("cannot read the programs' log")?;
+        if let Some(log) = datapath.packet_log() {
             tokio::spawn(async move {
                 if let Err(error) = log.run().await {
                     warn!(%error, "packets are logged no more");

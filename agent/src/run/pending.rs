@@ -4,7 +4,8 @@ use crate::source::{Change, Event, ObjectName};
 use ferrogate_control::Family;
 use jiff::Timestamp;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 
 /// Annotation of an EndpointSlice: when the pod or Service changed that the slice follows, RFC 3339
 /// (`k8s.io/api/core/v1.EndpointsLastChangeTriggerTime`).
@@ -15,8 +16,10 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Pending {
-    services: BTreeSet<ObjectName>,
-    slices: BTreeSet<ObjectName>,
+    /// Hashes of their names: they are only counted, and at a start there are as many as in the cluster.
+    services: HashSet<u64>,
+    slices: HashSet<u64>,
+    hasher: RandomState,
     triggers: BTreeMap<ObjectName, Vec<(Family, Timestamp)>>,
     /// What changed before is no news when it is read for the first time.
     started: Timestamp,
@@ -25,8 +28,9 @@ pub(super) struct Pending {
 impl Default for Pending {
     fn default() -> Self {
         Self {
-            services: BTreeSet::new(),
-            slices: BTreeSet::new(),
+            services: HashSet::new(),
+            slices: HashSet::new(),
+            hasher: RandomState::new(),
             triggers: BTreeMap::new(),
             started: Timestamp::now(),
         }
@@ -44,7 +48,7 @@ impl Pending {
                     Change::Restart | Change::Complete | Change::Unreadable(..) => return,
                 };
                 if marked(&name.namespace, &name.name) {
-                    self.services.insert(name);
+                    self.services.insert(self.hasher.hash_one(name));
                 }
             }
             Event::Slice(Change::Listed(slice) | Change::Applied(slice)) => {
@@ -52,15 +56,16 @@ impl Pending {
                 let labels = slice.metadata.labels.as_ref();
                 let service = labels.and_then(|labels| labels.get(SERVICE_NAME));
                 if service.is_some_and(|service| marked(&name.namespace, service)) {
-                    let trigger = trigger(slice).filter(|(_, time)| *time > self.started);
-                    self.triggers.entry(name.clone()).or_default().extend(trigger);
-                    self.slices.insert(name);
+                    self.slices.insert(self.hasher.hash_one(&name));
+                    if let Some(trigger) = trigger(slice).filter(|(_, time)| *time > self.started) {
+                        self.triggers.entry(name).or_default().push(trigger);
+                    }
                 }
             }
             Event::Slice(Change::Deleted(name)) => {
                 // Its last change is not what is waited for any more.
                 self.triggers.remove(name);
-                self.slices.insert(name.clone());
+                self.slices.insert(self.hasher.hash_one(name));
             }
             Event::Slice(_) | Event::Node(_) | Event::Pod(_) | Event::ServiceCidr(_) | Event::Health(_) => {}
         }
@@ -73,8 +78,7 @@ impl Pending {
 
     /// All is written. Returns when what was written had changed.
     pub(super) fn done(&mut self) -> Vec<(Family, Timestamp)> {
-        self.services.clear();
-        self.slices.clear();
+        (self.services, self.slices) = Default::default();
         std::mem::take(&mut self.triggers).into_values().flatten().collect()
     }
 }

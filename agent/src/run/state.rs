@@ -11,7 +11,7 @@ use ferrogate_control::{Changes, HealthCheck, Index, NodeChanges, NodeNetwork, N
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use pods::Pods;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 /// Taint of a Node that the cluster autoscaler is about to delete (its `utils/taints`).
@@ -20,9 +20,10 @@ const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 /// The objects of one kind.
 #[derive(Default, Debug)]
 struct Known {
-    names: BTreeSet<ObjectName>,
-    /// Those of the list that is being read.
-    listed: Option<BTreeSet<ObjectName>>,
+    /// By their names, and whether the list that is being read has them so far.
+    names: HashMap<ObjectName, bool>,
+    /// A list is being read.
+    listing: bool,
     /// A list was read to its end.
     synced: bool,
     /// Those that cannot be read, and why.
@@ -34,52 +35,45 @@ impl Known {
     fn track<K: kube::Resource>(&mut self, change: &Change<K>) -> Vec<ObjectName> {
         match change {
             Change::Restart => {
-                self.listed = Some(BTreeSet::new());
+                self.listing = true;
+                self.names.values_mut().for_each(|listed| *listed = false);
                 vec![]
             }
             Change::Listed(object) | Change::Applied(object) => {
                 let name = ObjectName::of(object.as_ref());
                 self.unreadable.remove(&name);
-                self.is_there(name);
+                self.names.insert(name, true);
                 vec![]
             }
             Change::Unreadable(name, why) => {
                 self.unreadable.insert(name.clone(), why.clone());
-                self.is_there(name.clone());
+                self.names.insert(name.clone(), true);
                 vec![]
             }
             Change::Deleted(name) => {
                 self.unreadable.remove(name);
-                if let Some(listed) = &mut self.listed {
-                    listed.remove(name);
-                }
-                if self.names.remove(name) {
-                    vec![name.clone()]
-                } else {
-                    vec![]
-                }
+                self.names
+                    .remove_entry(name)
+                    .map(|(name, _)| name)
+                    .into_iter()
+                    .collect()
             }
             Change::Complete => {
                 self.synced = true;
-                let Some(listed) = self.listed.take() else {
+                if !std::mem::take(&mut self.listing) {
                     return vec![];
-                };
-                self.unreadable.retain(|name, _| listed.contains(name));
-                std::mem::replace(&mut self.names, listed.clone())
-                    .difference(&listed)
-                    .cloned()
-                    .collect()
+                }
+                let gone: Vec<_> = self
+                    .names
+                    .extract_if(|_, listed| !*listed)
+                    .map(|(name, _)| name)
+                    .collect();
+                for name in &gone {
+                    self.unreadable.remove(name);
+                }
+                gone
             }
         }
-    }
-}
-
-impl Known {
-    fn is_there(&mut self, name: ObjectName) {
-        if let Some(listed) = &mut self.listed {
-            listed.insert(name.clone());
-        }
-        self.names.insert(name);
     }
 
     /// One sentence for each object that cannot be read.

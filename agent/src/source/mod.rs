@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 /// Events waiting to be indexed; a full queue holds the source back. Objects are ten times as large here as in the index, and it fills
 /// while the programs are loaded.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 256;
 
 /// Name of a namespaced object.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -2,7 +2,7 @@
 
 use super::{Index, Slices};
 use crate::desired::{DesiredPort, Endpoint};
-use crate::ingest::{PortModel, ServiceKind, ServiceModel, Unprogrammed};
+use crate::ingest::{Number, PortModel, ServiceKind, ServiceModel, Unprogrammed};
 use crate::names::{Family, ServiceName};
 use crate::notice::NoticeKind;
 use crate::select::{Place, Rule, Topology};
@@ -129,13 +129,13 @@ impl Index {
         model: &ServiceModel,
         port: &PortModel,
         family: Family,
-        names: &HashMap<u32, &str>,
+        names: &HashMap<Number, &str>,
     ) -> PortExplained {
         let desired = self.port(name, model, port, family);
         let candidates = self.candidates(name, model, port, family);
         let topology = candidates.topology(self.zone);
         let any_local = model.flags & (service_flags::INTERNAL_LOCAL | service_flags::EXTERNAL_LOCAL) != 0;
-        let text = |number: Option<u32>| number.and_then(|number| names.get(&number)).map(ToString::to_string);
+        let text = |number: Option<Number>| number.and_then(|number| names.get(&number)).map(ToString::to_string);
         let places = candidates.places(Rule::Cluster(topology));
         let endpoints = places.zip(candidates.places(Rule::Local));
         let endpoints = endpoints.map(|((endpoint, found, cluster), (_, _, local))| EndpointExplained {

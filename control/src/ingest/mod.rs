@@ -5,6 +5,7 @@
 //! 1.36, `pkg/proxy/serviceport.go`, `endpointslicecache.go`).
 
 mod address;
+mod pod;
 mod selection;
 mod service;
 mod slice;
@@ -13,7 +14,7 @@ pub(crate) use selection::Selection;
 pub(crate) use service::{PortModel, ServiceModel, SourceRanges, service};
 pub use service::{ServiceKind, Unprogrammed};
 pub use slice::set_api_defaults;
-pub(crate) use slice::{EndpointModel, Names, NodeHint, SliceModel, slice};
+pub(crate) use slice::{EndpointModel, Names, NodeHint, Number, SliceModel, slice};
 
 use ferrogate_common::{Annotation, Protocol};
 

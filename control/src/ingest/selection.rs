@@ -6,7 +6,7 @@
 //! ```
 
 use super::address;
-use super::slice::{EndpointModel, Names};
+use super::slice::{EndpointModel, Names, Number};
 use crate::notice::NoticeKind;
 use ferrogate_common::{Algorithm, Annotation};
 use ipnet::IpNet;
@@ -94,7 +94,7 @@ fn read_rule(rule: &str) -> Option<(Selector, u16)> {
 
 impl Selector {
     fn matches(&self, endpoint: &EndpointModel, names: &Names) -> bool {
-        let is = |number: Option<u32>, name: &str| number.is_some() && number == names.find(name);
+        let is = |number: Option<Number>, name: &str| number.is_some() && number == names.find(name);
         match self {
             Self::All => true,
             Self::In(net) => net.contains(&endpoint.address.ip()),

@@ -1,5 +1,6 @@
 //! EndpointSlices.
 
+use super::pod::{PodName, pods};
 use super::{HEADLESS, PROXY_NAME, address, port_number, protocol};
 use crate::index::{Options, namespace_of};
 use crate::names::{Family, ServiceName};
@@ -7,6 +8,7 @@ use crate::notice::NoticeKind;
 use ferrogate_common::{Address, Protocol};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointSlice};
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 /// Label that names the Service a slice belongs to (`k8s.io/api/discovery/v1.LabelServiceName`).
@@ -39,12 +41,12 @@ pub(crate) struct EndpointModel {
     pub(crate) local: bool,
     pub(crate) node_hint: NodeHint,
     /// Zones the endpoint is meant for, as [`Names`] numbers them, which keeps each list once.
-    pub(crate) zone_hints: Arc<[u32]>,
+    pub(crate) zone_hints: Arc<Vec<Number>>,
     /// Name of the pod, where it is one.
-    pub(crate) pod: Option<Box<str>>,
+    pub(crate) pod: Option<PodName>,
     /// Node and zone that it is in, as [`Names`] numbers them.
-    pub(crate) node: Option<u32>,
-    pub(crate) zone: Option<u32>,
+    pub(crate) node: Option<Number>,
+    pub(crate) zone: Option<Number>,
 }
 
 #[cfg(test)]
@@ -74,38 +76,41 @@ pub(crate) enum NodeHint {
     Others,
 }
 
+/// What a name is known by; not 0, so that none takes no more room than one.
+pub(crate) type Number = NonZeroU32;
+
 /// Numbers for the names of zones and nodes, and lists of zones: there are few of them, and many endpoints that name them.
 #[derive(Default, Debug)]
 pub(crate) struct Names {
-    numbers: HashMap<Box<str>, u32>,
-    lists: HashSet<Arc<[u32]>>,
+    numbers: HashMap<Box<str>, Number>,
+    lists: HashSet<Arc<Vec<Number>>>,
 }
 
 impl Names {
     /// The number of a name that something had.
-    pub(crate) fn find(&self, name: &str) -> Option<u32> {
+    pub(crate) fn find(&self, name: &str) -> Option<Number> {
         self.numbers.get(name).copied()
     }
 
     /// The names by their numbers.
-    pub(crate) fn by_number(&self) -> HashMap<u32, &str> {
+    pub(crate) fn by_number(&self) -> HashMap<Number, &str> {
         self.numbers
             .iter()
             .map(|(name, number)| (*number, name.as_ref()))
             .collect()
     }
 
-    pub(crate) fn number(&mut self, name: &str) -> u32 {
+    pub(crate) fn number(&mut self, name: &str) -> Number {
         if let Some(&number) = self.numbers.get(name) {
             return number;
         }
-        let number = self.numbers.len() as u32;
+        let number = Number::MIN.saturating_add(self.numbers.len() as u32);
         self.numbers.insert(name.into(), number);
         number
     }
 
-    fn list(&mut self, names: impl Iterator<Item = impl AsRef<str>>) -> Arc<[u32]> {
-        let list: Arc<[u32]> = names.map(|name| self.number(name.as_ref())).collect();
+    fn list(&mut self, names: impl Iterator<Item = impl AsRef<str>>) -> Arc<Vec<Number>> {
+        let list: Arc<Vec<Number>> = Arc::new(names.map(|name| self.number(name.as_ref())).collect());
         if let Some(known) = self.lists.get(&list) {
             return Arc::clone(known);
         }
@@ -148,7 +153,8 @@ pub(crate) fn slice(
         let endpoints = object.endpoints.as_deref().unwrap_or_default();
         model.endpoints = endpoints
             .iter()
-            .filter_map(|entry| reader.endpoint(entry, model.family))
+            .zip(pods(endpoints))
+            .filter_map(|(entry, pod)| reader.endpoint(entry, pod, model.family))
             .collect();
     }
     Some((model, reader.notices))
@@ -217,7 +223,7 @@ impl Reader<'_> {
         ports.into()
     }
 
-    fn endpoint(&mut self, entry: &Endpoint, family: Family) -> Option<EndpointModel> {
+    fn endpoint(&mut self, entry: &Endpoint, pod: Option<PodName>, family: Family) -> Option<EndpointModel> {
         // All addresses of an endpoint are one pod's; kube-proxy has used the first only, since ever.
         let text = entry.addresses.first()?;
         let ip = address::parse(text).filter(|ip| Family::of(&(*ip).into()) == family);
@@ -246,7 +252,7 @@ impl Reader<'_> {
             local: entry.node_name.as_ref() == Some(&self.options.node_name),
             node_hint: hints.map_or(NodeHint::Absent, |hints| self.node_hint(hints)),
             zone_hints: hints.map_or_else(Arc::default, |hints| self.zone_hints(hints)),
-            pod: pod_name(entry).map(Into::into),
+            pod,
             node: entry.node_name.as_deref().map(|name| self.names.number(name)),
             zone: entry.zone.as_deref().map(|name| self.names.number(name)),
         })
@@ -260,13 +266,8 @@ impl Reader<'_> {
         }
     }
 
-    fn zone_hints(&mut self, hints: &EndpointHints) -> Arc<[u32]> {
+    fn zone_hints(&mut self, hints: &EndpointHints) -> Arc<Vec<Number>> {
         let zones = hints.for_zones.as_deref().unwrap_or_default();
         self.names.list(zones.iter().map(|zone| &zone.name))
     }
-}
-
-fn pod_name(entry: &Endpoint) -> Option<&str> {
-    let target = entry.target_ref.as_ref()?;
-    target.name.as_deref().filter(|_| target.kind.as_deref() == Some("Pod"))
 }

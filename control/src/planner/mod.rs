@@ -29,6 +29,7 @@ use crate::desired::{Changes, DesiredPort, Endpoint};
 use crate::names::PortName;
 use crate::notice::{Notice, NoticeKind};
 use ferrogate_common::{FrontendKey, FrontendKind, NetworkKey, SlotRange};
+use litemap::LiteMap;
 use port::Round;
 use quarantine::Quarantine;
 use ranges::Ranges;
@@ -41,7 +42,7 @@ const MAX_ROUNDS: usize = 16;
 #[derive(Debug)]
 pub struct Planner {
     limits: Limits,
-    ports: BTreeMap<PortName, Programmed>,
+    ports: BTreeMap<PortName, Box<Programmed>>,
     /// Service id of every frontend in the table.
     frontends: HashMap<FrontendKey, u32>,
     /// Service id to its port.
@@ -60,7 +61,7 @@ pub struct Planner {
     pending: BTreeMap<PortName, DesiredPort>,
     refused: BTreeSet<Refusal>,
     /// What the kernel held at the start and no desired port has claimed, by service id.
-    unclaimed: BTreeMap<u32, Programmed>,
+    unclaimed: BTreeMap<u32, Box<Programmed>>,
     /// Remains of a plan that an earlier run did not finish.
     stray_frontends: Vec<FrontendKey>,
     stray_backends: Vec<u32>,
@@ -77,7 +78,7 @@ pub struct Planner {
     unsettled: bool,
 }
 
-/// One service port as the kernel has it.
+/// One service port as the kernel has it. Sorted lists, where most have a few entries: a map keeps room for eleven.
 #[derive(Debug, Default)]
 struct Programmed {
     id: u32,
@@ -87,10 +88,10 @@ struct Programmed {
     range: Option<SlotRange>,
     /// What stands in the range.
     slots: Vec<u32>,
-    backends: BTreeMap<Endpoint, u32>,
+    backends: LiteMap<Endpoint, u32>,
     /// Those of them that have the flag LOCAL_ONLY.
     local_only: BTreeSet<u32>,
-    frontends: BTreeMap<FrontendKey, FrontendKind>,
+    frontends: LiteMap<FrontendKey, FrontendKind>,
     networks: BTreeSet<NetworkKey>,
     /// The keys in [`Planner::sharers`] that name this port.
     shared: BTreeSet<FrontendKey>,
@@ -105,9 +106,9 @@ pub struct PortView<'a> {
     /// Bits of [`ferrogate_common::service_flags`].
     pub flags: u32,
     pub range: SlotRange,
-    pub frontends: &'a BTreeMap<FrontendKey, FrontendKind>,
+    pub frontends: &'a LiteMap<FrontendKey, FrontendKind>,
     /// Endpoint to index into `BACKENDS`.
-    pub backends: &'a BTreeMap<Endpoint, u32>,
+    pub backends: &'a LiteMap<Endpoint, u32>,
 }
 
 impl Planner {
@@ -246,7 +247,7 @@ impl Planner {
         round.delete_stray_networks(strays);
         if full {
             for (_, port) in std::mem::take(&mut self.unclaimed) {
-                self.dismantle(port, round);
+                self.dismantle(*port, round);
             }
         }
     }

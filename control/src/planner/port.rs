@@ -8,6 +8,7 @@ use ferrogate_common::{
     Address, Backend, Frontend, FrontendKey, FrontendKind, NetworkKey, SlotRange, V4_PREFIX, backend_flags,
 };
 use ipnet::IpNet;
+use litemap::LiteMap;
 use std::collections::BTreeSet;
 
 /// The writes of one round, by kind, and what can be used again after it.
@@ -129,16 +130,16 @@ impl Planner {
     pub(super) fn reach(&mut self, desired: &DesiredPort, round: &mut Round) -> Vec<RefusalReason> {
         let mut refused = Vec::new();
         let programmed = self.ports.remove(&desired.name);
-        let puts = self.puts(desired, programmed.as_ref(), &mut refused);
+        let puts = self.puts(desired, programmed.as_deref(), &mut refused);
         let known = programmed.is_some();
         let mut port = match programmed {
             Some(port) => port,
             None if puts.is_empty() => return refused,
             None => match self.service_ids.allocate(1) {
-                Some(id) => Programmed {
+                Some(id) => Box::new(Programmed {
                     id,
                     ..Programmed::default()
-                },
+                }),
                 None => {
                     return vec![RefusalReason::ServicesFull {
                         limit: self.limits.services,
@@ -175,16 +176,16 @@ impl Planner {
     pub(super) fn remove(&mut self, name: &PortName, round: &mut Round) {
         if let Some(port) = self.ports.remove(name) {
             self.unshare(name, port.shared.iter().copied());
-            self.dismantle(port, round);
+            self.dismantle(*port, round);
         }
     }
 
     pub(super) fn dismantle(&mut self, port: Programmed, round: &mut Round) {
-        round.delete(port.frontends.into_keys().collect());
+        round.delete(port.frontends.keys().copied().collect());
         let (id, range) = (port.id, SlotRange::default());
         round.flips_away.push(Op::Flip { id, range });
         round.delete_networks(port.networks.into_iter());
-        round.retire(port.backends.into_values().collect());
+        round.retire(port.backends.values().copied().collect());
         round.freed.ranges.extend(port.range.filter(|range| !range.is_empty()));
         round.freed.services.push(id);
     }
@@ -293,7 +294,7 @@ impl Planner {
                 round.flags.push(Op::WriteBackendFlags { id, port, flags });
             }
         }
-        let gone = port.backends.extract_if(.., |endpoint, _| !wanted.contains(endpoint));
+        let gone = take(&mut port.backends, |endpoint, _| !wanted.contains(endpoint));
         let gone: Vec<u32> = gone.map(|(_, id)| id).collect();
         port.local_only.retain(|id| !gone.contains(id));
         round.retire(gone);
@@ -363,9 +364,9 @@ impl Planner {
         puts: Vec<(FrontendKey, FrontendKind)>,
         round: &mut Round,
     ) {
-        let gone = port
-            .frontends
-            .extract_if(.., |key, kind| desired.frontends.get(key) != Some(kind));
+        let gone = take(&mut port.frontends, |key, kind| {
+            desired.frontends.get(key) != Some(kind)
+        });
         round.delete(gone.map(|(key, _)| key).collect());
         for (key, kind) in puts {
             let value = Frontend::new(port.id, kind);
@@ -375,6 +376,22 @@ impl Planner {
             self.count_node_port(&key, true);
         }
     }
+}
+
+/// Removes the entries that are meant.
+fn take<K: Copy + Ord, V: Copy>(
+    map: &mut LiteMap<K, V>,
+    is_meant: impl Fn(&K, &V) -> bool,
+) -> impl Iterator<Item = (K, V)> {
+    let mut taken = Vec::new();
+    map.retain(|key, value| {
+        let meant = is_meant(key, value);
+        if meant {
+            taken.push((*key, *value));
+        }
+        !meant
+    });
+    taken.into_iter()
 }
 
 /// The key of a network in a service's set.

@@ -4,8 +4,8 @@ use super::ranges::Ranges;
 use super::{Limits, Planner, Programmed};
 use crate::desired::{DesiredPort, Endpoint};
 use ferrogate_common::{Backend, Frontend, FrontendKey, FrontendKind, NetworkKey, Service, SlotRange, backend_flags};
+use litemap::{Entry, LiteMap};
 use std::cmp::Reverse;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What the kernel's tables hold.
@@ -43,7 +43,7 @@ impl Planner {
             let live = backends.remove(&id).unwrap_or_default();
             let mut port = planner.restore_port(id, frontends, live, &snapshot);
             port.networks = networks.remove(&id).unwrap_or_default();
-            planner.unclaimed.insert(id, port);
+            planner.unclaimed.insert(id, Box::new(port));
         }
         planner
             .stray_backends
@@ -125,8 +125,8 @@ impl Planner {
     }
 
     /// Frontends by service; those that make no sense become strays.
-    fn restore_frontends(&mut self, snapshot: &Snapshot) -> BTreeMap<u32, BTreeMap<FrontendKey, FrontendKind>> {
-        let mut services: BTreeMap<u32, BTreeMap<FrontendKey, FrontendKind>> = BTreeMap::new();
+    fn restore_frontends(&mut self, snapshot: &Snapshot) -> BTreeMap<u32, LiteMap<FrontendKey, FrontendKind>> {
+        let mut services: BTreeMap<u32, LiteMap<FrontendKey, FrontendKind>> = BTreeMap::new();
         for &(key, value) in &snapshot.frontends {
             self.frontends.insert(key, value.service);
             self.count_node_port(&key, true);
@@ -143,7 +143,7 @@ impl Planner {
     fn restore_port(
         &mut self,
         id: u32,
-        frontends: BTreeMap<FrontendKey, FrontendKind>,
+        frontends: LiteMap<FrontendKey, FrontendKind>,
         live: Backends,
         snapshot: &Snapshot,
     ) -> Programmed {
@@ -152,7 +152,7 @@ impl Planner {
         let found = service.and_then(|service| sound_range(service, &own, snapshot, &mut self.slots));
         let (range, slots) = found.map_or((None, Vec::new()), |(range, slots)| (Some(range), slots));
         let used: BTreeSet<u32> = slots.iter().copied().collect();
-        let mut backends = BTreeMap::new();
+        let mut backends = LiteMap::new();
         // Those in the range first: should one endpoint have two entries, the one in use stays.
         let (first, second): (Backends, Backends) = live.into_iter().partition(|(_, id)| used.contains(id));
         for (endpoint, id) in first.into_iter().chain(second) {

@@ -12,7 +12,7 @@ mod tracing;
 
 pub(crate) use clock::JiffiesReader;
 pub(crate) use grace::Grace;
-pub(crate) use heap::trim_heap;
+pub(crate) use heap::{one_heap, trim_heap};
 pub(crate) use link::{Link, LinkTarget, TCX_EGRESS, TCX_INGRESS, attach};
 pub(crate) use map::{Map, MapInfo};
 pub(crate) use mapping::{MMAPABLE, Mapping};
