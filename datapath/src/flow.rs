@@ -184,14 +184,15 @@ fn is_due<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
 }
 
 /// Keeps a flow's time stamps and end marks, and rebuilds a reply entry that was evicted. False where it has lost the port that it was
-/// given: without connections that of a silent flow may be another's, as long as nothing is known of its replies.
+/// given: without connections that of a silent flow may be another's, as long as nothing is known of its replies; and so may that of
+/// one whose replies' entry was evicted.
 #[inline(always)]
 fn keep<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Flow) -> bool {
     if flow.flags & flow_flags::SNAT == 0 {
         keep_pair(env, table, headers, flow);
         return true;
     }
-    if table == FlowTable::Established && !headers.has_connections() && !snat::keeps_port(env, headers, flow) {
+    if table == FlowTable::Established && !snat::keeps_port(env, headers, flow) {
         return false;
     }
     keep_snat(env, table, headers, flow);
@@ -224,11 +225,16 @@ fn keep_snat<E: Env>(env: &mut E, table: FlowTable, headers: &Headers, flow: &Fl
     snat::keep(env, headers, flow, now, marks | confirmed);
 }
 
-/// Moves a flow that both sides have confirmed from `HALF_OPEN` to `FLOWS`.
+/// Moves a flow that both sides have confirmed from `HALF_OPEN` to `FLOWS`, with the end marks that it has: its client may have refused
+/// what it was answered, and the next SYN begins another connection.
 #[inline(never)]
 fn promote<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) {
-    let now = env.ticks();
+    let (now, marks) = (env.ticks(), headers.end_mark());
+    if marks != 0 {
+        env.mark_flow(FlowTable::HalfOpen, &headers.tuple, now, marks);
+    }
     flow.seen = now;
+    flow.flags |= marks;
     if env.is_dsr() && flow.flags & flow_flags::DSR != 0 {
         flow.flags |= flow_flags::REPLIED;
     }

@@ -86,8 +86,8 @@ fn may_take<E: Clock>(env: &E, request: &Tuple, other: &SnatFlow) -> bool {
     unconfirmed || over
 }
 
-/// Whether a flow that is not confirmed still has the port that it was given. Of one without connections nobody takes it as long as
-/// there are packets: what is kept in each tick is never [silent](may_take).
+/// Whether a flow still has the port that it was given. Of one without connections nobody takes it as long as there are packets: what is
+/// kept in each tick is never [silent](may_take). A connection whose node address is gone waits for it.
 #[inline(never)]
 pub(crate) fn keeps_port<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> bool {
     if !headers.has_connections() && flow.seen == env.ticks() {
@@ -95,7 +95,7 @@ pub(crate) fn keeps_port<E: Env>(env: &E, headers: &Headers, flow: &Flow) -> boo
     }
     let request = &headers.tuple;
     let Some(key) = key_of(env, request, flow) else {
-        return false;
+        return headers.has_connections();
     };
     env.snat_flow(&key)
         .is_none_or(|other| is_same(&other, &entry_of(request, flow, flow.seen)))

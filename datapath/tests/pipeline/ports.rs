@@ -4,6 +4,7 @@ use crate::flows::{backend_of, retire, with_two_backends};
 use crate::support::{
     FAMILIES, Offer, POD, PROTOCOLS, SNAT_PORTS, Sent, UPLINK, Who, at, cluster_ip, node, segment, send,
 };
+use crate::wire::Seen;
 use ferrogate_common::{Address, Direction, FrontendKind, Port, Protocol, Reason, SnatFlow, Tuple, flow_flags};
 use ferrogate_datapath::Verdict;
 use ferrogate_datapath::host::{Program, Simulator, tcp};
@@ -253,6 +254,52 @@ fn a_connection_from_the_port_of_one_that_ended_is_open() {
             knock(node, v4, 40_000, tcp::FIN | tcp::ACK);
             assert_eq!(answer(node, tcp::FIN | tcp::ACK), client);
         }
+    }
+}
+
+#[test]
+fn a_client_that_refuses_what_its_syn_was_answered_is_connected_by_its_next_one() {
+    for v4 in FAMILIES {
+        let node = &mut node_port(Protocol::Tcp, v4, 8);
+        let client = at(Who::Outside, v4, 40_000);
+        let opened = knock(node, v4, 40_000, tcp::SYN).seen();
+        let answer = |node: &mut Simulator, flags| {
+            let packet = segment(Protocol::Tcp, opened.destination, opened.source, flags);
+            send(node, Program::UplinkIngress, UPLINK, &packet).seen().destination
+        };
+        // The backend answers somebody who had the port before, and is told so.
+        assert_eq!(answer(node, tcp::ACK), client);
+        knock(node, v4, 40_000, tcp::RST);
+        let again = knock(node, v4, 40_000, tcp::SYN).seen();
+        assert_eq!((again.source, again.destination), (opened.source, opened.destination));
+        assert_eq!(answer(node, tcp::SYN | tcp::ACK), client, "{}", node.tables);
+        knock(node, v4, 40_000, tcp::ACK);
+        assert_eq!(answer(node, tcp::ACK | tcp::PSH), client, "{}", node.tables);
+    }
+}
+
+#[test]
+fn a_connection_that_has_lost_its_port_is_refused_and_leaves_its_heir_alone() {
+    for v4 in FAMILIES {
+        let node = &mut node_port(Protocol::Tcp, v4, 1);
+        let client = at(Who::Outside, v4, 40_000);
+        let answer = |node: &mut Simulator, opened: &Seen, flags| {
+            let packet = segment(Protocol::Tcp, opened.destination, opened.source, flags);
+            send(node, Program::UplinkIngress, UPLINK, &packet).seen().destination
+        };
+        let opened = knock(node, v4, 40_000, tcp::SYN).seen();
+        assert_eq!(answer(node, &opened, tcp::SYN | tcp::ACK), client);
+        knock(node, v4, 40_000, tcp::ACK);
+        // The table was full, and its replies' entry the oldest.
+        node.tables.snat_flows.clear();
+        let heir = knock(node, v4, 40_001, tcp::SYN).seen();
+        assert_eq!(heir.source, opened.source);
+        let before = node.tables.snat_flows.clone();
+        node.ticks += 1;
+        let verdict = knock(node, v4, 40_000, tcp::ACK).verdict;
+        assert_eq!(verdict.reason(), Reason::NoFlow, "{}", node.tables);
+        assert_eq!(node.tables.snat_flows, before);
+        assert_eq!(answer(node, &heir, tcp::SYN | tcp::ACK), at(Who::Outside, v4, 40_001));
     }
 }
 
