@@ -234,6 +234,8 @@ fn the_page_makes_way_for_a_trace_and_says_when_its_agent_is_away() -> Result<()
     })?;
     rig.start_proxy(1)?;
     browser.shows("#old:not([hidden])", <[String]>::is_empty)?;
+    // The new agent's programs tell once it has been asked for the first time.
+    browser.shows("#feed-state", |text| text == ["listening"])?;
     ask(&rig.pod("client").place, void, 1)?;
     browser.shows("#feed li", |lines| lines.len() == 1 && lines[0].contains("×2"))?;
     assert!(browser.troubles().is_empty(), "{:#?}", browser.troubles());
