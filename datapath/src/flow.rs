@@ -1,6 +1,6 @@
 //! Flows: found by their tuple, or made for a new connection.
 
-use crate::env::{Env, Event, FlowTable, Routed, Transport};
+use crate::env::{Env, Event, FlowTable, Insert, Routed, Transport};
 use crate::parse::Headers;
 use crate::pipeline::Edge;
 use crate::reply::{reply_entry, reply_key};
@@ -466,26 +466,28 @@ fn is_own<E: Env>(env: &E, tuple: &Tuple, address: &Address) -> bool {
 fn store_reply<E: Env>(env: &mut E, headers: &Headers, flow: &mut Flow) -> bool {
     let key = reply_key(&headers.tuple, flow);
     let entry = reply_entry(&headers.tuple, flow, flow.seen);
-    if clashes(env, &key, &entry) {
+    let other = match env.flow(FlowTable::Established, &key) {
+        Some(other) => {
+            // What is left of an earlier flow is what replies will find first.
+            env.mark_flow(FlowTable::Established, &key, entry.seen, 0);
+            Some(other)
+        }
+        // Mostly there is none, and one that is there stays.
+        None => match env.insert_flow(FlowTable::HalfOpen, &key, &entry) {
+            Insert::Done => return true,
+            Insert::Failed => return false,
+            Insert::Exists => env.flow(FlowTable::HalfOpen, &key),
+        },
+    };
+    if other.is_some_and(|other| is_another(&other, &entry)) {
         flow.flags = flow_flags::SNAT | flow_flags::PORT_ONLY;
         return true;
     }
     env.put_flow(FlowTable::HalfOpen, &key, &entry)
 }
 
-/// Whether the tuple that replies will have belongs to another flow already.
+/// Whether an entry that has the tuple of a flow's replies is another flow's.
 #[inline(always)]
-fn clashes<E: Env>(env: &mut E, key: &Tuple, entry: &Flow) -> bool {
-    let other = match env.flow(FlowTable::Established, key) {
-        Some(other) => {
-            // What is left of an earlier flow is what replies will find first.
-            env.mark_flow(FlowTable::Established, key, entry.seen, 0);
-            other
-        }
-        None => match env.flow(FlowTable::HalfOpen, key) {
-            Some(other) => other,
-            None => return false,
-        },
-    };
+fn is_another(other: &Flow, entry: &Flow) -> bool {
     other.address != entry.address || other.port != entry.port || other.flags & flow_flags::TAKEN != 0
 }

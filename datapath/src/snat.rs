@@ -32,30 +32,34 @@ pub fn allocate<E: Tables + Clock + Opaque>(env: &mut E, request: &Tuple, flow: 
     let entry = entry_of(request, flow, flow.seen);
     let start = hash(&entry);
     let mut unconfirmed = env.opaque(0) as u16;
-    for probe in 0..PROBES {
+    let mut step = 0u32;
+    for _ in 0..PROBES {
         // Odd steps: every port of an even range comes up.
-        let offset = start.wrapping_add(probe.wrapping_mul(0x9e37_79b1)) % config.snat_port_count as u32;
+        let offset = start.wrapping_add(step.wrapping_mul(0x9e37_79b1)) % config.snat_port_count as u32;
         let port = Port::new(config.snat_port_base.wrapping_add(offset as u16));
         key.destination_port = port;
         flow.source_port = port;
-        if let Some(other) = env.snat_flow(&key) {
-            if !is_same(&other, &entry) {
-                if may_take(env, request, &other) {
-                    unconfirmed = port.get();
-                }
-                continue;
-            }
-            if other.flags & flow_flags::CLOSING == 0 {
-                env.mark_snat_flow(&key, flow.seen, 0);
-                return Reason::NewFlow;
-            }
-            // Its client's last connection from the same port: the new one has not ended.
-            env.remove_snat_flow(&key);
-        }
+        // Mostly it is free.
         match env.insert_snat_flow(&key, &entry) {
             Insert::Done => return Reason::NewFlow,
             Insert::Exists => {}
             Insert::Failed => return Reason::FlowTable,
+        }
+        match env.snat_flow(&key) {
+            Some(other) if !is_same(&other, &entry) => {
+                if may_take(env, request, &other) {
+                    unconfirmed = port.get();
+                }
+                step = step.wrapping_add(1);
+            }
+            Some(other) if other.flags & flow_flags::CLOSING == 0 => {
+                env.mark_snat_flow(&key, flow.seen, 0);
+                return Reason::NewFlow;
+            }
+            // Its client's last connection from the same port, and the new one has not ended: the port once more.
+            Some(_) => env.remove_snat_flow(&key),
+            // Removed just now.
+            None => {}
         }
     }
     if unconfirmed == 0 {

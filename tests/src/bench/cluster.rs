@@ -1,17 +1,23 @@
 //! The same small cluster once for each arm: no proxy, ours by each edge, kube-proxy in each mode. All follow one API server.
+use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fs, thread};
 
 use anyhow::{Context, Result, bail};
 
+use crate::kernel::Bystander;
+use crate::pktgen::ifindex;
+
 use crate::rig::{
     Family, FerrogateOptions, KubeProxyOptions, Layout, Options, Place, PodSpec, Proxy, Rig, ServiceSpec, SocketEdge,
-    Source,
+    Source, host_link,
 };
 use crate::wire::{Protocol, StrainReport};
 
 pub(super) const STRAIGHT: &str = "straight";
+/// The same, with programs that do nothing where ours would be.
+pub(super) const HOOKED: &str = "straight, through empty programs";
 pub(super) const SOCKET: &str = "socket edge";
 pub(super) const POD: &str = "pod edge";
 pub(super) const NFTABLES: &str = "kube-proxy nftables";
@@ -30,6 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Arena {
     pub(super) name: &'static str,
     pub(super) rig: Rig,
+    hooks: Vec<Bystander>,
 }
 
 fn proxy(name: &str) -> Proxy {
@@ -70,6 +77,7 @@ pub(super) fn lead() -> Result<Arena> {
     let mut leader = Arena {
         name: STRAIGHT,
         rig: Rig::boot(options(Proxy::None))?,
+        hooks: Vec::new(),
     };
     leader.fill()?;
     Ok(leader)
@@ -80,7 +88,8 @@ pub(super) fn follow(leader: &Arena, names: &[&'static str]) -> Result<Vec<Arena
     let mut arenas = Vec::new();
     for name in names {
         let rig = Rig::boot_beside(options(proxy(name)), &leader.rig).with_context(|| format!("arm {name}"))?;
-        arenas.push(Arena { name, rig });
+        let hooks = Vec::new();
+        arenas.push(Arena { name, rig, hooks });
     }
     for arena in &mut arenas {
         arena.fill().with_context(|| format!("arm {}", arena.name))?;
@@ -119,7 +128,10 @@ impl Arena {
             thread::sleep(Duration::from_millis(5));
         }
         self.rig.attach_server(SERVER, server);
-        if self.name == STRAIGHT {
+        if self.name == HOOKED {
+            self.hook()?;
+        }
+        if self.is_straight() {
             // Without a proxy there is no other way in from outside.
             let node = self.rig.node(1).address.get(Family::V4);
             let route = format!("route add {} via {node}\n", at.ip());
@@ -128,6 +140,26 @@ impl Arena {
         let service = ServiceSpec::new("bench", SERVER, CLUSTER_IP);
         self.rig
             .add_service(service.port(Protocol::Tcp, 80, PORT, Some(NODE_PORT)))
+    }
+
+    fn is_straight(&self) -> bool {
+        matches!(self.name, STRAIGHT | HOOKED)
+    }
+
+    /// Attaches programs that do nothing where a connection between pods meets ours.
+    fn hook(&mut self) -> Result<()> {
+        let place = &self.rig.node(1).place;
+        let cgroup = File::open(&place.cgroup)?;
+        self.hooks = place.netns.enter(|| {
+            let mut hooks = vec![Bystander::at_connect(&cgroup)?];
+            for pod in [CLIENT, SERVER] {
+                let link = ifindex(&host_link(pod))?;
+                hooks.push(Bystander::at_ingress(link, false)?);
+                hooks.push(Bystander::at_egress(link)?);
+            }
+            Ok(hooks)
+        })?;
+        Ok(())
     }
 
     /// Until the Service answers, from inside and from outside.
@@ -155,7 +187,7 @@ impl Arena {
 
     /// Where the client pod reaches the server: the Service, or straight.
     pub(super) fn pod_target(&self) -> SocketAddr {
-        if self.name == STRAIGHT {
+        if self.is_straight() {
             return SocketAddr::new(self.rig.pod(SERVER).addresses.get(Family::V4), PORT);
         }
         SocketAddr::new(self.rig.service("bench").cluster_ip.get(Family::V4), 80)
@@ -163,7 +195,7 @@ impl Arena {
 
     /// Where the outside client reaches the server: the node's own address, without a proxy the pod's.
     pub(super) fn outside_target(&self) -> SocketAddr {
-        if self.name == STRAIGHT {
+        if self.is_straight() {
             return self.pod_target();
         }
         SocketAddr::new(self.rig.node(1).address.get(Family::V4), NODE_PORT)

@@ -40,6 +40,7 @@ pub(super) struct Stage {
     pub(super) object: Object,
     /// The map of established flows.
     pub(super) flows: OwnedFd,
+    pub(super) frontends: OwnedFd,
     kernel: KernelTables,
     uplink: u32,
     pod: u32,
@@ -164,12 +165,14 @@ impl Stage {
                 loader.map_max_entries(name, entries);
             }
         })?;
-        let flows = object.map_descriptor(maps::FLOWS.name)?.try_clone_to_owned()?;
+        let map = |name| anyhow::Ok(object.map_descriptor(name)?.try_clone_to_owned()?);
+        let (flows, frontends) = (map(maps::FLOWS.name)?, map(maps::FRONTENDS.name)?);
         let mut kernel = KernelTables::take(&mut object.ebpf)?;
         kernel.write(&tables(network, load))?;
         let mut stage = Self {
             object,
             flows,
+            frontends,
             kernel,
             uplink: network.ifindex(Place::Uplink),
             pod: network.ifindex(Place::Pod),

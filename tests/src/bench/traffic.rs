@@ -1,7 +1,7 @@
 //! Rows 4, 5, 8 and 13: real sockets of pods and outside clients, beside kube-proxy.
 use anyhow::{Context, Result};
 
-use super::cluster::{Arena, IPTABLES, NFTABLES, POD, SOCKET, STRAIGHT, boot, strain};
+use super::cluster::{Arena, HOOKED, IPTABLES, NFTABLES, POD, SOCKET, STRAIGHT, boot, strain};
 use super::command::Settings;
 use super::processor::busy;
 use super::result::{Goal, Measured, Samples};
@@ -30,7 +30,7 @@ enum From {
 
 /// Rows 4, 5, 8 and 13.
 pub(super) fn measure(settings: &Settings) -> Result<Vec<Measured>> {
-    let arenas = boot(&[SOCKET, POD, NFTABLES, IPTABLES])?;
+    let arenas = boot(&[HOOKED, SOCKET, POD, NFTABLES, IPTABLES])?;
     let cpu = settings.wants(ROW_13.0, ROW_13.1);
     let mut measured = Vec::new();
     if cpu || settings.wants(ROW_4.0, ROW_4.1) {
@@ -75,7 +75,7 @@ fn strained(settings: &Settings, arenas: &[Arena], from: From, kind: &str, clien
     let arms = arenas
         .iter()
         // From outside nothing goes by sockets, so both of ours are the same.
-        .filter(|arena| from == From::Pod || arena.name != POD)
+        .filter(|arena| from == From::Pod || !matches!(arena.name, POD | HOOKED))
         .map(|arena| Arm::of_many(arena.name, move || once(arena, from, kind, clients, milliseconds)));
     interleave(rounds, &mut arms.collect::<Vec<_>>())
 }
@@ -89,7 +89,14 @@ fn inside(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
         let case = format!("1,000 connections, pod to ClusterIP, {arm}");
         measured.push(used.measured(ROW_13, &case, (arm, NFTABLES), Goal::AtMost(1.0), "s")?);
     }
+    let case = what_there_is("connections");
+    measured.push(rates.measured(ROW_4, &case, (HOOKED, STRAIGHT), Goal::AtLeast(0.98), "connections/s")?);
     Ok(measured)
+}
+
+/// The case of the arm that shows what the kernel takes for having programs at all.
+fn what_there_is(of: &str) -> String {
+    format!("{of}, and what there is to gain: {HOOKED}")
 }
 
 /// Row 5 and its part of row 13: new connections from outside to the node's own port.
@@ -124,6 +131,8 @@ fn bulk(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
         let case = format!("a Gbit, pod to ClusterIP, {arm}");
         measured.push(used.measured(ROW_13, &case, (arm, NFTABLES), Goal::AtMost(1.0), "s")?);
     }
+    let case = what_there_is("bulk");
+    measured.push(rates.measured(ROW_8, &case, (HOOKED, STRAIGHT), Goal::AtLeast(0.99), "Gbit/s")?);
     Ok(measured)
 }
 
@@ -158,6 +167,8 @@ fn latency(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
             let case = format!("request and response {what}, {arm}");
             measured.push(samples.measured(ROW_8, &case, (arm, STRAIGHT), Goal::AtMost(1.02), "us")?);
         }
+        let case = what_there_is(&format!("request and response {what}"));
+        measured.push(samples.measured(ROW_8, &case, (HOOKED, STRAIGHT), Goal::AtMost(1.02), "us")?);
     }
     Ok(measured)
 }

@@ -21,6 +21,7 @@ const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 const BPF_CGROUP_INET4_CONNECT: u32 = 10;
 const BPF_XDP: u32 = 37;
 const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
 const BPF_F_BEFORE: u32 = 1 << 3;
 const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
@@ -279,6 +280,12 @@ impl RawProgram {
     pub(super) fn attach_ingress(&self, ifindex: u32, first: bool) -> Result<OwnedFd> {
         self.link(ifindex, BPF_TCX_INGRESS, if first { BPF_F_BEFORE } else { 0 })
             .with_context(|| format!("attaching a program to tcx ingress of interface {ifindex}"))
+    }
+
+    /// Attaches a program for packets at tcx egress, behind all others; it goes with what is returned.
+    pub(super) fn attach_egress(&self, ifindex: u32) -> Result<OwnedFd> {
+        self.link(ifindex, BPF_TCX_EGRESS, 0)
+            .with_context(|| format!("attaching a program to tcx egress of interface {ifindex}"))
     }
 
     fn link(&self, ifindex: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {

@@ -27,6 +27,13 @@ impl Bystander {
         Ok(Self { _link: link })
     }
 
+    /// At tcx egress of an interface of this thread's network namespace, behind all programs there.
+    pub fn at_egress(ifindex: u32) -> Result<Self> {
+        let program = RawProgram::load(Kind::Tc, &instructions(NEXT))?;
+        let link = program.attach_egress(ifindex)?;
+        Ok(Self { _link: link })
+    }
+
     /// At `connect4` of a cgroup, behind all programs there: every call is allowed.
     pub fn at_connect(cgroup: &File) -> Result<Self> {
         let link = attach_connect(cgroup.as_fd(), &instructions(ALLOW))?;

@@ -126,11 +126,11 @@ impl Object {
         Ok(Self { ebpf })
     }
 
-    /// The descriptor of one of the LRU maps.
+    /// The descriptor of one of the maps with keys of any kind.
     pub fn map_descriptor(&self, name: &str) -> Result<BorrowedFd<'_>> {
         match self.ebpf.map(name) {
-            Some(Map::LruHashMap(map)) => Ok(map.fd().as_fd()),
-            _ => bail!("no LRU map {name}"),
+            Some(Map::LruHashMap(map) | Map::HashMap(map)) => Ok(map.fd().as_fd()),
+            _ => bail!("no hash map {name}"),
         }
     }
 

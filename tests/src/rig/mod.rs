@@ -42,6 +42,7 @@ pub use balancer::{Balanced, LoadBalancer, Server};
 pub use cluster::{Options, Rig, Source};
 pub use control_plane::ControlPlane;
 pub use layout::Layout;
+pub(crate) use layout::host_link;
 pub use lease::{Lease, sweep};
 pub use machine::{Node, Uplink};
 pub(crate) use machine::{raise_firewall, take_down_firewall};
