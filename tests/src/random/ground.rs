@@ -388,16 +388,7 @@ fn prepare_outside(place: &Place, node: u8) -> Result<()> {
         };
         lines += &format!("route replace {range} via {via}\n");
     }
-    place.netns.ip_batch(&lines)?;
-    for scope in ["all", "eth0"] {
-        place
-            .netns
-            .sysctl(&format!("net/ipv4/conf/{scope}/accept_redirects"), "0")?;
-        place
-            .netns
-            .sysctl(&format!("net/ipv6/conf/{scope}/accept_redirects"), "0")?;
-    }
-    Ok(())
+    place.netns.ip_batch(&lines)
 }
 
 /// A node that sends every refusal, however many there are at once, and no redirects.
@@ -407,12 +398,6 @@ fn quiet(place: &Place) -> Result<()> {
         place
             .netns
             .sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
-        place
-            .netns
-            .sysctl(&format!("net/ipv4/conf/{scope}/accept_redirects"), "0")?;
-        place
-            .netns
-            .sysctl(&format!("net/ipv6/conf/{scope}/accept_redirects"), "0")?;
     }
     Ok(())
 }

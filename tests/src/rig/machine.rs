@@ -121,6 +121,12 @@ fn machine_on(lease: &Lease, lan_netns: &Netns, name: &str, host: u8, uplink: Up
         "route add default via {} dev eth0\nroute add default via {} dev eth0\n",
         router.v4, router.v6
     ))?;
+    // A node that has no use for a packet sends it on to the router, and tells its sender to do the same from then on.
+    for scope in ["all", "eth0"] {
+        for family in ["ipv4", "ipv6"] {
+            netns.sysctl(&format!("net/{family}/conf/{scope}/accept_redirects"), "0")?;
+        }
+    }
     if uplink == Uplink::Vrf {
         // Else only processes of the VRF have its addresses, and hear what comes in by it.
         for accept in [
