@@ -2,7 +2,7 @@
 
 use rtnetlink::packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, Nla as _,
+    NetlinkPayload, Nla as _, NlasIterator,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage, TcOption};
@@ -146,17 +146,19 @@ fn option(kind: u16, value: Vec<u8>) -> TcOption {
     TcOption::Other(DefaultNla::new(kind, value))
 }
 
+/// The id of a filter's program, from its attribute TCA_OPTIONS: of this kind of filter that is parsed as one attribute, which has all
+/// others in it.
 fn program_id(attribute: &TcAttribute) -> Option<u32> {
     let TcAttribute::Options(options) = attribute else {
         return None;
     };
-    options.iter().find_map(|option| match option {
-        TcOption::Other(nla) if nla.kind() == ID => {
-            let mut bytes = [0; 4];
-            nla.emit_value(&mut bytes);
-            Some(u32::from_ne_bytes(bytes))
-        }
-        _ => None,
+    options.iter().find_map(|option| {
+        let mut bytes = vec![0; option.value_len()];
+        option.emit_value(&mut bytes);
+        let id = NlasIterator::new(bytes.as_slice())
+            .flatten()
+            .find(|nested| nested.kind() == ID)?;
+        Some(u32::from_ne_bytes(id.value().try_into().ok()?))
     })
 }
 
@@ -197,5 +199,47 @@ fn ask(
             let length = (message.header.length as usize).next_multiple_of(4);
             rest = rest.get(length.max(1)..).unwrap_or_default();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An attribute of netlink: length, kind, value.
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(4 + value.len()).unwrap();
+        let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    #[test]
+    fn a_filters_program_is_found_behind_its_other_attributes() {
+        const NEW_FILTER: u16 = 44;
+        const TCA_KIND: u16 = 1;
+        const TCA_OPTIONS: u16 = 2;
+        let options = [
+            attribute(NAME, b"pod_ingress-4\0"),
+            attribute(FLAGS, &DIRECT_ACTION.to_ne_bytes()),
+            attribute(ID, &4711u32.to_ne_bytes()),
+        ];
+        // struct tcmsg, of which only the handle counts here.
+        let mut body = vec![0; 20];
+        body[8..12].copy_from_slice(&HANDLE.to_ne_bytes());
+        body.extend(attribute(TCA_KIND, b"bpf\0"));
+        body.extend(attribute(TCA_OPTIONS, &options.concat()));
+        let length = u32::try_from(16 + body.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend(NEW_FILTER.to_ne_bytes());
+        bytes.resize(16, 0);
+        bytes.extend(body);
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes).unwrap();
+        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewTrafficFilter(filter)) = message.payload else {
+            panic!("{message:?}");
+        };
+        assert_eq!(u32::from(filter.header.handle), HANDLE);
+        assert_eq!(filter.attributes.iter().find_map(program_id), Some(4711));
     }
 }

@@ -44,11 +44,12 @@ impl Rules {
     /// # Errors
     /// Without CAP_NET_ADMIN.
     pub fn find(thorough: bool) -> io::Result<Self> {
-        let netfilter = Netfilter::open()?;
         let mut found = Self::default();
-        for family in Family::BOTH {
-            found.nftables |= netfilter.has_table(family, TABLE)?;
-            found.iptables |= netfilter.has_chain(family, CHAIN.0, CHAIN.1)?;
+        if let Some(netfilter) = Netfilter::open_if_there()? {
+            for family in Family::BOTH {
+                found.nftables |= netfilter.has_table(family, TABLE)?;
+                found.iptables |= netfilter.has_chain(family, CHAIN.0, CHAIN.1)?;
+            }
         }
         found.legacy = thorough && legacy().any(|tables| tables.has_rules().unwrap_or(false));
         Ok(found)
@@ -76,7 +77,7 @@ impl fmt::Display for Rules {
 /// # Errors
 /// Without CAP_NET_ADMIN.
 pub fn forward_drops() -> io::Result<Vec<String>> {
-    Netfilter::open()?.forward_drops()
+    Netfilter::open_if_there()?.map_or(Ok(Vec::new()), |netfilter| netfilter.forward_drops())
 }
 
 /// Whether iptables-legacy has tables in this network namespace, which only its own programs can read.
@@ -100,7 +101,7 @@ fn legacy() -> impl Iterator<Item = Tables> {
 /// # Errors
 /// Without CAP_NET_ADMIN.
 pub fn connections() -> io::Result<u64> {
-    Netfilter::open()?.translated_connections()
+    Netfilter::open_if_there()?.map_or(Ok(0), |netfilter| netfilter.translated_connections())
 }
 
 /// The replies of connections whose source connection tracking has changed. It takes any port, those of our SNAT range too.
@@ -108,7 +109,7 @@ pub fn connections() -> io::Result<u64> {
 /// # Errors
 /// Without CAP_NET_ADMIN.
 pub fn masqueraded() -> io::Result<Vec<Replies>> {
-    Netfilter::open()?.masqueraded()
+    Netfilter::open_if_there()?.map_or(Ok(Vec::new()), |netfilter| netfilter.masqueraded())
 }
 
 /// Has connection tracking take the ports that such replies come to for used, so that kube-proxy's masquerading gives them to no new
@@ -152,19 +153,18 @@ pub fn remove_rules(force: bool) -> Result<Vec<String>> {
         }
     }
     let mut removed = Vec::new();
-    let netfilter = Netfilter::open()?;
-    for (family, name) in Family::BOTH.into_iter().zip(["ip", "ip6"]) {
-        if netfilter
-            .delete_table(family, TABLE)
-            .with_context(|| format!("cannot delete the table {name} {TABLE}"))?
-        {
-            removed.push(format!("the table {name} {TABLE}"));
-        }
-    }
     let mut kinds: Vec<Tables> = legacy().collect();
-    for (family, tables) in Family::BOTH.into_iter().zip(Tables::NFT) {
-        if netfilter.has_chain(family, CHAIN.0, CHAIN.1)? {
-            kinds.push(tables);
+    if let Some(netfilter) = Netfilter::open_if_there()? {
+        for ((family, name), tables) in Family::BOTH.into_iter().zip(["ip", "ip6"]).zip(Tables::NFT) {
+            if netfilter
+                .delete_table(family, TABLE)
+                .with_context(|| format!("cannot delete the table {name} {TABLE}"))?
+            {
+                removed.push(format!("the table {name} {TABLE}"));
+            }
+            if netfilter.has_chain(family, CHAIN.0, CHAIN.1)? {
+                kinds.push(tables);
+            }
         }
     }
     for tables in kinds {

@@ -91,6 +91,14 @@ impl Netfilter {
         Ok(Self { socket })
     }
 
+    /// `None`: the kernel has neither nf_tables nor questions to connection tracking (no `nfnetlink`), so nobody has rules there.
+    pub(super) fn open_if_there() -> io::Result<Option<Self>> {
+        match Self::open() {
+            Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
     /// Whether there is a table of this name.
     pub(super) fn has_table(&self, family: Family, table: &str) -> io::Result<bool> {
         self.exists(&message(GET_TABLE, REQUEST | ACK, family as u8, 0, &[(TABLE, table)]))
