@@ -23,6 +23,16 @@ pub(crate) struct Args {
     output: Option<PathBuf>,
 }
 
+impl Args {
+    /// A package of this program.
+    pub(crate) fn of(binary: &Path, output: &Path) -> Self {
+        Self {
+            binary: Some(binary.to_owned()),
+            output: Some(output.to_owned()),
+        }
+    }
+}
+
 /// What is copied from deploy/debian: the file, its place, its mode.
 const FILES: &[(&str, &str, u32)] = &[
     ("ferrogate.service", UNIT, 0o644),

@@ -12,6 +12,7 @@ use crate::cmd;
 
 const REGULAR: u32 = 0o100_000;
 const DIRECTORY: u32 = 0o040_000;
+const LINK: u32 = 0o120_000;
 
 pub(super) struct Archive {
     file: BufWriter<File>,
@@ -32,6 +33,15 @@ impl Archive {
 
     /// Adds a file and the folders above it.
     pub(super) fn file(&mut self, path: &str, mode: u32, content: &[u8]) -> Result<()> {
+        self.add(path, REGULAR | mode, content)
+    }
+
+    /// Adds a symbolic link and the folders above it.
+    pub(super) fn link(&mut self, path: &str, target: &str) -> Result<()> {
+        self.add(path, LINK | 0o777, target.as_bytes())
+    }
+
+    fn add(&mut self, path: &str, mode: u32, content: &[u8]) -> Result<()> {
         let folders: Vec<&str> = path
             .match_indices('/')
             .skip(1)
@@ -43,7 +53,7 @@ impl Archive {
             }
         }
         if self.paths.insert(path.to_owned()) {
-            self.entry(path, REGULAR | mode, content)?;
+            self.entry(path, mode, content)?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ mod archive;
 mod kernel;
 mod machine;
 mod modules;
+mod system;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::test::Tally;
-use crate::{bpf, cmd, paths, setup, test};
+use crate::{bpf, cmd, deb, paths, setup, test};
 use archive::Archive;
 use kernel::Kernel;
 
@@ -27,7 +28,7 @@ pub(crate) struct Args {
     )]
     kernel: Vec<String>,
     /// Only runs whose name contains this: verifier, capture, walks, walks over a bond, walks over a
-    /// VLAN, walks over a VRF
+    /// VLAN, walks over a VRF, package
     #[arg(long, value_name = "TEXT", default_value = "")]
     run: String,
     /// Passed to the walks: only those whose name contains this
@@ -98,7 +99,8 @@ pub(crate) fn vm_test(args: &Args) -> Result<bool> {
         ),
     ];
     let runs: Vec<Run> = runs.into_iter().filter(|run| run.name.contains(&args.run)).collect();
-    if runs.is_empty() {
+    let package = PACKAGE.contains(&args.run);
+    if runs.is_empty() && !package {
         bail!("no run's name contains {:?}: see --help", args.run);
     }
     let mut programs = Vec::new();
@@ -116,7 +118,13 @@ pub(crate) fn vm_test(args: &Args) -> Result<bool> {
         };
         println!("\n== Linux {} ==", kernel.release);
         let begun = Instant::now();
-        let tally = boot(&kernel, &runs, &programs, args.verbose)?;
+        let mut tally = Tally::default();
+        if !runs.is_empty() {
+            tally += boot(&kernel, &runs, &programs, args.verbose)?;
+        }
+        if package {
+            tally += test_package(&kernel, args.verbose)?;
+        }
         rows.push(format!(
             "{:<36} {:>6.1} s  {}",
             kernel.release,
@@ -141,32 +149,57 @@ fn capture() -> Run {
     Run::new("capture", "operate", &["capture::", "--test-threads=1", "--nocapture"])
 }
 
-/// Has the oldest kernel's verifier look at every program, and packets be captured there; the arguments are test programs.
+/// Has the oldest kernel's verifier look at every program, packets be captured there, and the package run under systemd; the arguments
+/// are test programs.
 pub(crate) fn test_oldest(verifier: &Path, operate: &Path, verbose: bool) -> Result<Tally> {
     setup::programs(&PROGRAMS)?;
     let Some(kernel) = kernel::find(OLDEST)? else {
         return Ok(Tally::skip(&format!(
-            "the verifier of Linux {OLDEST} and captures of packets: this machine's package lists have no such kernel"
+            "the verifier of Linux {OLDEST}, captures of packets and the package under systemd: this machine's package lists have no such kernel"
         )));
     };
     println!("in an emulated machine: Linux {}", kernel.release);
     let runs = [Run::new("verifier", "verifier", &["--nocapture"]), capture()];
-    boot(&kernel, &runs, &[verifier.to_owned(), operate.to_owned()], verbose)
+    let mut tally = boot(&kernel, &runs, &[verifier.to_owned(), operate.to_owned()], verbose)?;
+    tally += test_package(&kernel, verbose)?;
+    Ok(tally)
 }
+
+/// The run that is none of a test program.
+const PACKAGE: &str = "package";
+
+/// Boots a system with systemd, on which the Debian package is installed, run, upgraded and removed.
+fn test_package(kernel: &Kernel, verbose: bool) -> Result<Tally> {
+    let Some(files) = system::files() else {
+        return Ok(Tally::skip(
+            "the package under systemd: this machine's packages have none to make a system of",
+        ));
+    };
+    let directory = directory(kernel)?;
+    let debug = paths::target().join("debug");
+    let package = directory.join("ferrogate.deb");
+    deb::deb(&deb::Args::of(&debug.join("ferrogate"), &package))?;
+    let image = directory.join("system.cpio");
+    let mut archive = begin(kernel, &image)?;
+    let testpod = stripped(&debug.join("testpod"), &directory)?;
+    system::add(&mut archive, SYSTEM, files, &testpod)?;
+    let mut put = |path: &str, content: &[u8]| archive.file(&format!("{SYSTEM}/{path}"), 0o755, content);
+    put("usr/bin/testpod", &std::fs::read(&testpod)?)?;
+    put("ferrogate.deb", &std::fs::read(&package)?)?;
+    put("package.sh", include_bytes!("package.sh"))?;
+    archive.file("/init", 0o755, include_bytes!("system.sh"))?;
+    archive.finish()?;
+    machine::run(kernel, &image, [PACKAGE].into_iter(), verbose)
+}
+
+/// Where the system's files are before it is one.
+const SYSTEM: &str = "/system";
 
 /// Boots a kernel with the programs in its first file system, and reads what it prints until it is off.
 fn boot(kernel: &Kernel, runs: &[Run], programs: &[PathBuf], verbose: bool) -> Result<Tally> {
-    let directory = paths::target().join("vm").join(&kernel.release);
-    std::fs::create_dir_all(&directory)?;
+    let directory = directory(kernel)?;
     let image = directory.join("initramfs.cpio");
-    let mut archive = Archive::create(&image)?;
-    let modules = modules::load(&kernel.modules, modules::WANTED)?;
-    let order: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
-    archive.file("/modules/order", 0o644, (order.join("\n") + "\n").as_bytes())?;
-    for module in &modules {
-        archive.file(&format!("/modules/{}.ko", module.name), 0o644, &module.image)?;
-    }
-    archive.binary(&which("busybox")?, Some("/bin/busybox"))?;
+    let mut archive = begin(kernel, &image)?;
     for program in ["ip", "ethtool"] {
         archive.binary(&which(program)?, None)?;
     }
@@ -178,6 +211,26 @@ fn boot(kernel: &Kernel, runs: &[Run], programs: &[PathBuf], verbose: bool) -> R
     archive.file("/init", 0o755, machine::init(runs, programs)?.as_bytes())?;
     archive.finish()?;
     machine::run(kernel, &image, runs.iter().map(|run| run.name), verbose)
+}
+
+/// Where a kernel's images are made.
+fn directory(kernel: &Kernel) -> Result<PathBuf> {
+    let directory = paths::target().join("vm").join(&kernel.release);
+    std::fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
+/// A first file system with the kernel's modules and a shell.
+fn begin(kernel: &Kernel, image: &Path) -> Result<Archive> {
+    let mut archive = Archive::create(image)?;
+    let modules = modules::load(&kernel.modules, modules::WANTED)?;
+    let order: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
+    archive.file("/modules/order", 0o644, (order.join("\n") + "\n").as_bytes())?;
+    for module in &modules {
+        archive.file(&format!("/modules/{}.ko", module.name), 0o644, &module.image)?;
+    }
+    archive.binary(&which("busybox")?, Some("/bin/busybox"))?;
+    Ok(archive)
 }
 
 fn which(program: &str) -> Result<PathBuf> {
