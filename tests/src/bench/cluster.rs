@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::kernel::Bystander;
+use crate::kernel::{Balancer, Bystander};
 use crate::pktgen::ifindex;
 
 use crate::rig::{
@@ -18,6 +18,9 @@ use crate::wire::{Protocol, StrainReport};
 pub(super) const STRAIGHT: &str = "straight";
 /// The same, with programs that do nothing where ours would be.
 pub(super) const HOOKED: &str = "straight, through empty programs";
+/// The same, with programs that do what no balancer can leave out, and translate nothing.
+pub(super) const NEEDED_SOCKET: &str = "straight, with what no socket edge can leave out";
+pub(super) const NEEDED_POD: &str = "straight, with what no pod edge can leave out";
 pub(super) const SOCKET: &str = "socket edge";
 pub(super) const POD: &str = "pod edge";
 pub(super) const NFTABLES: &str = "kube-proxy nftables";
@@ -128,10 +131,8 @@ impl Arena {
             thread::sleep(Duration::from_millis(5));
         }
         self.rig.attach_server(SERVER, server);
-        if self.name == HOOKED {
-            self.hook()?;
-        }
         if self.is_straight() {
+            self.hook()?;
             // Without a proxy there is no other way in from outside.
             let node = self.rig.node(1).address.get(Family::V4);
             let route = format!("route add {} via {node}\n", at.ip());
@@ -143,19 +144,35 @@ impl Arena {
     }
 
     fn is_straight(&self) -> bool {
-        matches!(self.name, STRAIGHT | HOOKED)
+        matches!(self.name, STRAIGHT | HOOKED | NEEDED_SOCKET | NEEDED_POD)
     }
 
-    /// Attaches programs that do nothing where a connection between pods meets ours.
+    /// Attaches the programs of this arm where a connection between pods meets ours.
     fn hook(&mut self) -> Result<()> {
+        if self.name == STRAIGHT {
+            return Ok(());
+        }
         let place = &self.rig.node(1).place;
         let cgroup = File::open(&place.cgroup)?;
+        let target = self.pod_target();
         self.hooks = place.netns.enter(|| {
-            let mut hooks = vec![Bystander::at_connect(&cgroup)?];
-            for pod in [CLIENT, SERVER] {
-                let link = ifindex(&host_link(pod))?;
-                hooks.push(Bystander::at_ingress(link, false)?);
-                hooks.push(Bystander::at_egress(link)?);
+            let links = [ifindex(&host_link(CLIENT))?, ifindex(&host_link(SERVER))?];
+            let mut hooks = Vec::new();
+            if self.name == HOOKED {
+                hooks.push(Bystander::at_connect(&cgroup)?);
+                for link in links {
+                    hooks.push(Bystander::at_ingress(link, false)?);
+                    hooks.push(Bystander::at_egress(link)?);
+                }
+                return Ok(hooks);
+            }
+            let balancer = Balancer::new(target)?;
+            if self.name == NEEDED_SOCKET {
+                hooks.push(balancer.at_connect(&cgroup)?);
+            }
+            for link in links {
+                hooks.push(balancer.at_ingress(link, self.name == NEEDED_POD)?);
+                hooks.push(balancer.at_egress(link, self.name == NEEDED_POD)?);
             }
             Ok(hooks)
         })?;

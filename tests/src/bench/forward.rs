@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use ferrogate_common::Protocol;
+use ferrogate_common::{Direction, Port, Protocol, Tuple};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -19,9 +19,10 @@ use super::cluster::options;
 use super::command::Settings;
 use super::result::{Goal, Measured, Samples};
 use super::rounds::{Arm, interleave};
-use crate::kernel::{Counter, Floor, Kind};
+use super::stage::ends;
+use crate::kernel::{Balancer, Bystander, Counter, Floor, Kind};
 use crate::pktgen::{Flows, Generator, Pace, Traffic, ifindex};
-use crate::rig::{Family, FerrogateOptions, NAMESPACE, PodSpec, Proxy, Rig};
+use crate::rig::{Family, FerrogateOptions, NAMESPACE, PodSpec, Proxy, Rig, host_link};
 
 const ROW_6: (u8, &str) = (6, "forwarding to a backend elsewhere");
 const ROW_7: (u8, &str) = (7, "forwarding to a backend here");
@@ -30,6 +31,8 @@ const ROW_7: (u8, &str) = (7, "forwarding to a backend here");
 pub(super) const ROWS: &[(u8, &str)] = &[ROW_6, ROW_7];
 
 const ROUTING: &str = "plain routing";
+/// The same, with a program at each end of the node's way that does no more than look the flow up.
+const LOOKING: &str = "plain routing, past one look-up a hook";
 const REFLECTOR: &str = "XDP_TX reflector";
 const XDP: &str = "ours, --xdp native";
 const TCX: &str = "ours";
@@ -61,6 +64,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Track {
     name: &'static str,
     rig: Rig,
+    hooks: Vec<Bystander>,
 }
 
 /// Where packets go.
@@ -99,8 +103,10 @@ fn boot() -> Result<Vec<Track>> {
     let mut tracks = vec![Track {
         name: ROUTING,
         rig: Rig::boot(options(Proxy::None))?,
+        hooks: Vec::new(),
     }];
     for (name, proxy) in [
+        (LOOKING, Proxy::None),
         (XDP, ferrogate(true, false, &[])),
         (TCX, ferrogate(false, false, &[])),
         (REDIRECT, ferrogate(false, false, &["--forwarding=redirect"])),
@@ -109,7 +115,8 @@ fn boot() -> Result<Vec<Track>> {
         (NFTABLES, Proxy::KubeProxy),
     ] {
         let rig = Rig::boot_beside(options(proxy), &tracks[0].rig).with_context(|| format!("arm {name}"))?;
-        tracks.push(Track { name, rig });
+        let hooks = Vec::new();
+        tracks.push(Track { name, rig, hooks });
     }
     for track in &mut tracks {
         track.fill().with_context(|| format!("arm {}", track.name))?;
@@ -173,6 +180,28 @@ impl Track {
         {
             self.rig.apply(object)?;
         }
+        if self.name == LOOKING {
+            self.hook()?;
+        }
+        Ok(())
+    }
+
+    /// Attaches programs where the packets meet ours, which look up the flows that they are of.
+    fn hook(&mut self) -> Result<()> {
+        let traffic = self.traffic(To::Pod)?;
+        self.hooks = self.rig.node(1).place.netns.enter(|| {
+            let balancer = Balancer::new(traffic.destination)?;
+            for packet in traffic.numbered(FLOWS)? {
+                let (source, destination) = ends(&packet)?;
+                let end = |at: SocketAddr| (at.ip().into(), Port::new(at.port()));
+                let protocol = Protocol::Udp as u8;
+                balancer.know(&Tuple::new(end(source), end(destination), protocol, Direction::Forward))?;
+            }
+            Ok(vec![
+                balancer.at_ingress(ifindex(FAR)?, false)?,
+                balancer.at_egress(ifindex(&host_link(SINK))?, false)?,
+            ])
+        })?;
         Ok(())
     }
 
@@ -296,7 +325,7 @@ fn run_by_trafgen(settings: &Settings, paths: &[(&'static str, &Track, To)]) -> 
     let milliseconds = settings.choose(500, 2000);
     let checked = paths
         .iter()
-        .filter(|(name, ..)| [TCX, NFTABLES, ROUTING].contains(name));
+        .filter(|(name, ..)| [TCX, NFTABLES, ROUTING, LOOKING].contains(name));
     let mut arms: Vec<_> = checked
         .map(|(name, track, to)| Arm::new(*name, move || track.send_by_trafgen(*to, milliseconds)))
         .collect();
@@ -309,7 +338,9 @@ fn elsewhere(settings: &Settings, tracks: &[Track]) -> Result<Vec<Measured>> {
     let node = &tracks[0].rig.node(1).place.netns;
     let _attached = node.enter(|| reflector.attach(ifindex(FAR)?))?;
     // What goes elsewhere is redirected in any case.
-    let plain = tracks[1..].iter().filter(|track| track.name != REDIRECT);
+    let plain = tracks[1..]
+        .iter()
+        .filter(|track| ![REDIRECT, LOOKING].contains(&track.name));
     let mut paths: Vec<_> = plain.map(|track| (track.name, track, To::Elsewhere)).collect();
     paths.push((REFLECTOR, &tracks[0], To::Reflector));
     let samples = run(settings, &paths)?;
@@ -328,17 +359,32 @@ fn elsewhere(settings: &Settings, tracks: &[Track]) -> Result<Vec<Measured>> {
     .collect()
 }
 
+/// How a case calls an arm; one of no proxy shows how much of a goal is within reach.
+fn gain(arm: &str) -> String {
+    if arm == LOOKING {
+        format!("and what there is to gain: {arm}")
+    } else {
+        arm.to_owned()
+    }
+}
+
 fn here(settings: &Settings, tracks: &[Track]) -> Result<Vec<Measured>> {
     // To a backend here nothing is handed over.
-    let plain = tracks[1..].iter().filter(|track| ![DSR, DSR_XDP].contains(&track.name));
-    let mut paths: Vec<_> = plain.map(|track| (track.name, track, To::Here)).collect();
-    paths.push((ROUTING, &tracks[0], To::Pod));
+    let here = tracks.iter().filter(|track| ![DSR, DSR_XDP].contains(&track.name));
+    let to = |name| {
+        if [ROUTING, LOOKING].contains(&name) {
+            To::Pod
+        } else {
+            To::Here
+        }
+    };
+    let paths: Vec<_> = here.map(|track| (track.name, track, to(track.name))).collect();
     let samples = run(settings, &paths)?;
     let again = run_by_trafgen(settings, &paths)?;
-    let checks = [(TCX, NFTABLES, 1.3), (TCX, ROUTING, 0.9)]
+    let checks = [(TCX, NFTABLES, 1.3), (TCX, ROUTING, 0.9), (LOOKING, ROUTING, 0.9)]
         .into_iter()
         .map(|(ours, over, least)| {
-            let case = format!("64-byte UDP, {ours}, over {over}, sent by trafgen");
+            let case = format!("64-byte UDP, {}, over {over}, sent by trafgen", gain(ours));
             again.measured(ROW_7, &case, (ours, over), Goal::AtLeast(least), "packets/s")
         });
     let ours = [
@@ -347,10 +393,11 @@ fn here(settings: &Settings, tracks: &[Track]) -> Result<Vec<Measured>> {
         (TCX, ROUTING, 0.9),
         (XDP, ROUTING, 0.9),
         (REDIRECT, ROUTING, 1.2),
+        (LOOKING, ROUTING, 0.9),
     ]
     .into_iter()
     .map(|(ours, over, least)| {
-        let case = format!("64-byte UDP, {ours}, over {over}");
+        let case = format!("64-byte UDP, {}, over {over}", gain(ours));
         samples.measured(ROW_7, &case, (ours, over), Goal::AtLeast(least), "packets/s")
     });
     ours.chain(checks).collect()

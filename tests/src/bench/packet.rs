@@ -313,13 +313,12 @@ fn new(settings: &Settings, network: &Network) -> Result<Vec<Measured>> {
 
 fn insertions(settings: &Settings, path: &Path<'_>, behind: Behind) -> Result<Vec<Measured>> {
     let entries = maps::HALF_OPEN.entries;
-    let tables = [path.stage.flows.as_fd(), path.stage.frontends.as_fd()];
     let floors = [
         (TWO_INSERTIONS, Floor::insertions(path.kind(), 2, entries)?),
         (ONE_INSERTION, Floor::insertions(path.kind(), 1, entries)?),
         (
             NEEDED,
-            Floor::new_connection(path.kind(), tables, behind == Behind::Pod, entries)?,
+            Floor::new_connection(path.kind(), path.stage.flows.as_fd(), path.stage.choice(), entries)?,
         ),
     ];
     let mut fed = vec![("ours", path.ours()?)];

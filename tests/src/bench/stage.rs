@@ -1,6 +1,6 @@
 //! The loaded programs with Services and flows in their tables, to run packets through.
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
 use ferrogate_common::{
@@ -10,7 +10,7 @@ use ferrogate_common::{
 use ferrogate_datapath::FlowTable;
 use ferrogate_datapath::host::{HostPacket, HostTables, Program, Segment, Sizes, tcp};
 
-use crate::kernel::{KernelTables, Network, Object, Place, Variant, clock_ticks};
+use crate::kernel::{Choice, KernelTables, Network, Object, Place, Variant, clock_ticks};
 
 /// Flows that take turns in the measurements.
 pub(super) const FLOWS: u32 = 4096;
@@ -40,7 +40,9 @@ pub(super) struct Stage {
     pub(super) object: Object,
     /// The map of established flows.
     pub(super) flows: OwnedFd,
-    pub(super) frontends: OwnedFd,
+    frontends: OwnedFd,
+    slots: OwnedFd,
+    backends: OwnedFd,
     kernel: KernelTables,
     uplink: u32,
     pod: u32,
@@ -166,13 +168,20 @@ impl Stage {
             }
         })?;
         let map = |name| anyhow::Ok(object.map_descriptor(name)?.try_clone_to_owned()?);
-        let (flows, frontends) = (map(maps::FLOWS.name)?, map(maps::FRONTENDS.name)?);
+        let [flows, frontends, slots, backends] = [
+            map(maps::FLOWS.name)?,
+            map(maps::FRONTENDS.name)?,
+            map(maps::SLOTS.name)?,
+            map(maps::BACKENDS.name)?,
+        ];
         let mut kernel = KernelTables::take(&mut object.ebpf)?;
         kernel.write(&tables(network, load))?;
         let mut stage = Self {
             object,
             flows,
             frontends,
+            slots,
+            backends,
             kernel,
             uplink: network.ifindex(Place::Uplink),
             pod: network.ifindex(Place::Pod),
@@ -238,6 +247,16 @@ impl Stage {
             .collect()
     }
 
+    /// What any other balancer would find a backend of the first Service by.
+    pub(super) fn choice(&self) -> Choice<'_> {
+        Choice {
+            frontends: self.frontends.as_fd(),
+            slots: self.slots.as_fd(),
+            backends: self.backends.as_fd(),
+            count: self.load.backends,
+        }
+    }
+
     /// How often programs came to a reason.
     pub(super) fn counted(&self, reason: Reason) -> Result<u64> {
         self.kernel.counted(reason as u32)
@@ -281,7 +300,7 @@ fn tuple(source: SocketAddr, destination: SocketAddr, direction: Direction) -> T
 }
 
 /// Source and destination of an IPv4 packet without options.
-fn ends(bytes: &[u8]) -> Result<(SocketAddr, SocketAddr)> {
+pub(super) fn ends(bytes: &[u8]) -> Result<(SocketAddr, SocketAddr)> {
     const SOURCE: usize = 26;
     let header = bytes.get(SOURCE..SOURCE + 12).context("a packet that is too short")?;
     let address = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]).into();

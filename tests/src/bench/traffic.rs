@@ -1,7 +1,9 @@
 //! Rows 4, 5, 8 and 13: real sockets of pods and outside clients, beside kube-proxy.
 use anyhow::{Context, Result};
 
-use super::cluster::{Arena, HOOKED, IPTABLES, NFTABLES, POD, SOCKET, STRAIGHT, boot, strain};
+use super::cluster::{
+    Arena, HOOKED, IPTABLES, NEEDED_POD, NEEDED_SOCKET, NFTABLES, POD, SOCKET, STRAIGHT, boot, strain,
+};
 use super::command::Settings;
 use super::processor::busy;
 use super::result::{Goal, Measured, Samples};
@@ -30,7 +32,7 @@ enum From {
 
 /// Rows 4, 5, 8 and 13.
 pub(super) fn measure(settings: &Settings) -> Result<Vec<Measured>> {
-    let arenas = boot(&[HOOKED, SOCKET, POD, NFTABLES, IPTABLES])?;
+    let arenas = boot(&[HOOKED, NEEDED_SOCKET, NEEDED_POD, SOCKET, POD, NFTABLES, IPTABLES])?;
     let cpu = settings.wants(ROW_13.0, ROW_13.1);
     let mut measured = Vec::new();
     if cpu || settings.wants(ROW_4.0, ROW_4.1) {
@@ -69,13 +71,22 @@ fn once(arena: &Arena, from: From, kind: &str, clients: usize, milliseconds: u64
     Ok(vec![report.rate(), used / report.count as f64])
 }
 
+/// Whether an arm takes part: from outside nothing goes by sockets, so both of ours are the same; and the arms of what can't be left
+/// out are about a connection's beginning.
+fn takes_part(arm: &str, from: From, kind: &str) -> bool {
+    match arm {
+        POD | HOOKED => from == From::Pod,
+        NEEDED_SOCKET | NEEDED_POD => from == From::Pod && kind == "connections",
+        _ => true,
+    }
+}
+
 /// How much a second the arms do, and processor seconds for each of that.
 fn strained(settings: &Settings, arenas: &[Arena], from: From, kind: &str, clients: usize) -> Result<[Samples; 2]> {
     let (rounds, milliseconds) = pace(settings);
     let arms = arenas
         .iter()
-        // From outside nothing goes by sockets, so both of ours are the same.
-        .filter(|arena| from == From::Pod || !matches!(arena.name, POD | HOOKED))
+        .filter(|arena| takes_part(arena.name, from, kind))
         .map(|arena| Arm::of_many(arena.name, move || once(arena, from, kind, clients, milliseconds)));
     interleave(rounds, &mut arms.collect::<Vec<_>>())
 }
@@ -89,14 +100,16 @@ fn inside(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
         let case = format!("1,000 connections, pod to ClusterIP, {arm}");
         measured.push(used.measured(ROW_13, &case, (arm, NFTABLES), Goal::AtMost(1.0), "s")?);
     }
-    let case = what_there_is("connections");
-    measured.push(rates.measured(ROW_4, &case, (HOOKED, STRAIGHT), Goal::AtLeast(0.98), "connections/s")?);
+    for arm in [HOOKED, NEEDED_SOCKET, NEEDED_POD] {
+        let case = what_there_is("connections", arm);
+        measured.push(rates.measured(ROW_4, &case, (arm, STRAIGHT), Goal::AtLeast(0.98), "connections/s")?);
+    }
     Ok(measured)
 }
 
-/// The case of the arm that shows what the kernel takes for having programs at all.
-fn what_there_is(of: &str) -> String {
-    format!("{of}, and what there is to gain: {HOOKED}")
+/// The case of an arm that shows how much of a goal is within reach.
+fn what_there_is(of: &str, arm: &str) -> String {
+    format!("{of}, and what there is to gain: {arm}")
 }
 
 /// Row 5 and its part of row 13: new connections from outside to the node's own port.
@@ -131,7 +144,7 @@ fn bulk(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
         let case = format!("a Gbit, pod to ClusterIP, {arm}");
         measured.push(used.measured(ROW_13, &case, (arm, NFTABLES), Goal::AtMost(1.0), "s")?);
     }
-    let case = what_there_is("bulk");
+    let case = what_there_is("bulk", HOOKED);
     measured.push(rates.measured(ROW_8, &case, (HOOKED, STRAIGHT), Goal::AtLeast(0.99), "Gbit/s")?);
     Ok(measured)
 }
@@ -152,7 +165,10 @@ fn bulk_outside(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> 
 fn latency(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
     const MICROSECOND: f64 = 1e-3;
     let (rounds, milliseconds) = pace(settings);
-    let arms = arenas.iter().map(|arena| {
+    let some = arenas
+        .iter()
+        .filter(|arena| takes_part(arena.name, From::Pod, "requests"));
+    let arms = some.map(|arena| {
         Arm::of_many(arena.name, move || {
             let report =
                 strain(arena.pod(), "requests", arena.pod_target(), 1, milliseconds).context("request and response")?;
@@ -167,7 +183,7 @@ fn latency(settings: &Settings, arenas: &[Arena]) -> Result<Vec<Measured>> {
             let case = format!("request and response {what}, {arm}");
             measured.push(samples.measured(ROW_8, &case, (arm, STRAIGHT), Goal::AtMost(1.02), "us")?);
         }
-        let case = what_there_is(&format!("request and response {what}"));
+        let case = what_there_is(&format!("request and response {what}"), HOOKED);
         measured.push(samples.measured(ROW_8, &case, (HOOKED, STRAIGHT), Goal::AtMost(1.02), "us")?);
     }
     Ok(measured)

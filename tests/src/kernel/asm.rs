@@ -14,8 +14,11 @@ const fn encode(code: u8, destination: u8, source: u8, offset: i16, immediate: i
 pub(super) mod helper {
     pub(crate) const MAP_LOOKUP: i32 = 1;
     pub(crate) const MAP_UPDATE: i32 = 2;
+    pub(crate) const MAP_DELETE: i32 = 3;
     pub(crate) const RANDOM: i32 = 7;
     pub(crate) const TAIL_CALL: i32 = 12;
+    pub(crate) const SKB_PULL_DATA: i32 = 39;
+    pub(crate) const SK_STORAGE_GET: i32 = 107;
     pub(crate) const JIFFIES: i32 = 118;
 }
 

@@ -325,6 +325,12 @@ pub(super) struct RawMap {
     fd: OwnedFd,
 }
 
+impl AsFd for RawMap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 impl RawMap {
     pub(super) fn create(kind: MapKind, key: usize, value: usize, entries: u32) -> Result<Self> {
         let mut attributes = MapAttributes {

@@ -27,6 +27,11 @@ impl Bystander {
         Ok(Self { _link: link })
     }
 
+    /// Whatever this link holds.
+    pub(super) fn of(link: OwnedFd) -> Self {
+        Self { _link: link }
+    }
+
     /// At tcx egress of an interface of this thread's network namespace, behind all programs there.
     pub fn at_egress(ifindex: u32) -> Result<Self> {
         let program = RawProgram::load(Kind::Tc, &instructions(NEXT))?;

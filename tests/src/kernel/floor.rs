@@ -1,6 +1,6 @@
 //! What no program can be cheaper than, put together by hand so that nothing else is measured: one that does nothing, one
 //! that parses a packet and looks its tuple up once, and such as insert into LRU maps.
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::Result;
 use ferrogate_common::{Direction, Flow, FrontendKey, Tuple};
@@ -9,9 +9,12 @@ use super::asm::{Assembler, Label, Width, helper};
 use super::bpf::{Kind, MapKind, RawMap, RawProgram};
 use super::frames::Layout;
 
-const KEY: i16 = size_of::<Tuple>() as i16;
+pub(super) const KEY: i16 = size_of::<Tuple>() as i16;
 
-const VALUE: i16 = size_of::<Flow>().next_multiple_of(8) as i16;
+pub(super) const VALUE: i16 = size_of::<Flow>().next_multiple_of(8) as i16;
+
+/// A frontend's key, looked up by [`find_backend`], is so far below the stack's end.
+const FRONTEND: i16 = KEY + VALUE + (size_of::<FrontendKey>().next_multiple_of(8)) as i16;
 
 fn entry_maps(count: usize, entries: u32) -> Result<Vec<RawMap>> {
     (0..count)
@@ -20,7 +23,7 @@ fn entry_maps(count: usize, entries: u32) -> Result<Vec<RawMap>> {
 }
 
 /// Puts the tuple of an IPv4 packet, of a context in register 1, to the stack's end; jumps where it is no such packet.
-fn parse(a: &mut Assembler, layout: Layout, direction: Direction, out: Label) {
+pub(super) fn parse(a: &mut Assembler, layout: Layout, direction: Direction, out: Label) {
     const ETHERTYPE_IPV4: u32 = 0x0008;
     layout.reach(a, 42, out);
     a.load(Width::Half, 4, 2, 12);
@@ -45,15 +48,22 @@ fn parse(a: &mut Assembler, layout: Layout, direction: Direction, out: Label) {
 }
 
 /// Looks a key up that is `depth` below the stack's end.
-fn look_up(a: &mut Assembler, map: BorrowedFd<'_>, depth: i16) {
+pub(super) fn look_up(a: &mut Assembler, map: BorrowedFd<'_>, depth: i16) {
     a.map(1, map.as_raw_fd());
     a.copy(2, 10);
     a.add(2, -i32::from(depth));
     a.call(helper::MAP_LOOKUP);
 }
 
+/// Zeroes what [`insert`] takes for the value.
+pub(super) fn no_value(a: &mut Assembler) {
+    for at in (-KEY - VALUE..-KEY).step_by(8) {
+        a.store_value(Width::Double, 10, at, 0);
+    }
+}
+
 /// Inserts the key at the stack's end with the value before it.
-fn insert(a: &mut Assembler, map: &RawMap) {
+pub(super) fn insert(a: &mut Assembler, map: &RawMap) {
     a.map(1, map.number());
     a.copy(2, 10);
     a.add(2, -i32::from(KEY));
@@ -61,6 +71,59 @@ fn insert(a: &mut Assembler, map: &RawMap) {
     a.add(3, -i32::from(KEY + VALUE));
     a.set(4, 0);
     a.call(helper::MAP_UPDATE);
+}
+
+/// Removes the key at the stack's end.
+pub(super) fn remove(a: &mut Assembler, map: &RawMap) {
+    a.map(1, map.number());
+    a.copy(2, 10);
+    a.add(2, -i32::from(KEY));
+    a.call(helper::MAP_DELETE);
+}
+
+/// Where the tuple at the stack's end has its destination.
+const DESTINATION: i16 = 16;
+const DESTINATION_PORT: i16 = 34;
+const PROTOCOL: i16 = 36;
+
+/// Makes the key of the frontend that the tuple at the stack's end is to.
+fn frontend_key(a: &mut Assembler) {
+    for at in [0, 8] {
+        a.load(Width::Double, 4, 10, DESTINATION + at - KEY);
+        a.store(Width::Double, 10, at - FRONTEND, 4);
+    }
+    a.store_value(Width::Double, 10, 16 - FRONTEND, 0);
+    a.load(Width::Half, 4, 10, DESTINATION_PORT - KEY);
+    a.store(Width::Half, 10, 16 - FRONTEND, 4);
+    a.load(Width::Byte, 4, 10, PROTOCOL - KEY);
+    a.store(Width::Byte, 10, 18 - FRONTEND, 4);
+}
+
+/// What a balancer finds a backend by.
+#[derive(Clone, Copy)]
+pub struct Choice<'a> {
+    pub frontends: BorrowedFd<'a>,
+    pub slots: BorrowedFd<'a>,
+    pub backends: BorrowedFd<'a>,
+    /// How many slots there are to choose from, from the first one on.
+    pub count: u32,
+}
+
+/// Looks up the frontend, one of its slots by chance, and the slot's backend; jumps where one of them is not there.
+pub(super) fn find_backend(a: &mut Assembler, choice: Choice<'_>, out: Label) {
+    frontend_key(a);
+    look_up(a, choice.frontends, FRONTEND);
+    a.jump_if_zero(0, out);
+    a.call(helper::RANDOM);
+    a.and32(0, u32::MAX);
+    a.modulo(0, choice.count as i32);
+    a.store(Width::Word, 10, -FRONTEND, 0);
+    look_up(a, choice.slots, FRONTEND);
+    a.jump_if_zero(0, out);
+    a.load(Width::Word, 4, 0, 0);
+    a.store(Width::Word, 10, -FRONTEND, 4);
+    look_up(a, choice.backends, FRONTEND);
+    a.jump_if_zero(0, out);
 }
 
 /// Programs that are the same for both kinds.
@@ -118,46 +181,24 @@ impl Floor {
         Self::of(kind, a, Vec::new())
     }
 
-    /// What a balancer with two entries a connection can't do without, and nothing else: parses an IPv4 packet, looks its tuple up in
-    /// `flows` and its destination in `frontends`, with `keeps_source` the replies' tuple in `flows` too, and makes two entries in maps
-    /// as large as `entries`.
-    pub fn new_connection(
-        kind: Kind,
-        [flows, frontends]: [BorrowedFd<'_>; 2],
-        keeps_source: bool,
-        entries: u32,
-    ) -> Result<Self> {
-        const DESTINATION: i16 = 16;
-        const DESTINATION_PORT: i16 = 34;
-        const PROTOCOL: i16 = 36;
-        const FRONTEND: i16 = KEY + VALUE + (size_of::<FrontendKey>().next_multiple_of(8)) as i16;
+    /// What a balancer with two entries a connection, and a table of its own for those that are half open, can't do without, and
+    /// nothing else: parses an IPv4 packet, looks its tuple up among the flows and the half-open ones, finds a backend, looks the
+    /// replies' tuple up among the flows, and makes two entries in maps as large as `entries`.
+    pub fn new_connection(kind: Kind, flows: BorrowedFd<'_>, choice: Choice<'_>, entries: u32) -> Result<Self> {
         let layout = Layout::of(kind);
         let maps = entry_maps(2, entries)?;
         let mut a = Assembler::default();
         let out = a.label();
         parse(&mut a, layout, Direction::Forward, out);
-        for at in (-KEY - VALUE..-KEY).step_by(8) {
-            a.store_value(Width::Double, 10, at, 0);
-        }
-        for at in [0, 8] {
-            a.load(Width::Double, 4, 10, DESTINATION + at - KEY);
-            a.store(Width::Double, 10, at - FRONTEND, 4);
-        }
-        a.store_value(Width::Double, 10, 16 - FRONTEND, 0);
-        a.load(Width::Half, 4, 10, DESTINATION_PORT - KEY);
-        a.store(Width::Half, 10, 16 - FRONTEND, 4);
-        a.load(Width::Byte, 4, 10, PROTOCOL - KEY);
-        a.store(Width::Byte, 10, 18 - FRONTEND, 4);
+        no_value(&mut a);
         look_up(&mut a, flows, KEY);
-        look_up(&mut a, frontends, FRONTEND);
-        a.jump_if_zero(0, out);
+        look_up(&mut a, maps[0].as_fd(), KEY);
+        find_backend(&mut a, choice, out);
         insert(&mut a, &maps[0]);
         // The replies' tuple is another one.
         a.call(helper::RANDOM);
         a.store(Width::Word, 10, -KEY, 0);
-        if keeps_source {
-            look_up(&mut a, flows, KEY);
-        }
+        look_up(&mut a, flows, KEY);
         insert(&mut a, &maps[1]);
         a.place(out);
         a.exit(layout.pass);

@@ -4,11 +4,12 @@
 //! * [`KernelTables`] reads and writes the maps with the types of the ABI.
 //! * [`Network`] is a network namespace whose routes and neighbours are known, and the same as a host's routing table.
 //! * [`Generator`] makes table states and packets from a seed; [`World`] holds both sides and compares them.
-//! * [`Floor`] is what no program can be cheaper than; [`Driver`] writes each packet anew before a program sees it, or sends
+//! * [`Floor`] is what no program can be cheaper than, [`Balancer`] what no balancer can leave out of a connection; [`Driver`] writes each packet anew before a program sees it, or sends
 //!   it; [`Counter`] counts what arrives.
 //!
 //! Everything here needs root.
 mod asm;
+mod balancer;
 mod bpf;
 mod bystander;
 mod clock;
@@ -25,10 +26,11 @@ mod rare;
 mod states;
 mod world;
 
+pub use balancer::Balancer;
 pub use bpf::{Kind, RawProgram, freeze, pin_map, takes_tracing};
 pub use bystander::Bystander;
 pub use counter::Counter;
-pub use floor::Floor;
+pub use floor::{Choice, Floor};
 pub use frames::{Driver, Frames, RandomSource, Then};
 pub use generate::Generator;
 pub use maps::{KernelTables, enter_flows};

@@ -126,11 +126,13 @@ impl Object {
         Ok(Self { ebpf })
     }
 
-    /// The descriptor of one of the maps with keys of any kind.
+    /// The descriptor of one of the maps of hashes, arrays and socket-local storage.
     pub fn map_descriptor(&self, name: &str) -> Result<BorrowedFd<'_>> {
         match self.ebpf.map(name) {
-            Some(Map::LruHashMap(map) | Map::HashMap(map)) => Ok(map.fd().as_fd()),
-            _ => bail!("no hash map {name}"),
+            Some(Map::LruHashMap(map) | Map::HashMap(map) | Map::Array(map) | Map::SkStorage(map)) => {
+                Ok(map.fd().as_fd())
+            }
+            _ => bail!("no hash map, array or storage {name}"),
         }
     }
 
